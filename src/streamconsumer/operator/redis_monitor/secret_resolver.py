@@ -130,7 +130,7 @@ async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef
     if ref.key not in data:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; add it.")
     if (size := len(data[ref.key])) > max_bytes:
-        message = f"Key {ref.key} of Secret {ref.name} has {size} bytes, expected at most {max_bytes}; shorten it."
+        message = f"Key {ref.key} of Secret {ref.name}: found {size} bytes, expected at most {max_bytes}; shorten it."
         return unreachable(StreamReason.INVALID_SETTINGS, message)
     try:
         return data[ref.key].decode()
