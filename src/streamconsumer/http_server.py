@@ -13,7 +13,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -66,8 +67,8 @@ class Response:
         return head.encode() + (self.body if has_body else b"")
 
 
-Routes = Mapping[str, Callable[[], Response]]
-"""Functions that return the response, by path."""
+Routes = Mapping[str, Callable[[], Response | Awaitable[Response]]]
+"""Functions that return the response, by path. A coroutine function responds later."""
 
 
 def text_response(status: int, text: str) -> Response:
@@ -95,7 +96,18 @@ def metrics_route(registry: CollectorRegistry) -> Callable[[], Response]:
     return route
 
 
-def answer(request: bytes, routes: Routes) -> bytes:
+def threaded_metrics_route(registry: CollectorRegistry) -> Callable[[], Awaitable[Response]]:
+    """Return a route like `metrics_route` that collects the metrics in a thread, because collecting thousands of series
+    would block the event loop. Every collector of the registry must be thread-safe."""
+    route, executor = metrics_route(registry), ThreadPoolExecutor(1, thread_name_prefix="metrics")
+
+    async def respond() -> Response:
+        return await asyncio.get_running_loop().run_in_executor(executor, route)
+
+    return respond
+
+
+def answer(request: bytes, routes: Routes) -> bytes | Awaitable[bytes]:
     """Return the response to a request, which ends with its headers. A body is ignored."""
     words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
@@ -104,12 +116,24 @@ def answer(request: bytes, routes: Routes) -> bytes:
     if method not in ("GET", "HEAD"):
         return text_response(405, "only GET and HEAD are supported").encode(has_body=True)
     route = routes.get(target.partition("?")[0])
+    has_body = method == "GET"
     try:
         response = route() if route else text_response(404, f"not found; try {', '.join(routes)}")
-    except Exception:
-        log.exception("failed to answer a probe or to collect metrics")
-        response = text_response(500, "internal error; see the log")
-    return response.encode(has_body=method == "GET")
+    except Exception:  # noqa: BLE001 - a faulty collector must not end the connection without a response
+        return _internal_error(has_body=has_body)
+    return response.encode(has_body=has_body) if isinstance(response, Response) else _encode_later(response, has_body)
+
+
+async def _encode_later(waiting: Awaitable[Response], has_body: bool) -> bytes:
+    try:
+        return (await waiting).encode(has_body=has_body)
+    except Exception:  # noqa: BLE001 - as in `answer`
+        return _internal_error(has_body=has_body)
+
+
+def _internal_error(*, has_body: bool) -> bytes:
+    log.exception("failed to answer a probe or to collect metrics")  # noqa: LOG004 - called in an exception handler
+    return text_response(500, "internal error; see the log").encode(has_body=has_body)
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -120,6 +144,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._buffer = bytearray(MAX_REQUEST_BYTES)
         self._received = 0
         self._is_answered = False
+        """True if the request is complete. All further data is discarded."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports have no common base class
@@ -135,7 +160,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._received += nbytes
         request, end, _ = self._buffer[: self._received].partition(_END_OF_HEADERS)
         if end:
-            self._send(answer(bytes(request), self._server.routes))
+            self._is_answered = True
+            self._answer(bytes(request))
         elif self._received == MAX_REQUEST_BYTES:
             self._send(text_response(431, f"headers are longer than {MAX_REQUEST_BYTES} bytes").encode(has_body=True))
 
@@ -147,7 +173,17 @@ class _Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         self._transport.abort()
 
+    def _answer(self, request: bytes) -> None:
+        response = answer(request, self._server.routes)
+        if isinstance(response, bytes):
+            self._send(response)
+        else:
+            self._answering = asyncio.ensure_future(response)
+            self._answering.add_done_callback(lambda task: None if task.cancelled() else self._send(task.result()))
+
     def _send(self, response: bytes) -> None:
+        if self._transport.is_closing():
+            return
         self._is_answered = True
         self._server.waiting.discard(self)
         self._server.answered.add(self)

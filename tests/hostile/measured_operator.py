@@ -7,6 +7,7 @@ are lines of JSON in the file that the environment variable HOSTILE_RECORDS name
 """
 
 import asyncio
+import gc
 import json
 import os
 import ssl
@@ -34,16 +35,20 @@ BLOCKING_EVENTS = {
     "os.listdir",
     "os.scandir",
     "os.system",
+    "import",
     "socket.getaddrinfo",
     "socket.gethostbyname",
     "socket.gethostbyaddr",
     "subprocess.Popen",
     "time.sleep",
 }
-"""Audit events of calls that can wait for a disk, a name server or another process."""
+"""Audit events of calls that can wait for a disk, a name server or another process. An import reads files."""
 
 TLS_METHODS = ("load_verify_locations", "load_cert_chain", "load_default_certs", "set_default_verify_paths")
 """Methods that read files inside OpenSSL, where Python has no audit event."""
+
+MEASURED_KINDS = ("callback", "garbage collection")
+"""Kinds of records with a processor time. The time of a callback excludes the garbage collections in the callback."""
 
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 
@@ -55,7 +60,7 @@ class Record:
     at: float
     """Time on the monotonic clock, which all processes share."""
     kind: str
-    """`callback`, or the name of the blocking call."""
+    """`callback`, `garbage collection`, or the name of the blocking call."""
     detail: str
     cpu_seconds: float = 0
 
@@ -79,7 +84,7 @@ class MeasuredOperator(OperatorProcess):
         return [each for each in self.records(since) if each.cpu_seconds > MAX_CALLBACK_CPU_SECONDS]
 
     def blocking_calls(self, since: float) -> list[Record]:
-        return [each for each in self.records(since) if each.kind != "callback"]
+        return [each for each in self.records(since) if each.kind not in MEASURED_KINDS]
 
     def peak_mebibytes(self) -> float:
         """Return the largest resident memory of the process so far."""
@@ -110,9 +115,13 @@ class _Recorder:
         self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._thread = 0
         self._in_callback = False
+        self._collection_began = 0.0
+        self._collection_seconds = 0.0
+        """Processor time of the garbage collections in the current callback."""
 
     def install(self) -> None:
         self._measure_callbacks()
+        gc.callbacks.append(self._on_collection)
         for method in TLS_METHODS:
             setattr(ssl.SSLContext, method, self._recorded(method, getattr(ssl.SSLContext, method)))
         sys.addaudithook(self._on_audit_event)
@@ -128,16 +137,27 @@ class _Recorder:
             if threading.get_ident() != self._thread:
                 run(handle)
                 return
-            began, self._in_callback = time.thread_time(), True
+            began, self._in_callback, self._collection_seconds = time.thread_time(), True, 0.0
             try:
                 run(handle)
             finally:
                 self._in_callback = False
-                cpu_seconds = time.thread_time() - began
+                cpu_seconds = time.thread_time() - began - self._collection_seconds
                 if cpu_seconds > REPORTED_CPU_SECONDS:
                     self._write("callback", _describe(handle), cpu_seconds)
 
         asyncio.Handle._run = measured  # type: ignore[method-assign, assignment]
+
+    def _on_collection(self, phase: str, details: dict[str, int]) -> None:
+        if not self._blocks_the_loop:
+            return
+        if phase == "start":
+            self._collection_began = time.thread_time()
+            return
+        cpu_seconds = time.thread_time() - self._collection_began
+        self._collection_seconds += cpu_seconds
+        if cpu_seconds > REPORTED_CPU_SECONDS:
+            self._write("garbage collection", repr(details), cpu_seconds)
 
     def _recorded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(context: ssl.SSLContext, *arguments: Any, **options: Any) -> Any:

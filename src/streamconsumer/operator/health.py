@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
+from streamconsumer.http_server import HttpServer, Response, Routes, text_response, threaded_metrics_route
 
 
 @dataclass
@@ -54,10 +54,10 @@ async def serve(health: Health, host: str, port: int) -> HttpServer:
             return text_response(200, "ok, follower")
         return text_response(200, "ok") if health.is_synced else text_response(503, "waiting for the first lists")
 
-    routes = {
+    routes: Routes = {
         "/livez": lambda: text_response(200, "ok"),
         "/readyz": readyz,
-        "/metrics": metrics_route(health.registry),
+        "/metrics": threaded_metrics_route(health.registry),
     }
     server = HttpServer(routes, host, port)
     await server.start()

@@ -49,7 +49,9 @@ _CONDITIONS = {
 
 
 class StreamGauges:
-    """A Prometheus collector that reads the cached StreamConsumers and the result of each stream's last poll."""
+    """A Prometheus collector that reads the cached StreamConsumers and the result of each stream's last poll.
+
+    A thread may call `collect`, because manifests, observations and throughputs are replaced and never changed."""
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class StreamGauges:
 
     def collect(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=LABELS) for name, text in GAUGES.items()}
-        for key, manifest in self._consumers.items():
+        for key, manifest in dict(self._consumers).items():  # a copy, because the event loop changes the original
             labels = _labels(key, manifest)
             for name, value in (*_status_values(manifest), *_state_values(self._states.get(key))):
                 if (number := _to_finite(value)) is not None:

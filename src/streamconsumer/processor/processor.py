@@ -137,7 +137,8 @@ class RedisStreamProcessor:
         self._loop_task = asyncio.create_task(self._run_tasks(), name=f"consume {self.stream_name}")
         log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._first_attempt_done.wait(), STARTUP_TIMEOUT.total_seconds())
+            async with asyncio.timeout(STARTUP_TIMEOUT.total_seconds()):
+                await self._first_attempt_done.wait()
         if self._fatal_error is not None:
             await self.wait_stopped()
 
@@ -288,7 +289,8 @@ class RedisStreamProcessor:
     async def _pause(self, seconds: float) -> None:
         """Wait for `seconds`, but at most until the processor stops."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
@@ -308,7 +310,8 @@ class RedisStreamProcessor:
 
         CLIENT UNBLOCK is preferred because Redis may still deliver entries to a cancelled read."""
         try:
-            await asyncio.wait_for(self._pipeline.consumer.interrupt_read(), SHUTDOWN_COMMAND_TIMEOUT.total_seconds())
+            async with asyncio.timeout(SHUTDOWN_COMMAND_TIMEOUT.total_seconds()):
+                await self._pipeline.consumer.interrupt_read()
         except TimeoutError:
             if self._read_task:
                 self._read_task.cancel()
@@ -329,7 +332,8 @@ class RedisStreamProcessor:
         with logging_redis_errors(
             "Redis unavailable while draining; continuing", self._pipeline.consumer_id.log_context
         ):
-            await asyncio.wait_for(command, SHUTDOWN_COMMAND_TIMEOUT.total_seconds())
+            async with asyncio.timeout(SHUTDOWN_COMMAND_TIMEOUT.total_seconds()):
+                await command
 
     # -- wiring ----------------------------------------------------------------------------------------------------
 

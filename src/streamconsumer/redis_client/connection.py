@@ -1,7 +1,8 @@
 """redis-py connections that resolve their address and credentials at each connect."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -51,6 +52,10 @@ class ResolvingConnection(AbstractConnection):
 
     async def _open_socket(self) -> None:
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        with keeping_cancellation():
+            await super().send_packed_command(command, check_health)
 
     async def disconnect(
         self,
@@ -167,6 +172,22 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
             options["ssl_cert_reqs"] = "required" if url.verifies_certificate else "none"
             options["ssl_check_hostname"] = url.verifies_host_name
     return {**options, "host": url.host, "port": url.port}
+
+
+@contextmanager
+def keeping_cancellation() -> Iterator[None]:
+    """Raise CancelledError at the end of the block if the block has swallowed a cancellation of the current task.
+
+    redis-py sends commands with `asyncio.wait_for`. Before Python 3.12, `wait_for` swallows a cancellation that arrives
+    when the awaited coroutine ends.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:

@@ -290,3 +290,21 @@ async def test_a_reconcile_can_request_another_one_after_a_delay(monkeypatch: py
     assert reconciled == [A, A, A]
     assert not timers.set
     task.cancel()
+
+
+async def test_other_tasks_run_between_two_reconciles_that_await_nothing() -> None:
+    queue, running = WorkQueue(), list[int]()
+    for number in range(100):
+        queue.add(("shop", str(number)))
+
+    async def reconcile(_: Key) -> None:
+        running.append(len(queue))
+
+    worker = asyncio.create_task(queue.run_workers(reconcile, 1))
+    longest, before = 0, 0
+    async with asyncio.timeout(20):
+        while len(running) < 100:
+            await asyncio.sleep(0)
+            longest, before = max(longest, len(running) - before), len(running)
+    worker.cancel()
+    assert longest <= 2

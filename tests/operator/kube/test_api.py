@@ -3,14 +3,13 @@
 from urllib.parse import urlsplit
 
 import pytest
-from kubernetes.aio.config import kube_config
 
 from streamconsumer.operator.kube.api import connect
 from tests.cluster.api_server import ApiServer
 
 
 async def test_endpoints_of_the_api_server_are_known(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(api_server.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     async with connect() as api:
         configured, announced = await api.server_endpoints(), await api._announced_addresses()

@@ -63,14 +63,16 @@ class LocalPod:
             raise
         finally:
             with suppress(TimeoutError):  # a child of the process may keep the pipe open
-                await asyncio.wait_for(output, _OUTPUT_TIMEOUT_SECONDS)
+                async with asyncio.timeout(_OUTPUT_TIMEOUT_SECONDS):
+                    await output
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         """Send SIGTERM. If the process is still running after the grace period, send SIGKILL."""
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), self._grace_period.total_seconds())
+            async with asyncio.timeout(self._grace_period.total_seconds()):
+                await process.wait()
         except TimeoutError:
             self._terminal.print_pod_exit(
                 self.name, f"killed: did not exit within {self._grace_period.total_seconds():.0f} s"

@@ -79,6 +79,7 @@ class WorkQueue:
                 self._in_progress.discard(key)
                 self.queue_seconds.pop(key, None)
                 self._wakeup.set()  # the key may have been added again during its reconcile
+            await asyncio.sleep(0)  # a reconcile without a change awaits nothing, and would not let other tasks run
 
     def _pause_all(self, throttled: ApiThrottled, key: Key) -> None:
         """Pause all workers for the time that the API server requests, and queue the key again without counting a

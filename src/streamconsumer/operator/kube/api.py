@@ -4,10 +4,12 @@ The package provides the authentication methods and the connections. This module
 classes, because converting an object costs more CPU time than the request.
 """
 
+import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +49,9 @@ unchanged."""
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
+TOKEN_INTERVAL = timedelta(minutes=1)
+"""The interval at which the token of the service account is read again. The kubelet replaces the token in time."""
+
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -180,7 +185,22 @@ def _is_in_cluster(configuration: Configuration) -> bool:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
         return False
+    configuration.refresh_api_key_hook = _in_thread(configuration.refresh_api_key_hook)  # type: ignore[assignment,arg-type] # ships no types
     return True
+
+
+def _in_thread(read_token: Callable[[Configuration], None]) -> Callable[[Configuration], Awaitable[None]]:
+    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. The package would read the
+    token file on the event loop."""
+    next_seconds = time.monotonic() + TOKEN_INTERVAL.total_seconds()
+
+    async def refresh(configuration: Configuration) -> None:
+        nonlocal next_seconds
+        if time.monotonic() >= next_seconds:
+            next_seconds = time.monotonic() + TOKEN_INTERVAL.total_seconds()
+            await asyncio.to_thread(read_token, configuration)
+
+    return refresh
 
 
 async def _load_kubeconfig(context: str | None, configuration: Configuration) -> Headers:

@@ -23,6 +23,7 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     as_yaml,
 )
+from streamconsumer.operator.kube.list_pages import ListPage
 from streamconsumer.operator.kube.paths import collection_path, object_path
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
@@ -75,10 +76,10 @@ class KubeClient:
             query["labelSelector"] = selector
         token = ""
         while True:
-            page = await self._request("get", path, query=query | ({"continue": token} if token else {}))
-            for item in page.pop("items"):
+            page = ListPage(await self._api.request_text("get", path, query=query | _continue(token)))
+            async for item in page.items():
                 yield {"apiVersion": api_version, "kind": kind, **item}
-            if not (token := page["metadata"].get("continue", "")):
+            if not (token := page.metadata.get("continue", "")):
                 return
 
     async def apply(self, manifest: Manifest) -> Manifest:
@@ -250,6 +251,10 @@ async def list_all(
 def secret_data(secret: Manifest | None) -> dict[str, bytes] | None:
     """Return the decoded data of a Secret, or None if there is no Secret."""
     return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
+
+
+def _continue(token: str) -> dict[str, str]:
+    return {"continue": token} if token else {}
 
 
 def _attributes(verb: str, resource: str, namespace: str | None) -> dict[str, str]:

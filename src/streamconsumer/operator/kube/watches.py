@@ -10,15 +10,19 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import kopf
+from kopf._cogs.clients import api as kopf_api
+from kopf._cogs.clients import fetching as kopf_fetching
 from kopf._cogs.clients import watching as kopf_watching
 from multidict import CIMultiDict
 
 from streamconsumer.model import names
 from streamconsumer.operator.kube.api import Connection, Headers, api_error_message, load_connection
 from streamconsumer.operator.kube.client import PAGE_SIZE
+from streamconsumer.operator.kube.list_pages import ListPage
 from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 
 OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
@@ -52,9 +56,12 @@ def build_registry() -> kopf.OperatorRegistry:
 async def login(**arguments: Any) -> kopf.ConnectionInfo:
     """Return the connection of kopf's watches. kopf calls this function at the start, and again if the API server
     rejects the credentials."""
-    if connection := kopf.login_with_service_account(**arguments):
-        return WatchConnection(**{each.name: getattr(connection, each.name) for each in fields(connection)})
-    return from_kubeconfig(await load_connection())
+    if from_pod := await asyncio.to_thread(kopf.login_with_service_account, **arguments):
+        connection = WatchConnection(**{each.name: getattr(from_pod, each.name) for each in fields(from_pod)})
+    else:
+        connection = from_kubeconfig(await load_connection())
+    await asyncio.to_thread(connection.as_ssl_context)
+    return connection
 
 
 @contextmanager
@@ -64,7 +71,7 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
     For each changed object, kopf would start a task and compare the object with its previous state. These tasks took
     two thirds of the operator's CPU time, and the operator does not use the results. The first argument of `on_object`
     is ADDED, MODIFIED, DELETED or LISTED, and the second argument is the object."""
-    original = kopf_watching.continuous_watch
+    original, original_fetch = kopf_watching.continuous_watch, kopf_fetching.fetch_objs
 
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
         watch = f"{resource.plural} in {namespace or 'all namespaces'}"
@@ -79,11 +86,31 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
             log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 
-    kopf_watching.continuous_watch = continuous_watch
+    kopf_watching.continuous_watch, kopf_fetching.fetch_objs = continuous_watch, _fetch_objects
     try:
         yield
     finally:
-        kopf_watching.continuous_watch = original
+        kopf_watching.continuous_watch, kopf_fetching.fetch_objs = original, original_fetch
+
+
+async def _fetch_objects(
+    *, settings: kopf.OperatorSettings, resource: Any, namespace: Any, logger: Any
+) -> AsyncIterator[tuple[list[Any], str]]:
+    """List the objects as kopf does, but parse them one at a time. Yields lists of objects. The last list is empty and
+    has the resourceVersion from which kopf watches."""
+    params = {"limit": str(PAGE_SIZE)}
+    if selectors := sorted(set(settings.watching.label_selectors.collect(resource))):
+        params["labelSelector"] = ",".join(selectors)
+    token: str | None = ""
+    while token is not None:
+        url = resource.get_url(namespace=namespace, params=params | ({"continue": token} if token else {}))
+        response = await kopf_api.request(method="get", url=url, settings=settings, logger=logger)
+        async with response:
+            page = ListPage(await response.text())
+        async for item in page.items():
+            yield [item], ""
+        token = page.metadata.get("continue") or None
+    yield [], page.metadata["resourceVersion"]
 
 
 def from_kubeconfig(connection: Connection) -> "WatchConnection":
@@ -114,6 +141,11 @@ class WatchConnection(kopf.ConnectionInfo):
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
 
     def as_ssl_context(self) -> ssl.SSLContext:
+        """Return the context. The first call reads files."""
+        return self._context
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
@@ -132,7 +164,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # the operator records its own Events, with fixed reasons
     settings.peering.standalone = True  # another operator's peering object must not pause this operator (kopf#734)
     settings.scanning.disabled = True  # so that no permission to list CRDs or namespaces is needed
-    settings.watching.chunk_size = PAGE_SIZE
     for api_version, kind in OWNED_KINDS:
         group, _, version = api_version.rpartition("/")
         settings.watching.label_selectors[group, version, kind] = SELECTOR

@@ -7,12 +7,13 @@ because a pod that has run restores the group together with the entries that the
 
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-from streamconsumer.operator.redis_monitor.probe import GroupRef
+from streamconsumer.operator.redis_monitor.probe import GroupRef, ProbeResult, unexpected_reply
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import Command
-from streamconsumer.redis_client.replies import array, entry_id, parse_id, text
+from streamconsumer.redis_client.replies import UnexpectedReply, array, count, entry_id, parse_id, text
 from streamconsumer.redis_client.scripts import (
     COUNT_AFTER,
     DELETE_IDLE_CONSUMER,
@@ -72,6 +73,18 @@ def last_id_command(stream: str) -> Command:
 def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
     """Return the command that counts the entries after `message_id`, up to MAX_COUNTED."""
     return ("EVAL", COUNT_AFTER, 1, group_ref.stream, message_id, MAX_COUNTED)
+
+
+def with_lag(group_ref: GroupRef, result: ProbeResult, reply: Any) -> ProbeResult:
+    """Return the result with the lag in the reply to `count_lag_command`."""
+    if result.stats is None:
+        return result
+    try:
+        lag = count(reply, "the script that counts entries")
+    except UnexpectedReply as error:
+        return unexpected_reply(group_ref, error)
+    stats = result.stats.model_copy(update={"lag": lag, "lag_known": lag < MAX_COUNTED})
+    return replace(result, stats=stats)
 
 
 async def delete_stale_consumers(

@@ -71,7 +71,7 @@ class Observation:
     conditions: tuple[ConditionState, ...]
     stats: StreamStats | None
     pending_by_consumer: Mapping[str, int]
-    """Number of pending entries of each consumer."""
+    """Number of pending entries of each pod that has pending entries."""
     entries_read: int | None
     """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
 

@@ -17,6 +17,10 @@ MAX_KEPT_CONNECTIONS = 64
 two connections, because a blocking read waits for entries of StreamConsumers without pods."""
 
 
+MAX_KEPT_SECRET_BYTES = 32 * 1024
+"""Maximum size of an endpoint's values from Secrets for which the endpoint keeps its connections."""
+
+
 class NamespaceNetwork:
     """Network access on behalf of one namespace, shared by the pollers of the namespace's endpoints."""
 
@@ -25,6 +29,9 @@ class NamespaceNetwork:
         """Function that looks up a host and returns the addresses to which the operator may connect."""
         self.polls = asyncio.Semaphore(MAX_CONCURRENT_POLLS)
         """Each poll acquires this semaphore first."""
+        self.large_secrets = asyncio.Lock()
+        """Lock of each poll with more than MAX_KEPT_SECRET_BYTES. A TLS context takes a thread for up to 0.2 s and
+        several megabytes, and all namespaces share the threads."""
         self._kept = 0
 
     def try_keep(self) -> bool:

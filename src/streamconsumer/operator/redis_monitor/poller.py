@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -18,25 +18,22 @@ from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.manifests.redis_secrets import secret_files
 from streamconsumer.operator.redis_monitor import group_admin
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
-from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
+from streamconsumer.operator.redis_monitor.namespace_network import MAX_KEPT_SECRET_BYTES, NamespaceNetwork
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
     ProbeResult,
     from_error,
     parse_probe,
     probe_commands,
-    unexpected_reply,
     unreachable,
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, read_secret_values, resolve_values
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS as WAKEUP_TIMEOUT_SECONDS
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
-from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS as COMMAND_TIMEOUT_SECONDS
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
-from streamconsumer.redis_client.replies import UnexpectedReply
 
 BATCH_WINDOW_SECONDS = 0.05
 """Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
@@ -69,6 +66,9 @@ class EndpointPoller:
         self._reads_secrets = any(secret_files(self._redis))
         self._secrets, self._interval, self._on_observation = secrets, interval, on_observation
         self._network, self._may_keep = network, False
+        self._has_large_secrets = False
+        self._locks = AsyncExitStack()
+        """Locks that the current poll has acquired."""
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._checked: tuple[dict[str, str], ResolvedRedis | ProbeResult] | None = None
@@ -135,11 +135,19 @@ class EndpointPoller:
         self._wakeup.clear()
         if not targets:
             return
-        async with self._network.polls:
+        async with self._network.polls, AsyncExitStack() as self._locks:
             await self._poll_now(targets)
-            self._may_keep = self._may_keep or self._network.try_keep()
+            self._update_may_keep()
             if not self._may_keep:
+                self._checked = None
                 await self._disconnect()
+
+    def _update_may_keep(self) -> None:
+        """Decide whether the endpoint keeps its connections and the values of its Secrets until the next poll."""
+        may_keep = not self._has_large_secrets and (self._may_keep or self._network.try_keep())
+        if self._may_keep and not may_keep:
+            self._network.release()
+        self._may_keep = may_keep
 
     async def _poll_now(self, targets: Mapping[Key, PollTarget]) -> None:
         results: dict[Key, ProbeResult] = {}
@@ -148,6 +156,7 @@ class EndpointPoller:
         for key, result in results.items():
             with _logged_errors({"namespace": key[0], "consumer": key[1]}):
                 self._publish(key, targets[key], result)
+            await asyncio.sleep(0)  # an endpoint may have thousands of streams
 
     def _publish(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
         if stream := self._current(key, target):
@@ -169,7 +178,8 @@ class EndpointPoller:
         now = asyncio.get_running_loop().time()
         conditions = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
         _log_unexpected_reply(stream, result)
-        return Observation(conditions, result.stats, result.pending_by_consumer, result.entries_read)
+        pending = {name: count for name, count in result.pending_by_consumer.items() if name in stream.target.pods}
+        return Observation(conditions, result.stats, pending, result.entries_read)
 
     def _update_scale_from_zero(
         self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool
@@ -235,12 +245,12 @@ class EndpointPoller:
             raw_replies = await self._execute(commands)
         if isinstance(raw_replies, RedisErrorInfo):
             return dict.fromkeys(targets, self._failed_probe(raw_replies))
-        starts = range(0, len(raw_replies), COMMANDS_PER_PROBE)
-        batches = [raw_replies[start : start + COMMANDS_PER_PROBE] for start in starts]
-        return {
-            key: parse_probe(group_ref, batch)
-            for key, group_ref, batch in zip(targets, group_refs, batches, strict=True)
-        }
+        results = {}
+        for number, key in enumerate(targets):
+            start = number * COMMANDS_PER_PROBE
+            results[key] = parse_probe(group_refs[number], raw_replies[start : start + COMMANDS_PER_PROBE])
+            await asyncio.sleep(0)  # parsing the names of a group can take 10 ms
+        return results
 
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
@@ -261,7 +271,10 @@ class EndpointPoller:
             for key, reply in zip(commands, raw_replies, strict=True)
             if not isinstance(reply, RedisErrorInfo)
         }
-        return results | {key: _with_lag(targets[key], results[key], reply) for key, reply in counts.items()}
+        counted = {
+            key: group_admin.with_lag(targets[key].group_ref, results[key], reply) for key, reply in counts.items()
+        }
+        return results | counted
 
     async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
         """Delete stale consumers if the group has more consumers than the Deployment has pods, but at most once per
@@ -316,6 +329,9 @@ class EndpointPoller:
         values = await read_secret_values(self._redis, self._namespace, self._secrets)
         if isinstance(values, ProbeResult):
             return values
+        self._has_large_secrets = sum(map(len, values.values())) > MAX_KEPT_SECRET_BYTES
+        if self._has_large_secrets:
+            await self._locks.enter_async_context(self._network.large_secrets)
         if self._checked is None or self._checked[0] != values:
             self._checked = values, await resolve_values(self._redis, values)
         return self._checked[1]
@@ -380,15 +396,3 @@ def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged
         log.warning("failed to poll Redis; retrying", extra={**extra, "error": api_error_message(error)})
-
-
-def _with_lag(target: PollTarget, result: ProbeResult, reply: Any) -> ProbeResult:
-    """Return the result with the counted lag."""
-    if result.stats is None:
-        return result
-    try:
-        count = replies.count(reply, "the script that counts entries")
-    except UnexpectedReply as error:
-        return unexpected_reply(target.group_ref, error)
-    update = {"lag": count, "lag_known": count < group_admin.MAX_COUNTED}
-    return replace(result, stats=result.stats.model_copy(update=update))

@@ -147,8 +147,8 @@ def _parse_pending(pending: Any) -> tuple[str | None, int, dict[str, int]]:
     entries of each consumer."""
     oldest, owned, names = replies.array(pending, _SUBJECT, 3)
     words = replies.text(names, _SUBJECT).split(" ") if names else []
-    if len(words) % 2:
-        raise UnexpectedReply(_SUBJECT, names, "pairs of a consumer name and a number")
+    if len(words) % 2 or len(words) > 2 * MAX_CONSUMERS:
+        raise UnexpectedReply(_SUBJECT, names, f"at most {MAX_CONSUMERS} pairs of a consumer name and a number")
     counts = {
         name: replies.count(number.encode(), _SUBJECT) for name, number in zip(words[::2], words[1::2], strict=True)
     }

@@ -17,8 +17,9 @@ from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.manifests.redis_secrets import redis_settings, secret_files
 from streamconsumer.operator.redis_monitor.probe import ProbeResult, unreachable
-from streamconsumer.redis_client.credentials import RedisAddress
+from streamconsumer.redis_client.credentials import MAX_SECRET_BYTES, RedisAddress
 from streamconsumer.redis_client.setting_files import run_in_thread
+from streamconsumer.redis_client.tls import MAX_CA_BYTES
 from streamconsumer.redis_client.topology import topology
 
 
@@ -61,7 +62,8 @@ async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSo
     Raises PermissionDenied if reading a Secret is not allowed."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
-        value = await _secret_value(secrets, namespace, ref)
+        max_bytes = MAX_CA_BYTES if setting == "tls_ca_file" else MAX_SECRET_BYTES
+        value = await _secret_value(secrets, namespace, ref, max_bytes)
         if isinstance(value, ProbeResult):
             return value
         values[setting] = value
@@ -121,12 +123,15 @@ def _settings_error_message(error: Exception, redis: RedisSpec) -> str:
     return message
 
 
-async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
+async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef, max_bytes: int) -> str | ProbeResult:
     data = await secrets.get_secret(namespace, ref.name)
     if data is None:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} does not exist; create it.")
     if ref.key not in data:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; add it.")
+    if (size := len(data[ref.key])) > max_bytes:
+        message = f"Key {ref.key} of Secret {ref.name}: found {size} bytes, expected at most {max_bytes}; shorten it."
+        return unreachable(StreamReason.INVALID_SETTINGS, message)
     try:
         return data[ref.key].decode()
     except UnicodeDecodeError:

@@ -74,7 +74,8 @@ class HeartbeatThread:
         """
         self._request_stop()
         try:
-            await asyncio.wait_for(self._stopped.wait(), STOP_TIMEOUT_SECONDS)
+            async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
+                await self._stopped.wait()
         except TimeoutError:
             self._abort()
 
@@ -95,7 +96,8 @@ class HeartbeatThread:
         try:
             while not stop_requested.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop_requested.wait(), self._interval.total_seconds())
+                    async with asyncio.timeout(self._interval.total_seconds()):
+                        await stop_requested.wait()
                     break
                 if self._is_alive():
                     await self._beat(manager, leases)

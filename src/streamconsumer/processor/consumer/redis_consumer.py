@@ -203,7 +203,8 @@ class RedisConsumer:
                 with suppress(RedisError, OSError):
                     await self.manager.execute("CLIENT", "UNBLOCK", self._client_id)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), 0.01)
+                async with asyncio.timeout(0.01):
+                    await self._idle.wait()
 
     async def _connect(self) -> RawConnection:
         if self._connection is not None and self._connection.is_usable:

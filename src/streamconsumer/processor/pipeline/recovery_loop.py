@@ -78,7 +78,8 @@ class RecoveryLoop:
         seconds = FIRST_CHECK_SECONDS
         while not self.is_stopped:  # redis-py occasionally swallows a cancellation
             with suppress(TimeoutError):
-                await asyncio.wait_for(claimer.wakeup.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await claimer.wakeup.wait()
             claimer.wakeup.clear()
             seconds = RETRY_DELAY_SECONDS
             await self._claim_from(claimer.find_claimable)
@@ -115,7 +116,8 @@ class RecoveryLoop:
         has_more = True
         while has_more and self._may_claim():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._in_flight.has_capacity.wait(), CAPACITY_TIMEOUT_SECONDS)
+                async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
+                    await self._in_flight.has_capacity.wait()
             if not self._in_flight.has_capacity.is_set() or not self._may_claim():
                 return
             start_ns = time.time_ns()
