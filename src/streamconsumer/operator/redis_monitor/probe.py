@@ -189,7 +189,9 @@ def _group_unavailable(
     if error_info.is_command_unavailable:
         message = f"{error_info.message}; reading the group needs the permission {permission}"
         reason = StreamReason.NO_PERMISSION
-        return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status="Unknown", reason=reason, message=message))
+        return ProbeResult(
+            CONNECTED, ConditionState(type="GroupReady", status="Unknown", reason=reason, message=message)
+        )
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOGROUP": StreamReason.GROUP_MISSING}
     reason = reasons.get(error_info.code, StreamReason.UNEXPECTED_REPLY)
     condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.message)
