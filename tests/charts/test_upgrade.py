@@ -62,6 +62,19 @@ def test_upgrade_and_rollback_keep_each_stream_consumer(server: ApiServer, versi
     server.kubectl("delete", "crd", DEFINITION)
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_upgrade_that_keeps_values_uses_the_defaults_of_new_values(server: ApiServer, version: int) -> None:
+    release = ("streamconsumer", "--namespace", NAMESPACE)
+    server.helm("install", *release[:1], str(PREVIOUS), *release[1:], "--set", "logLevel=DEBUG", version=version)
+    server.helm("upgrade", *release[:1], str(CHART), *release[1:], "--reset-then-reuse-values", version=version)
+    deployment = Namespace(server, NAMESPACE).get("Deployment", "streamconsumer-operator")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert {"name": "STREAMCONSUMER_OPERATOR_LOG_LEVEL", "value": "DEBUG"} in container["env"]
+    assert server.get("validatingadmissionpolicy", "streamconsumer-operator")
+    server.helm("uninstall", *release, version=version)
+    server.kubectl("delete", "crd", DEFINITION)
+
+
 @pytest.mark.parametrize("case", previous_pods.CASES)
 def test_operator_builds_the_same_pod_template_as_the_previous_one(case: str) -> None:
     """An upgrade therefore restarts no pod. For unavoidable changes, see `previous_pods`."""

@@ -4,6 +4,7 @@ The servers listen on loopback. The setting allowed_destinations contains 127.0.
 """
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -62,7 +63,7 @@ def test_refused_address_gets_no_connection(
     for name, host in hosts.items():
         condition = wait_for_condition(api_namespace, name, "RedisReachable", "DestinationNotAllowed")
         assert condition["status"] == "False"
-        assert host.strip("[]") in condition["message"]
+        assert str(ip_address(host.strip("[]"))) in condition["message"]
         assert "allowedDestinations" in condition["message"]
     assert refused.connections == 0
 
@@ -111,8 +112,9 @@ def test_condition_is_the_same_for_closed_silent_and_foreign_ports(
         foreign_server(b"HTTP/1.1 400\r\n") as web,
     ):
         ports = {"closed": free_port(), "silent": silent.port, "ssh": ssh.port, "web": web.port}
-        for name, port in ports.items():
-            create(api_namespace, name, url=f"redis://127.0.0.1:{port}/0")
-        for name, port in ports.items():
+        names = {f"{scheme}-{name}": port for scheme in ("redis", "rediss") for name, port in ports.items()}
+        for name, port in names.items():
+            create(api_namespace, name, url=f"{name.partition('-')[0]}://127.0.0.1:{port}/0")
+        for name, port in names.items():
             message = wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
             assert message == f"127.0.0.1:{port}: {NO_REPLY_MESSAGE}"

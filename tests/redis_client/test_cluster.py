@@ -14,8 +14,9 @@ from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, StreamManager
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.keys import group_key
-from streamconsumer.redis_client.topology import topology
+from streamconsumer.redis_client.topology import ClusterTopology, topology
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually
@@ -170,6 +171,21 @@ async def test_processor_reconnects_when_its_seed_node_is_gone(nodes: Nodes) -> 
     await nodes.group.client.connection_pool.disconnect()
     await nodes.group.add(1)
     await handler.wait_until_finished(2)
+
+
+async def test_nodes_that_announce_no_host_name_are_found_by_their_addresses(nodes: Nodes) -> None:
+    """The setting prefers host names, and the nodes have none. CLUSTER SLOTS then reports `?` as the host."""
+    for server in nodes.servers:
+        await nodes.execute(server, "CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
+    assert (await nodes.execute(nodes.other, "CLUSTER", "SLOTS"))[0][2][0] == "?"
+    found = await topology(nodes.access(nodes.other), STREAM).find_primary()
+    assert found == (nodes.owner.host, nodes.owner.port)
+
+
+def test_error_names_a_node_without_host_name_and_address() -> None:
+    cluster = ClusterTopology(RedisCredentials(RedisSettings(url="redis://seed:6379/0", cluster=True)), STREAM)
+    with pytest.raises(LookupError, match=f"the node of slot {SLOT} announces no host name; set cluster-announce-host"):
+        cluster._parse_reply(RedisAddress("seed"), [[0, 16383, [b"?", 6379, b"id"]]])
 
 
 async def test_error_names_a_server_without_cluster_support(start_redis: StartRedis) -> None:

@@ -104,6 +104,11 @@ async def test_error_names_each_sentinel_that_does_not_know_the_primary(monitore
     assert f"{node}: does not know a primary of this name" in message
 
 
+def test_address_is_a_sentinel_until_the_primary_is_known() -> None:
+    settings = RedisSettings(url="redis:///0", sentinel_master="main", sentinel_nodes=["sentinel-0:26379", "b:26379"])
+    assert topology(settings, STREAM).address == ("sentinel-0", 26379)
+
+
 async def test_sentinels_may_require_their_own_password(start_redis: StartRedis, tmp_path: Path) -> None:
     primary = start_redis({"requirepass": "of-redis"})
     with SentinelServer(primary, {"requirepass": "of-the-sentinel"}) as sentinel:

@@ -138,11 +138,12 @@ REASONS: dict[str, ReasonInfo] = {
         "set another key in `spec.stream`, or rename the existing key",
     ),
     StreamReason.NO_PERMISSION: ReasonInfo(
-        "The ACL user is not allowed to query the stream.",
-        "grant the permission with `ACL SETUSER`; docs/redis.md lists all permissions",
+        "The ACL user is not allowed to query the stream, or the server does not have a required command.",
+        "grant the permission with `ACL SETUSER`, or enable the command; docs/redis.md lists all permissions",
     ),
     StreamReason.UNEXPECTED_REPLY: ReasonInfo(
-        "The server's reply is too large, or does not have the type or range that Redis documents.",
+        "The server's reply is an error that the operator does not know, is too large, or does not have the type or "
+        "range that Redis documents.",
         "check that `spec.redis` names a Redis server, and that no proxy changes its replies",
     ),
     StreamReason.HEALTHY: ReasonInfo("There have been no new dead letters for 10 minutes, and no entry is stuck."),

@@ -220,14 +220,18 @@ class RedisStreamProcessor:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
+        # Reads of own pending entries do not block, so they may succeed although other reads fail.
+        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
+        is_replay = has_failed and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = time.monotonic()
         try:
             entries = await pipeline.consumer.read(self.batch_count)
         finally:
             self._liveness_monitor.reading_since = None
-        self._reconnect_backoff.record_success()
-        if not self._stopping.is_set():
-            self.health.mark_ready()
+        if not is_replay:
+            self._reconnect_backoff.record_success()
+            if not self._stopping.is_set():
+                self.health.mark_ready()
         if self._telemetry is not None:
             self._telemetry.on_received(entries)
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()

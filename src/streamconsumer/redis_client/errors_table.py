@@ -79,6 +79,9 @@ _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and 
 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
+_NO_TLS = "WRONG_VERSION_NUMBER"
+"""OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause it."""
+
 _TLS_MESSAGES = {
     "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
     "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL",
@@ -90,7 +93,7 @@ _TLS_MESSAGES = {
     "set redis.tls.certSecretRef",
     AFTER_TLS_HANDSHAKE: "the server closes the connection; if it requires a client certificate, "
     "set redis.tls.certSecretRef",
-    "WRONG_VERSION_NUMBER": "the server does not use TLS at this port; use redis:// or another port in the URL",
+    _NO_TLS: "the server does not use TLS at this port; use redis:// or another port in the URL",
 }
 """Messages by a phrase in OpenSSL's error text. More specific phrases come first."""
 
@@ -105,8 +108,9 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
     if type(error).__name__ == "InvalidResponse":  # its text quotes what the server sent
         return RedisErrorInfo("InvalidResponse", f"{context}: {_FOREIGN_PROTOCOL}", context=context, is_no_reply=True)
     text = _SCRIPT_ERROR_PREFIX.sub("", printable(" ".join(str(error)[:MAX_ERROR_LENGTH].split())))
-    if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
-        return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")
+    if phrase := next((phrase for phrase in _TLS_MESSAGES if phrase in text), ""):
+        message, is_no_reply = f"{context}: {_TLS_MESSAGES[phrase]} ({text})", phrase == _NO_TLS
+        return RedisErrorInfo("TLS", message, context=context, is_no_reply=is_no_reply)
     code = _error_code(error, text)
     if not code:
         kind = type(error).__name__

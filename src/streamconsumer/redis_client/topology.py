@@ -28,6 +28,9 @@ from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, 
 
 HostPort = tuple[str, int]
 
+_NO_HOST_NAME = b"?"
+"""Host of a node of a Redis Cluster whose settings prefer host names, and that has no host name."""
+
 
 class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
     """All sentinels or nodes replied, and none of them knows the primary."""
@@ -68,6 +71,9 @@ class SentinelTopology(Topology):
     def __init__(self, credentials: RedisCredentials, primary_name: str, nodes: Sequence[HostPort]) -> None:
         super().__init__(credentials)
         self._primary_name, self._nodes = primary_name, list(nodes)
+        if self._nodes:  # errors name a sentinel until the primary is known
+            host, port = self._nodes[0]
+            self._last_address = replace(self._last_address, host=host, port=port)
 
     async def find_primary(self) -> HostPort:
         """Return the primary, as reported by the first sentinel that answers."""
@@ -110,22 +116,24 @@ class ClusterTopology(Topology):
     def _parse_reply(self, node_address: RedisAddress, reply: Any) -> HostPort:
         """Return the primary of the hash slot, and remember all primaries.
 
-        Each line of the reply contains the first slot, the last slot, the primary and the replicas. A node that does
-        not know its own host name leaves the host empty. The address that was queried is used instead.
+        Each line of the reply contains the first slot, the last slot, the primary and the replicas.
         """
-        slot_owner, nodes = None, []
+        slot_owner, nodes, has_owner = None, [], False
         for line in replies.array(reply, "CLUSTER SLOTS"):
             first, last, primary_node, *_replicas = replies.array(line, "CLUSTER SLOTS") + 3 * [None]
-            host, port, *_ = replies.array(primary_node, "CLUSTER SLOTS") + 2 * [None]
-            primary = replies.text(host, "CLUSTER SLOTS") if host else node_address.host, _parse_port(port)
-            nodes.append(primary)
+            primary = _parse_cluster_node(primary_node, node_address)
+            if primary is not None:
+                nodes.append(primary)
             if replies.count(first, "CLUSTER SLOTS") <= self._slot <= replies.count(last, "CLUSTER SLOTS"):
-                slot_owner = primary
+                slot_owner, has_owner = primary, True
         answering_node = (node_address.host, node_address.port)
         self._nodes = sorted(nodes, key=lambda node: node == answering_node)
-        if slot_owner is None:
-            raise LookupError(f"no node has slot {self._slot}")
-        return slot_owner
+        if slot_owner is not None:
+            return slot_owner
+        if has_owner:
+            remedy = "set cluster-announce-hostname, or another cluster-preferred-endpoint-type"
+            raise LookupError(f"the node of slot {self._slot} announces no host name; {remedy}")
+        raise LookupError(f"no node has slot {self._slot}")
 
 
 def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
@@ -135,6 +143,20 @@ def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = 
         nodes = [_parse_node(node) for node in settings.sentinel_nodes]
         return SentinelTopology(credentials, settings.sentinel_master, nodes)
     return ClusterTopology(credentials, stream) if settings.cluster else Topology(credentials)
+
+
+def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
+    """Return the host and the port of a node, or None if the node announces no host.
+
+    A node that does not know its own host leaves the host empty. The address that was queried is used instead. The host
+    `?` means that the node has no host name although its settings prefer host names. Its IP address is used instead.
+    """
+    host, port, _id, metadata, *_ = replies.array(reply, "CLUSTER SLOTS") + 4 * [None]
+    if host == _NO_HOST_NAME:
+        host = replies.to_dict(metadata or [], "CLUSTER SLOTS").get(b"ip")
+        if not host:
+            return None
+    return replies.text(host, "CLUSTER SLOTS") if host else queried.host, _parse_port(port)
 
 
 def _parse_port(reply: Any) -> int:

@@ -85,3 +85,24 @@ def test_part_without_permission_is_unknown() -> None:
     assert result.stats is not None
     assert (result.stats.length, result.stats.pending) == (None, 3)
     assert "grant +xlen +xpending with ACL SETUSER" in result.group_ready.message
+
+
+@pytest.mark.parametrize("error", ["ERR unknown command 'EVAL'", "NOPERM this user has no permissions"])
+def test_refused_script_is_no_missing_group(error: str) -> None:
+    result = probe(ResponseError(error))
+    assert (result.group_ready.status, result.group_ready.reason) == ("Unknown", StreamReason.NO_PERMISSION)
+    assert "reading the group needs the permission +eval" in result.group_ready.message
+    assert not result.is_group_missing
+
+
+def test_other_error_of_the_script_is_no_missing_group() -> None:
+    """A service that has reached a limit, for example. The operator would otherwise create the group."""
+    result = probe(ResponseError("ERR max requests limit exceeded"))
+    assert (result.group_ready.status, result.group_ready.reason) == ("False", StreamReason.UNEXPECTED_REPLY)
+    assert "max requests limit exceeded" in result.group_ready.message
+    assert not result.is_group_missing
+
+
+@pytest.mark.parametrize("error", ["ERR no such key", "NOGROUP no such group"])
+def test_lost_stream_or_group_is_a_missing_group(error: str) -> None:
+    assert probe(ResponseError(error)).is_group_missing

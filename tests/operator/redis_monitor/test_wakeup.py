@@ -103,3 +103,31 @@ async def test_entry_above_the_limit_of_a_reply_wakes_its_streamconsumer_once(re
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         redis.close()
+
+
+async def test_server_that_always_reports_an_entry_is_read_once_per_second() -> None:
+    """Otherwise a hostile server could cause a poll every 50 ms."""
+    commands, woken = 0, 0
+
+    class Eager(PipelineClient):
+        """Client of a server that reports a new entry to every read."""
+
+        async def execute(self, commands_: Sequence[Command]) -> list[Any] | RedisErrorInfo:
+            nonlocal commands
+            commands += 1
+            return [[[b"orders", [[b"%d-0" % commands, [b"a", b"b"]]]]]]
+
+    def on_entry(_: Key) -> None:
+        nonlocal woken
+        woken += 1
+
+    settings = RedisSettings(url="redis://127.0.0.1:1/0")
+    watcher = ScaleFromZeroWatcher(on_entry, lambda: Eager(settings, "orders", no_host_lookup))
+    running = asyncio.create_task(watcher.run())
+    watcher.watch(KEY, "orders", "0-0")
+    await asyncio.sleep(0.5)
+    assert woken == 1, "the first entry wakes its StreamConsumer immediately"
+    await asyncio.sleep(2)
+    assert 2 <= woken <= 3
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

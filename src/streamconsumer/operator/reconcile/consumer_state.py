@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.reconcile.repair_limit import RepairLimit
 from streamconsumer.operator.reconcile.status_debounce import PendingChanges
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, ObservationEffect
 
@@ -27,6 +28,10 @@ class ConsumerState:
     """None while the operator does not poll the stream, because the StreamConsumer is suspended or invalid."""
     autoscaler: Autoscaler | None = None
     """None if the number of pods is fixed, or if the operator does not poll the stream."""
+    repairs: RepairLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.repairs = RepairLimit(self.key)
 
     @property
     def published(self) -> Observation | None:

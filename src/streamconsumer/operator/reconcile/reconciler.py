@@ -95,15 +95,16 @@ class Reconciler:
         stream_conditions = observation.conditions if observation else ()
         readiness = evaluate_readiness(consumer, deployment, self.cache.pods(key), stream_conditions)
         self.status_debounce.add(state.pending_changes, changes)
+        repair_delay = state.repairs.pop_delay()
         if delay := self.status_debounce.delay(
             state.pending_changes,
             (readiness, observation),
             is_observed=is_observed(deployment),
             in_motion=self._count_in_motion,
         ):
-            return delay
+            return min(delay, repair_delay or delay)
         await self._write_status(state, manifest, readiness, state.pending_changes.pop())
-        return None
+        return repair_delay
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
         """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
@@ -214,9 +215,13 @@ class Reconciler:
         if live is not None and contains_applied(live, manifest):
             self.cache.upsert({"apiVersion": manifest["apiVersion"], "kind": kind, **live})
             return None
+        child, applied_hash = _kind_and_name(manifest), manifest["metadata"]["annotations"][names.ANNOTATION_APPLIED]
+        if live is not None and not state.repairs.may_apply(child, applied_hash):
+            return None
         if live is not None and _scales_down(live, manifest):
             await self._set_deletion_costs(state)
         self.cache.upsert(await self.kube.apply(manifest))
+        state.repairs.record(child, applied_hash)
         return _describe_change(state.autoscaler, live, manifest)
 
     async def _set_deletion_costs(self, state: ConsumerState) -> None:
@@ -262,7 +267,7 @@ class Reconciler:
                 return
             self.cache.upsert(written)
         for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
-            message = "; ".join(change.message for change in changes if change.reason == reason)
+            message = "; ".join(dict.fromkeys(change.message for change in changes if change.reason == reason))
             self.events.record(manifest, reason, message, warning=reason == "DriftRepaired")
         if readiness.stalled and _event_key(status) != _event_key(previous):
             self.events.record(manifest, readiness.reason, readiness.message, warning=True)

@@ -186,12 +186,16 @@ def _group_unavailable(
         return from_error(error_info)
     if "no such key" in error_info.message:
         return _without_group(group_ref, length, dead_letters)
-    reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
-    reason = reasons.get(error_info.code, StreamReason.GROUP_MISSING)
-    status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
-    hint = f"; reading the group needs the permission {permission}" if status == "Unknown" else ""
-    message = f"{error_info.message}{hint}"
-    return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status=status, reason=reason, message=message))
+    if error_info.is_command_unavailable:
+        message = f"{error_info.message}; reading the group needs the permission {permission}"
+        reason = StreamReason.NO_PERMISSION
+        return ProbeResult(
+            CONNECTED, ConditionState(type="GroupReady", status="Unknown", reason=reason, message=message)
+        )
+    reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOGROUP": StreamReason.GROUP_MISSING}
+    reason = reasons.get(error_info.code, StreamReason.UNEXPECTED_REPLY)
+    condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.message)
+    return ProbeResult(CONNECTED, condition)
 
 
 def _without_group(group_ref: GroupRef, length: int | None, dead_letters: int | None) -> ProbeResult:

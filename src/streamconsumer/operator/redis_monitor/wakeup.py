@@ -32,6 +32,10 @@ delay, polling finds new entries."""
 BATCH_WINDOW_SECONDS = 0.05
 """Time during which streams that scale to zero are collected, so that one blocking read covers all of them."""
 
+MIN_INTERVAL_SECONDS = 1.0
+"""Minimum time between a reported entry and the next blocking read. If a StreamConsumer stays at zero pods, and for
+example a hostile server reports an entry to every read, each read would cause a poll of the stream."""
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ class ScaleFromZeroWatcher:
         self._watched: dict[Key, WatchedStream] = {}
         self._changed = asyncio.Event()
         self._must_reconnect = False
+        self._entry_reported = False
 
     def watch(self, key: Key, stream: str, after_id: str) -> None:
         """Start to wait for an entry after `after_id`."""
@@ -84,6 +89,7 @@ class ScaleFromZeroWatcher:
                         client = await self._connect_when_watching(client)
                     if client is not None and await self._wait_for_entries(client):
                         delay = first_delay
+                        await self._pause_after_entry()
                         continue
                 except Exception as error:  # noqa: BLE001 - polling continues and reports the cause
                     log.debug("failed to wait for new entries; retrying", extra={"error": type(error).__name__})
@@ -93,6 +99,12 @@ class ScaleFromZeroWatcher:
                 delay = min(2 * delay, max_delay)
         finally:
             await self._close(client)
+
+    async def _pause_after_entry(self) -> None:
+        """Wait before the next blocking read if the last read has reported an entry."""
+        if self._entry_reported:
+            self._entry_reported = False
+            await asyncio.sleep(MIN_INTERVAL_SECONDS)
 
     async def _connect_when_watching(self, client: PipelineClient | None) -> PipelineClient | None:
         """Close the client, wait until a stream is watched, and connect. There is no connection while no stream is
@@ -144,6 +156,7 @@ class ScaleFromZeroWatcher:
                 # If the StreamConsumer stays at zero pods, wait for an entry after this one.
                 self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
+                self._entry_reported = True
 
 
 def _ids_in_reply(reply: Any) -> dict[str, str]:

@@ -7,7 +7,8 @@ claims to memory_limit and to the sizes of received entries, and large_entries h
 liveness detects dead consumers, claimer claims the entries of dead consumers, and heartbeat
 renews the leases of the entries in flight. reader_registry wakes an idle consumer. group_snapshot restores a lost
 group. effects_commit applies a handler's effects, and retention trims the stream. preflight checks the permissions and
-settings of the server. polling_consumer serves a user's own manager.
+settings of the server, and early_reads detects a server that ignores BLOCK. polling_consumer serves a user's own
+manager.
 
 Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading

@@ -19,6 +19,7 @@ class PollingConsumer:
     def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
         self.is_blocking = False
+        self.replay = None
         self.encoding: Encoding = "utf-8"
         self.ack_nowait: Callable[[str], None] | None = None
         self.claimer = None

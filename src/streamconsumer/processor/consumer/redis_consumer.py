@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
+from streamconsumer.processor.consumer.early_reads import EarlyReads
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
@@ -74,11 +75,10 @@ class RedisConsumer:
         available; failed messages then stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
-        self._block_seconds = block.total_seconds()
+        self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
         self._connection: RawConnection | None = None
         self._client_id: int | None = None
-        self._read_sent = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
         self._max_reply_bytes = limits.reply_bytes
@@ -253,8 +253,9 @@ class RedisConsumer:
             raise ack_errors[0]
         if isinstance(reply, Exception):
             raise reply
-        if not reply and asyncio.get_running_loop().time() - sent_at < self._block_seconds * 0.9:
+        if self._early_reads.record(reply, sent_at):
             self.wakeup.set()
+        self.is_blocking = self._early_reads.is_blocking
         return replies.stream_entries(reply)
 
     def _pack_read(self, count: int) -> bytes:

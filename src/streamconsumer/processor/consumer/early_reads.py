@@ -1,0 +1,38 @@
+"""Detection of a server or a proxy that ignores BLOCK, as some managed services do.
+
+Each read then returns immediately, and without a pause an idle consumer would send hundreds of reads per second.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+
+MAX_EARLY_READS = 10
+"""Maximum number of consecutive early reads of a server that supports BLOCK. CLIENT UNBLOCK also ends a read early."""
+
+EARLY_SHARE = 0.9
+"""Share of the BLOCK duration. An empty read that ends before this share has passed is early."""
+
+log = logging.getLogger(__name__)
+
+
+class EarlyReads:
+    """Counts consecutive empty reads that end before the BLOCK duration has passed."""
+
+    def __init__(self, block: timedelta) -> None:
+        self._early_seconds = EARLY_SHARE * block.total_seconds()
+        self._count = 0
+
+    def record(self, reply: Any, sent_at: float) -> bool:
+        """Return True if a read was early. `sent_at` is the time of the event loop at which the read was sent."""
+        is_early = not reply and asyncio.get_running_loop().time() - sent_at < self._early_seconds
+        self._count = self._count + 1 if is_early else 0
+        if self._count == MAX_EARLY_READS:
+            log.warning("the server or a proxy ignores BLOCK; polling instead of waiting for entries")
+        return is_early
+
+    @property
+    def is_blocking(self) -> bool:
+        """False if the server ignores BLOCK."""
+        return self._count < MAX_EARLY_READS
