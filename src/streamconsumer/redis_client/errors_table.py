@@ -66,8 +66,8 @@ _MESSAGES = {
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Maps a part of an exception's class name to the code of the error. redis-py raises these special exceptions with a text
-that does not contain the code."""
+"""Maps a part of an exception's class name to the code of the error. redis-py raises these special exceptions with a
+text that does not contain the code."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
