@@ -1,4 +1,4 @@
-"""Entry point of `python -m streamconsumer`, the same as the command `streamconsumer`."""
+"""Entry point of `python -m streamconsumer`, which runs the same program as the command `streamconsumer`."""
 
 from streamconsumer.cli import main
 

@@ -6,9 +6,11 @@ StreamConsumerError
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      the bytes of one entry do not match `encoding`; only this entry fails
 ├── EffectsRejected       a handler's effects cannot be applied; none was applied and the message has failed
-├── NameConflict          an object of another owner already has the name of a child object
+├── NameConflict          an object that has another owner already uses the name of a child object
 ├── ChildRejected         the API server rejects a child object
 ├── PermissionDenied      the operator lacks a permission that it does not strictly need
+├── HostNotResolved       a host name has no address, or the name servers do not answer
+├── DestinationNotAllowed the operator does not connect to this address on behalf of a StreamConsumer
 ├── ApiThrottled          the API server asks the operator to retry after a given time
 └── BackendUnavailable    Redis or the Kubernetes API does not respond to a CLI command, or rejects the request
 
@@ -45,7 +47,10 @@ class EffectsRejected(StreamConsumerError):
 
 
 class NameConflict(StreamConsumerError):
-    """An object of another owner has the name of a child object. The operator never takes over such an object."""
+    """An object that has another owner already uses the name of a child object.
+
+    The operator never takes over such an object.
+    """
 
 
 class ChildRejected(StreamConsumerError):

@@ -4,7 +4,7 @@ If the caller passes a socket, uvloop takes over its file descriptor. If the con
 closes the descriptor but does not detach the Python socket object. For example, an API server that is killed resets the
 connection during the TLS handshake. The garbage collector later closes the same descriptor number again. By then, the
 number may belong to another connection. uvloop 0.23 fixes one of several causes (uvloop#738). aiohttp passes sockets to
-the loop, so the operator could permanently lose its watches.
+the loop. Without the fix, the operator could therefore lose its watches permanently.
 """
 
 from socket import socket

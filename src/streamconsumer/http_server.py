@@ -1,12 +1,12 @@
 """HTTP server for probes and metrics, with a bound on connections, memory and time.
 
-Any pod of the cluster may reach the port. The server therefore reads at most `MAX_REQUEST_BYTES` of a connection,
-answers one request, and closes every connection after `TIMEOUT`. If too many connections are open, the oldest ones that
-have not sent a request are closed first. A probe of the kubelet sends its request immediately, so that the server
-answers the probe while thousands of other connections send nothing.
+Any pod of the cluster may reach the port. The server therefore reads at most `MAX_REQUEST_BYTES` from each
+connection, answers one request, and closes every connection after `TIMEOUT`. If too many connections are open, the
+oldest connections that have not sent a complete request are closed first. The kubelet sends the request of a probe
+immediately. The server therefore answers probes even while thousands of other connections are open and send nothing.
 
-A library would bring its own limits for most of this, but not for the number of connections, and its import would cost
-each pod about 10 MiB.
+An HTTP library would provide most of these limits, but no limit for the number of connections. The import of a library
+would also cost each pod about 10 MiB.
 """
 
 import asyncio
@@ -22,16 +22,18 @@ from typing import cast
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 TIMEOUT = timedelta(seconds=10)
-"""Time after which a connection is closed, whatever its state is. Kubernetes and Prometheus wait 10 s at most."""
+"""Time after which a connection is closed, regardless of its state. Kubernetes and Prometheus wait at most 10 s."""
 
 MAX_REQUEST_BYTES = 8192
 """Maximum length of the request line and the headers."""
 
 MAX_WAITING, MAX_ANSWERED = 256, 16
-"""Maximum number of open connections whose request is incomplete, and whose client has not read the response yet."""
+"""MAX_WAITING is the maximum number of open connections whose request is incomplete. MAX_ANSWERED is the maximum number
+of open connections whose client has not read the response yet."""
 
 METRICS_TIME_SHARE = 0.1
-"""Maximum share of time that the server spends on metrics. If clients request more, they get the same text again."""
+"""Maximum share of time that the server spends on metrics. If clients request metrics more often, they get the
+previous response again."""
 
 _END_OF_HEADERS = b"\r\n\r\n"
 _REASONS = {
@@ -68,7 +70,7 @@ class Response:
 
 
 Routes = Mapping[str, Callable[[], Response | Awaitable[Response]]]
-"""Functions that return the response, by path. A coroutine function responds later."""
+"""Map from each path to the function that returns the response. A coroutine function responds later."""
 
 
 def text_response(status: int, text: str) -> Response:
@@ -79,8 +81,8 @@ def text_response(status: int, text: str) -> Response:
 def metrics_route(registry: CollectorRegistry) -> Callable[[], Response]:
     """Return a route for the metrics of the registry.
 
-    If requests are so frequent that their metrics would take more than METRICS_TIME_SHARE of the time, the route
-    returns the previous response.
+    If new metrics for every request would take more than METRICS_TIME_SHARE of the time, the route returns the previous
+    response.
     """
     response, reusable_until = Response(200, b""), float("-inf")
 
@@ -108,10 +110,10 @@ def threaded_metrics_route(registry: CollectorRegistry) -> Callable[[], Awaitabl
 
 
 def answer(request: bytes, routes: Routes) -> bytes | Awaitable[bytes]:
-    """Return the response to a request, which ends with its headers. A body is ignored."""
+    """Return the response to a request. `request` contains the request line and the headers. A body is ignored."""
     words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        return text_response(400, "not a request of HTTP/1").encode(has_body=True)
+        return text_response(400, "not an HTTP/1 request").encode(has_body=True)
     method, target, _ = words
     if method not in ("GET", "HEAD"):
         return text_response(405, "only GET and HEAD are supported").encode(has_body=True)
@@ -137,7 +139,10 @@ def _internal_error(*, has_body: bool) -> bytes:
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """A connection: reads one request into a buffer of fixed size, sends the response and waits for its end."""
+    """Connection that reads one request into a buffer of fixed size, and sends the response.
+
+    Afterwards, the connection stays open until the client closes it or `TIMEOUT` has passed.
+    """
 
     def __init__(self, server: "HttpServer") -> None:
         self._server = server
@@ -193,7 +198,7 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 class _Group:
-    """Connections in the order of their arrival. If there are too many, the oldest one is closed."""
+    """Connections in the order of their arrival. If there are too many, the oldest connection is closed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -215,7 +220,7 @@ class _Group:
 
 
 class HttpServer:
-    """The server. If `port` is 0, the server uses a free port. The attribute `port` contains the port that is in use.
+    """HTTP server. If `port` is 0, the server uses a free port. The attribute `port` contains the port that is in use.
 
     Raises OSError if the port cannot be used.
     """
@@ -233,7 +238,7 @@ class HttpServer:
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=self._socket)
 
     def stop(self) -> None:
-        """Close the socket and all connections. The event loop must be the loop that called `start`."""
+        """Close the socket and all connections. Call this method on the event loop on which `start` was called."""
         if self._server:
             self._server.close()  # also closes the socket
         else:

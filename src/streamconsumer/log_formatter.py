@@ -1,8 +1,8 @@
-"""Log formatter of both processes: each record becomes printable text of limited length.
+"""Log formatter of the operator and the processor: each record becomes printable text of limited length.
 
 Records contain untrusted text: errors of servers, exceptions of handlers, names and ids. The formatter wraps another
 formatter, which decides the format. A record that cannot be formatted is logged with a placeholder, because `logging`
-would print its raw values instead.
+would otherwise print the raw values of the record.
 """
 
 import json
@@ -20,8 +20,8 @@ MAX_FIELD_LENGTH = 8192
 """Maximum number of characters in the message and in each field of a record."""
 
 MAX_STACK_LENGTH = 65_536
-"""Maximum number of characters in a stack trace. The middle of a longer stack trace is left out, because the frames are
-at its start and the last exception is at its end."""
+"""Maximum number of characters in a stack trace. If a stack trace is longer, its middle is left out. The start shows
+the frames, and the end shows the last exception."""
 
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -29,7 +29,7 @@ ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] 
 
 
 class PrintableFormatter(logging.Formatter):
-    """Limits a record, formats the record by another formatter, and escapes the result."""
+    """Limits the length of a record, formats the record with another formatter, and escapes the result."""
 
     def __init__(self, formatter: logging.Formatter, escape: Callable[[str], str]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class PrintableFormatter(logging.Formatter):
 
 
 def limit_record(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy of the record whose texts have a limited length. `exc_text` contains the stack trace."""
+    """Return a copy of the record whose texts have a limited length. `exc_text` of the copy is the stack trace."""
     limited = logging.makeLogRecord(vars(record) | extra_fields(record))
     limited.msg, limited.args = _message(record), None
     stack = record.exc_text or (_format_exception(record.exc_info) if record.exc_info else "")
@@ -86,7 +86,10 @@ def _message(record: logging.LogRecord) -> Any:
 
 
 def _limit(value: Any) -> Any:
-    """Return the value, or its text if the value is too long for a log or cannot be encoded as JSON."""
+    """Return the value if its text is short enough for a log, otherwise the truncated text.
+
+    Returns a placeholder if the value cannot be converted to text.
+    """
     if value is None or isinstance(value, bool | float):
         return value
     try:

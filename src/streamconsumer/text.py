@@ -4,9 +4,9 @@ An untrusted text could send commands to a terminal, change the order of the cha
 log. Each dangerous character is therefore replaced by its Python escape, such as `\\x1b`, `\\n` or `\\u202e`. Letters,
 digits and symbols of all scripts are unchanged.
 
-A backslash is unchanged too. The result is for people: paths and regular expressions stay readable, and a text can pass
-several sinks without further changes. The result therefore does not show whether `\\n` was a line break or two
-characters. JSON from `to_json` does.
+A backslash is unchanged too. Paths and regular expressions therefore stay readable for people, and a text that
+passes several sinks is not escaped twice. However, the result does not show whether `\\n` was a line break or two
+characters. JSON from `to_json` preserves this difference.
 """
 
 import json
@@ -29,7 +29,7 @@ ELLIPSIS = "…"
 
 
 class _Escapes:
-    """Translation table that `str.translate` asks for each character."""
+    """Translation table in which `str.translate` looks up each character."""
 
     def __getitem__(self, code: int) -> str:
         character = chr(code)
@@ -44,7 +44,7 @@ class _LineEscapes(_Escapes):
 
 
 class _JsonEscapes:
-    """Translation table for JSON. In JSON, a line feed occurs only between values."""
+    """Translation table for JSON. Line feeds are kept, because JSON contains them only between values."""
 
     def __getitem__(self, code: int) -> str:
         character = chr(code)
@@ -64,14 +64,14 @@ def printable(text: str, max_length: int | None = None) -> str:
     If the result is longer than `max_length`, the result is cut and ends with an ellipsis.
     """
     if max_length is not None and len(text) > max_length:
-        text = text[:max_length] + ELLIPSIS  # a cut before the escapes keeps the cost of long texts low
+        text = text[:max_length] + ELLIPSIS  # truncating before escaping keeps the cost of long texts low
     if not (text.isascii() and text.isprintable()):
         text = text.translate(_ESCAPES)
     return text if max_length is None or len(text) <= max_length else text[: max_length - 1] + ELLIPSIS
 
 
 def printable_lines(text: str) -> str:
-    """Return the text in printable form with its line feeds, for texts whose lines are expected, such as tracebacks."""
+    """Return the text in printable form, with its line feeds. Used for texts of several lines, such as tracebacks."""
     return text.translate(_LINE_ESCAPES)
 
 
@@ -81,7 +81,7 @@ def to_json(document: Any, *, indent: int | None = 2) -> str:
 
 
 def json_printable(text: str) -> str:
-    """Escape the characters of a JSON text that are not printable, as `\\u202e`. The value of the text is unchanged."""
+    """Escape the non-printable characters of a JSON text, for example as `\\u202e`. The parsed value is unchanged."""
     return text if text.isascii() and text.isprintable() else text.translate(_JSON_ESCAPES)
 
 

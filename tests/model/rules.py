@@ -50,10 +50,10 @@ BAGGAGE = "must be a baggage key: letters, digits, `.`, `_` and `-`"
 EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
 PATH = "must begin with / and must not contain a query, such as /orders"
-NODE = "must be a sentinel as host:port"
+NODE = "must be the address of a sentinel, as host:port"
 MASTER = "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`"
 IMAGE = "must be the name of an image, such as registry.example/shop:1.4"
-OBJECT_KEY = "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, and not `..` at the beginning"
+OBJECT_KEY = "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, without `..` at the beginning"
 CONTROL, OBJECT, LABEL = REDIS_NAME.message, OBJECT_NAME.message, LABEL_KEY.message
 
 SECRET = {"name": "redis", "key": "url"}

@@ -84,7 +84,11 @@ def test_missing_variable_is_named(missing: str) -> None:
         ),
         ("STREAMCONSUMER_DELIVERY_MAX_DELIVERIES", "0", "is '0': must be greater than or equal to 1"),
         ("STREAMCONSUMER_DELIVERY_TERMINAL_ERRORS", "ValueError,1x", "_1 is '1x': must name an exception"),
-        ("STREAMCONSUMER_REDIS_SENTINEL_NODES", "one:26379,two", "_1 is 'two': must be a sentinel as host:port"),
+        (
+            "STREAMCONSUMER_REDIS_SENTINEL_NODES",
+            "one:26379,two",
+            "_1 is 'two': must be the address of a sentinel, as host:port",
+        ),
     ],
 )
 def test_error_names_the_variable_the_value_and_the_expectation(name: str, value: str, message: str) -> None:

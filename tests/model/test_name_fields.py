@@ -123,7 +123,7 @@ def test_usual_name_is_accepted(field: str, key: str) -> None:
 
 @pytest.mark.parametrize("address", ["a:0", "a:65536", "a:99999", "-a:1", ".:1", "..:1", "[x]:1", "a:1:1", ":01"])
 def test_unusable_sentinel_node_is_refused(address: str) -> None:
-    with pytest.raises(InvalidResource, match="must be a sentinel as host:port"):
+    with pytest.raises(InvalidResource, match="must be the address of a sentinel, as host:port"):
         StreamConsumer.parse(with_value("redis.sentinel.nodes.0", address))
 
 

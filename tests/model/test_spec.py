@@ -131,13 +131,16 @@ def test_url_with_an_unusable_host_port_or_database_is_rejected(url: str) -> Non
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
-        ("ssl_ca_certs=/run/hunter2", "spec.redis.url: option 1 after ? (ssl_ca_certs) is not allowed; set redis.tls"),
+        (
+            "ssl_ca_certs=/run/hunter2",
+            "spec.redis.url: option 1 after `?` (ssl_ca_certs) is not allowed; set redis.tls",
+        ),
         (
             "ssl%5Fca_certs=/run/hunter2",
-            "spec.redis.url: option 1 after ? (ssl_ca_certs) is not allowed; set redis.tls",
+            "spec.redis.url: option 1 after `?` (ssl_ca_certs) is not allowed; set redis.tls",
         ),
-        ("db=1&hunter2=1", "spec.redis.url: option 2 after ? is not one of db, "),
-        ("socket_timeout=hunter2", "spec.redis.url: option 1 after ? (socket_timeout) must be a number of seconds"),
+        ("db=1&hunter2=1", "spec.redis.url: option 2 after `?` is not one of db, "),
+        ("socket_timeout=hunter2", "spec.redis.url: option 1 after `?` (socket_timeout) must be a number of seconds"),
         ("pass%77ord=hunter2", f"spec.redis.url: {CREDENTIALS_IN_URL}"),
         ("user%6eame=hunter2", f"spec.redis.url: {CREDENTIALS_IN_URL}"),
         ("%64b=1", "spec.redis.url: must be redis://"),

@@ -58,5 +58,6 @@ async def test_missing_database_is_reported(any_group: Group) -> None:
         await execute_once(credentials, credentials.address(), "PING")
     error_info = classify_error(caught.value, "here")
     assert error_info.message == (
-        "here: the server has no database with this number; correct it at the end of the URL (DB index is out of range)"
+        "here: the server has no database with this number; correct the number at the end of the URL "
+        "(DB index is out of range)"
     )

@@ -191,7 +191,7 @@ def test_error_names_a_node_without_host_name_and_address() -> None:
 async def test_error_names_a_server_without_cluster_support(start_redis: StartRedis) -> None:
     server = start_redis()
     access = RedisSettings(url=server.url, cluster=True)
-    with pytest.raises(RedisError, match=r"no node of the cluster says where the stream is .*cluster support disabled"):
+    with pytest.raises(RedisError, match=r"no node of the cluster reports the address .*cluster support disabled"):
         await topology(access, STREAM).find_primary()
 
 

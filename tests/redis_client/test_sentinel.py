@@ -100,7 +100,9 @@ async def test_error_names_each_sentinel_that_does_not_know_the_primary(monitore
     with pytest.raises(RedisError) as caught:
         await topology(access, STREAM).find_primary()
     message = str(caught.value)
-    assert message.startswith("no sentinel says where the primary 'other' is (127.0.0.1:1: Error 111 connecting")
+    assert message.startswith(
+        "no sentinel reports the address of the primary 'other' (127.0.0.1:1: Error 111 connecting"
+    )
     assert f"{node}: does not know a primary of this name" in message
 
 
@@ -121,7 +123,7 @@ async def test_sentinels_may_require_their_own_password(start_redis: StartRedis,
         assert await manager.execute("PING") == b"PONG"
         file.write_text("wrong")
         await manager.drop_connections()
-        with pytest.raises(RedisError, match=r"no sentinel says .*invalid username-password pair"):
+        with pytest.raises(RedisError, match=r"no sentinel reports .*invalid username-password pair"):
             await manager.execute("PING")
         await manager.aclose()
         file.unlink()

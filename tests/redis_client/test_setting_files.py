@@ -107,7 +107,7 @@ async def test_changed_scheme_is_an_error(tmp_path: Path) -> None:
     file.write_text("redis://r")
     credentials = RedisCredentials(RedisSettings(url_file=str(file)))
     file.write_text("rediss://r")
-    with pytest.raises(InvalidSettings, match="found rediss://, expected redis:// as at the start"):
+    with pytest.raises(InvalidSettings, match="found rediss://, expected redis:// as at startup"):
         await credentials.refresh()
     assert credentials.scheme == "redis"
 

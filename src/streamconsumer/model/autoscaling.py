@@ -1,4 +1,6 @@
-"""Fields of `spec.autoscaling`: the backlog determines the number of pods. The code is in `operator/autoscaling/`."""
+"""Fields of `spec.autoscaling`, which derives the number of pods from the backlog. `operator/autoscaling/` contains the
+algorithm.
+"""
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
@@ -57,8 +59,8 @@ class ScalingTarget(
     """Target of the autoscaling: either a backlog per pod or a time in which the pods process the backlog."""
 
     backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Maximum number of unread and pending entries per pod that the autoscaler aims for. If neither
-    `backlogPerReplica` nor `drainTime` is set, the number is 100."""
+    """Target number of unread and pending entries per pod. The autoscaler adds pods if the number is higher. If neither
+    `backlogPerReplica` nor `drainTime` is set, the target is 100."""
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
     """Time in which the pods should process the backlog. The operator computes the number of pods from the measured
@@ -89,10 +91,10 @@ class Fallback(Model):
     """Number of pods while Redis does not answer the operator."""
 
     replicas: int = Field(ge=1, le=1000)
-    """Minimum number of pods if Redis has not answered the operator for the time in `after`."""
+    """Minimum number of pods that applies if Redis has not answered the operator for the time in `after`."""
 
     after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
-    """Time without an answer from Redis after which `replicas` applies."""
+    """`replicas` applies if Redis has not answered the operator for this time."""
 
 
 class Autoscaling(
@@ -115,13 +117,14 @@ class Autoscaling(
 
     target: ScalingTarget = ScalingTarget()
     """Target of the autoscaling. If unset, the target is a backlog of 100 entries per pod. After the throughput of one
-    pod has been measured, the operator also keeps enough pods, up to `maxReplicas`, to keep up with new entries."""
+    pod has been measured, the operator also runs enough pods, up to `maxReplicas`, to handle new
+    entries as fast as they arrive."""
 
     activation: Activation = Activation()
     """Condition for starting the first pod."""
 
     cooldown: Annotated[timedelta, DurationRange("0s", "24h")] = timedelta(minutes=5)
-    """Time without work after which the last pod is removed."""
+    """The last pod is removed if there has been no work for this time."""
 
     scale_up: ScaleUp = ScaleUp()
     """Rules for adding pods. If unset, all needed pods are added immediately."""
@@ -131,7 +134,7 @@ class Autoscaling(
 
     fallback: Fallback | None = None
     """Number of pods while Redis does not answer the operator. During that time, the operator may add pods but
-    removes no pods. If unset, the number of pods does not change."""
+    removes no pods. If unset, the number of pods does not change during that time."""
 
     @model_validator(mode="after")
     def _check_replica_bounds(self) -> Self:

@@ -79,7 +79,7 @@ class EnvVar(
     ),
 ):
     """Environment variable for the handler. If the operator sets a variable with the same name, such as an OTEL_
-    variable, this value takes precedence."""
+    variable, the value in `env` takes precedence."""
 
     name: VariableName
     """Name of the variable."""
@@ -110,7 +110,7 @@ class EnvFromSource(
     ),
 ):
     """Environment variables for the handler from all keys of a Secret or ConfigMap. The values are read when the
-    container starts. Variables in `env`, and those that the operator sets, take precedence over these variables."""
+    container starts. Variables in `env` and variables that the operator sets take precedence over these variables."""
 
     secret_ref: LocalObjectReference | None = None
     """Secret with the variables."""

@@ -1,10 +1,10 @@
 """CustomResourceDefinition, computed from the models. The functions have no side effects.
 
-Pydantic's JSON schema is not a structural schema as Kubernetes requires. This module therefore inlines references,
-replaces `anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalar fields
-have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default, because a missing
-object means that all its fields have their defaults. `kubectl explain` does not show defaults, so each description ends
-with the default.
+Kubernetes requires a structural schema, but Pydantic's JSON schema is not structural. This module therefore inlines
+references, replaces `anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalar
+fields have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default, because a
+missing object means that all its fields have their defaults. `kubectl explain` does not show defaults, so each
+description ends with the default.
 """
 
 import json
@@ -163,7 +163,7 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _key_rules(key: Schema) -> list[dict[str, str]]:
-    """Return the rules of an object's keys as rules of the object. A structural schema has no keyword for keys."""
+    """Convert the rules for an object's keys to rules for the object. A structural schema has no keyword for keys."""
     return [
         {
             "rule": f"self.all(key, size(key) <= {key['maxLength']} && {rule['rule'].replace('self', 'key', 1)})",
@@ -174,7 +174,10 @@ def _key_rules(key: Schema) -> list[dict[str, str]]:
 
 
 def _inline_refs(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Return the schema with its reference inlined and without `or null`, because the API server drops nulls itself."""
+    """Return the schema with its reference inlined, and without null as an alternative type.
+
+    Null is not needed as a type, because the API server drops nulls.
+    """
     if "anyOf" in schema:
         (variant,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
         schema = {**variant, **{key: value for key, value in schema.items() if key != "anyOf"}}

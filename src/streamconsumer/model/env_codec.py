@@ -1,8 +1,9 @@
 """Conversion between settings and environment variables.
 
-A variable's name is STREAMCONSUMER_ and the path of the field in upper case, joined by `_`: `delivery.min_idle` is
-STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. No variable is written for a field that has its
-default value. A newer operator can therefore add a field without a restart of existing pods.
+A variable's name consists of STREAMCONSUMER_ and the path of the field in upper case, with `_` between the parts of the
+path. For example, the name for `delivery.min_idle` is STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated
+by commas. No variable is written for a field that has its default value. A newer operator can therefore add a field
+without a restart of existing pods.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ def env_name(*path: str | int) -> str:
 
 def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
     """Return an environment variable for each field that differs from its default. Passwords are in clear text.
-    If the settings are part of larger settings, `parent` is their path."""
+    If `settings` is nested in other settings, `parent` is its path."""
     return {env_name(*path): text for path, text in _leaf_values(settings.model_dump(exclude_defaults=True), parent)}
 
 

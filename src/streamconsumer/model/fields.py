@@ -124,8 +124,8 @@ class Immutable:
 
 
 def cel_matches(pattern: str, subject: str = "self") -> str:
-    """Return the CEL expression that is true if the whole text matches the expression. RE2 has another notation for
-    characters above U+00FF than Python."""
+    """Return the CEL expression that is true if the whole text matches `pattern`. The notation of characters above
+    U+00FF is converted, because RE2 and Python write such characters differently."""
     in_re2 = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
     return f"{subject}.matches(r'^(?:{in_re2})$')"
 
@@ -137,8 +137,11 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
 
 
 def quote_name(name: object) -> str:
-    """Return the name for a message: unchanged if it contains only ASCII letters, digits and common punctuation,
-    otherwise quoted, escaped and truncated."""
+    """Return a name as it appears in a message.
+
+    The name is unchanged if it contains only ASCII letters, digits and common punctuation. Any other name is quoted,
+    escaped and truncated.
+    """
     text = str(name)
     return text if re.fullmatch(r"[A-Za-z0-9_.:/\[\]-]{1,80}", text) else f"{text!r:.80}"
 

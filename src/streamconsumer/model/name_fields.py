@@ -1,4 +1,4 @@
-"""Types of the text fields that name something: objects and keys in Kubernetes, keys and fields in Redis, and images.
+"""Types of the text fields that contain names: names of Kubernetes objects and keys, Redis keys and fields, and images.
 
 Each of these names becomes part of an API path, a Redis command, a label, a file name, an environment variable or a
 header. The patterns are therefore the first check of every name that a user of the cluster writes.
@@ -20,9 +20,7 @@ OBJECT_NAME = Pattern(
     _SUBDOMAIN, "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login"
 )
 NAMESPACE = Pattern(_LABEL, "must be the name of a namespace: lower-case letters, digits and `-`, such as shop")
-LABEL_KEY = Pattern(
-    f"({_SUBDOMAIN}/)?{_QUALIFIED_NAME}", "must be a key of Kubernetes, such as team or example.com/team"
-)
+LABEL_KEY = Pattern(f"({_SUBDOMAIN}/)?{_QUALIFIED_NAME}", "must be a qualified name, such as team or example.com/team")
 LABEL_VALUE = Pattern(
     "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
     "must be a label value: letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
@@ -41,7 +39,7 @@ ObjectKey = Annotated[
     Field(min_length=1, max_length=253),
     Pattern(
         r"\.?[-_A-Za-z0-9][-._A-Za-z0-9]*",
-        "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, and not `..` at the beginning",
+        "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, without `..` at the beginning",
     ),
 ]
 """Key of a Secret or ConfigMap. Volumes use the key as a file name."""
@@ -59,7 +57,9 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 SentinelNode = Annotated[
     str,
     Field(min_length=3, max_length=261),
-    Pattern(rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{_PORT}", "must be a sentinel as host:port"),
+    Pattern(
+        rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{_PORT}", "must be the address of a sentinel, as host:port"
+    ),
 ]
 SentinelMaster = Annotated[
     str,

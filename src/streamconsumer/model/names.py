@@ -30,23 +30,23 @@ If a child object differs from its manifest although both have the same hash, an
 """
 
 ANNOTATION_REFERENCES = f"{GROUP}/references"
-"""Annotation of pods: hash that changes with the Secrets and ConfigMaps that the pod's environment variables refer to.
+"""Annotation of pods: hash of the Secrets and ConfigMaps that the pod's environment variables refer to.
 
-If the current hash is different, the pods must be replaced.
+A new hash in the pod template starts a rollout.
 """
 
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
-"""Annotation of Deployments: hash of each readable Secret and ConfigMap that the pods' environment variables refer to.
+"""Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 
 The operator compares these hashes with the current ones. An object that was not readable before has no hash here, so
-its first hash does not replace the pods.
+its first hash does not start a rollout.
 """
 
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
-"""File to which a pod writes the reason if it cannot start, at the default path of Kubernetes. The kubelet copies the
-reason to the status of the pod."""
+"""File to which a pod that cannot start writes the reason. The path is the default of Kubernetes. The kubelet copies
+the reason to the status of the pod."""
 
 SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"

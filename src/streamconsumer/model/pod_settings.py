@@ -1,9 +1,9 @@
 """Settings of the pods: typed fields instead of a pod template.
 
 The operator creates pods for every user who is allowed to write a StreamConsumer. A complete pod template would grant
-these users every privilege that a pod can have. The fields in this module are limited, and an admission policy can
-check each field. There are no fields for affinity, volumes, service accounts, security contexts or additional
-containers.
+these users every privilege that a pod can have. The fields in this module accept only limited values, and an admission
+policy can check each field. There are no fields for affinity, volumes, service accounts, security contexts or
+additional containers.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ LIST_MAP_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernet
 
 
 def unique_by_name(items: list[NamedT]) -> list[NamedT]:
-    """Check that no two items have the same name. The API server checks the same if the
+    """Check that no two items have the same name. The API server performs the same check if the
     schema contains `x-kubernetes-list-type: map`."""
     item_names = [item.name for item in items]
     if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
@@ -194,7 +194,7 @@ class Rollout(
     unset, the value is 25%, rounded up. If 0, the total number of pods never exceeds the desired number."""
 
     progress_deadline: Annotated[timedelta, DurationRange("10s", "24h")] | None = None
-    """Time without progress in a rollout after which the Ready condition has the reason RolloutTimedOut. If unset, the
+    """If a rollout makes no progress for this time, the Ready condition gets the reason RolloutTimedOut. If unset, the
     time is 10 minutes."""
 
     @model_validator(mode="after")
@@ -223,7 +223,7 @@ class PodSettings(Model):
 
     env_from: list[EnvFromSource] = Field(default=[], max_length=32)
     """Environment variables for the handler from all keys of Secrets and ConfigMaps. If a name occurs twice, the later
-    source applies. Variables in `env`, and those that the operator sets, take precedence over variables from
+    source applies. Variables in `env` and variables that the operator sets take precedence over variables from
     `envFrom`."""
 
     resources: Resources = Resources()

@@ -60,8 +60,8 @@ class Backoff(
 
 
 class Breaker(Model):
-    """Circuit breaker around the handler, so that messages do not use up their attempts while a dependency of the
-    handler is down."""
+    """Circuit breaker around the handler. While a dependency of the handler is down, the circuit breaker prevents
+    messages from using up their attempts."""
 
     failures: int = Field(default=20, ge=0, le=100_000)
     """Number of consecutive failures that open the circuit breaker. If 0, the circuit breaker never opens."""
@@ -147,8 +147,8 @@ class TraceContextSettings(Model):
     """Name of the entry field that contains the trace context, in W3C `traceparent` format."""
 
     baggage: list[BaggageKey] = Field(default=[], max_length=64)
-    """Keys in the entry field `baggage` that are propagated to the requests that the handler sends. All other keys are
-    dropped, because any program that writes to the stream can add keys."""
+    """Baggage keys that the pod passes on from the entry field `baggage` to the requests that the handler sends. All
+    other keys are dropped, because any program that writes to the stream can add keys."""
 
 
 class SharedSettings(Model):
@@ -199,9 +199,9 @@ class SharedSettings(Model):
 
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
-ONE_CREDENTIAL_SOURCE = "set a username or password either directly or as a file, not both"
+ONE_CREDENTIAL_SOURCE = "set each username and each password either directly or as a file, not both"
 SENTINEL_OR_CLUSTER = (
-    "set both STREAMCONSUMER_REDIS_SENTINEL_MASTER and …_SENTINEL_NODES, or neither; do not set them with …_CLUSTER"
+    "set both STREAMCONSUMER_REDIS_SENTINEL_MASTER and …_SENTINEL_NODES, or neither; do not combine them with …_CLUSTER"
 )
 BOTH_TLS_FILES = "set both STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE, or neither"
 
@@ -227,8 +227,8 @@ class RedisSettings(Model):
     password_file: str | None = Field(default=None, min_length=1)
     """File that contains the password."""
     tls_ca_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the CA certificates that the server certificate is verified against. If unset, the CA
-    certificates of the system are used."""
+    """PEM file with the CA certificates for the verification of the server certificate. If unset, the CA certificates
+    of the system are used."""
     tls_cert_file: str | None = Field(default=None, min_length=1)
     """PEM file with the client certificate, for servers that require client certificates."""
     tls_key_file: str | None = Field(default=None, min_length=1)
@@ -272,7 +272,7 @@ class RedisSettings(Model):
 
 class InlineRedisSettings(RedisSettings):
     """Redis settings with certificates as text, for the operator and the CLI, which read Secrets through the Kubernetes
-    API. No file that a Secret or a StreamConsumer names is opened."""
+    API. The operator and the CLI never open a file whose path is in a Secret or a StreamConsumer."""
 
     tls_ca: str | None = Field(default=None, repr=False)
     """CA certificates as PEM text."""
@@ -291,7 +291,9 @@ class HandlerSettings(Model):
     python: HandlerPath | None = None
     """Handler function as `package.module:function`."""
 
-    http_url: Annotated[str, Field(max_length=2048), Pattern(r"https?://\S+", "must begin with http://")] | None = None
+    http_url: (
+        Annotated[str, Field(max_length=2048), Pattern(r"https?://\S+", "must begin with http:// or https://")] | None
+    ) = None
     """URL that receives each message as a CloudEvent in an HTTP POST request."""
 
     batch: bool = False
@@ -324,4 +326,4 @@ class ProcessorSettings(SharedSettings):
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG
-    """File to which the process writes the reason if it cannot start."""
+    """File to which a process that cannot start writes the reason."""

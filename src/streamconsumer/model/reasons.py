@@ -10,7 +10,7 @@ from enum import StrEnum
 from streamconsumer.model.status import Reason, ScalingReason, StreamReason
 
 CONDITION_MEANINGS = {
-    "Ready": "True if as many pods as desired read the stream, or if no pods are desired.",
+    "Ready": "True if the desired number of pods read the stream, or if no pods are desired.",
     "Reconciling": "True while the operator or Kubernetes works towards the spec. Wait until the condition is False.",
     "Stalled": "True if waiting does not help, because the spec, a Secret, the image or the cluster must be changed.",
     "Suspended": "True if `spec.suspend` is true and all pods have stopped.",
@@ -43,12 +43,12 @@ REASONS: dict[str, ReasonInfo] = {
         "`spec.suspend` is true and no pods run. The group position is kept.", "to resume, set `spec.suspend` to false"
     ),
     Reason.PODS_STARTING: ReasonInfo(
-        "Fewer pods than desired read the stream, or the operator waits until Kubernetes has deleted objects of a "
-        "previous StreamConsumer of the same name.",
+        "The number of pods that read the stream is below the desired number, or the operator waits until Kubernetes "
+        "has deleted objects of a previous StreamConsumer of the same name.",
         "wait; if this persists, check the pods with `kubectl describe` and `kubectl logs`",
     ),
     Reason.ROLLING_OUT: ReasonInfo(
-        "Enough pods read the stream, and some of them are still being replaced after a change.",
+        "Enough pods read the stream, but some pods still have to be replaced after a change.",
         "wait; if this persists, check the new pods with `kubectl describe`",
     ),
     Reason.SETTLED: ReasonInfo("The condition is False. Reconciling, Stalled and Suspended use this reason."),
@@ -57,8 +57,8 @@ REASONS: dict[str, ReasonInfo] = {
         "correct the spec as the message describes",
     ),
     Reason.NAME_CONFLICT: ReasonInfo(
-        "An object of another owner has the name of a child object, such as the Deployment. The operator checks again "
-        "every 5 s.",
+        "An object that has another owner already uses the name of a child object, such as the Deployment. The "
+        "operator checks again every 5 s.",
         "delete or rename the existing object, or rename the StreamConsumer",
     ),
     Reason.CHILD_REJECTED: ReasonInfo(
@@ -104,8 +104,8 @@ REASONS: dict[str, ReasonInfo] = {
         "check the host and port in `spec.redis`, the Redis server and the NetworkPolicies",
     ),
     StreamReason.DESTINATION_NOT_ALLOWED: ReasonInfo(
-        "The operator does not connect to the address of Redis: a loopback, link-local, multicast, reserved or "
-        "metadata address, or the API server. Pods are not affected.",
+        "The operator refuses to connect to the address of Redis, because it is a loopback, link-local, multicast, "
+        "reserved or metadata address, or the address of the API server. Pods are not affected.",
         "use another address, or ask an administrator to add the address to the chart value `allowedDestinations`",
     ),
     StreamReason.CREDENTIALS_REFUSED: ReasonInfo(
@@ -125,7 +125,7 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     StreamReason.SECRETS_NOT_READABLE: ReasonInfo(
         "The operator is not allowed to get the Secrets of the namespace. The operator does not poll the stream, does "
-        "not create the group, and holds the number of pods, which is at least 1. Running pods are not affected.",
+        "not create the group, and keeps the number of pods unchanged, but at least 1. Running pods are not affected.",
         "run the `kubectl create rolebinding` command in the message of the condition; the operator uses the "
         "permission within about a minute",
     ),
@@ -193,7 +193,7 @@ CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
 """Enums of reasons, each with the condition types that use the enum."""
 
 DEFAULT_ACTION = "wait; if this persists, check the pods with `kubectl describe`"
-"""Action for a reason that has no action, or that is missing from the table because a newer operator reported it."""
+"""Default action for reasons without an action in the table, and for reasons that only a newer operator knows."""
 
 
 def action_for(reason: str, target: str = "--name NAME") -> str:

@@ -1,8 +1,9 @@
 """Parser of Redis URLs: address, credentials and the allowed options, for the CRD, the operator, the CLI and pods.
 
 The `parse_url` function of redis-py passes every option to a Python class. An option can therefore open a file, load a
-codec or hide a password. This parser accepts only the options in `OPTIONS`, and checks them after percent-decoding. No
-error message quotes a part of the URL, except the name of a known option: a text after `?` may be part of a password.
+codec or hide a password. This parser accepts only the options in `OPTIONS`, and checks them after percent-decoding.
+Error messages quote no part of the URL except the name of a known option, because text after `?` may belong to a
+password.
 """
 
 import re
@@ -24,12 +25,12 @@ HOST_PATTERN = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]"
 
 FORM_MESSAGE = (
     "is not a URL of the form redis://[user:password@]host[:port][/db]; "
-    "in a password, write / as %2F, # as %23 and ? as %3F"
+    "in a password, write `/` as %2F, `#` as %23 and `?` as %3F"
 )
 
 
 class InvalidRedisUrl(ValueError):
-    """The URL has the wrong form. The text is the predicate of a sentence about the URL."""
+    """The URL has the wrong form. The text completes a sentence whose subject is the URL."""
 
 
 class InvalidRedisUrlOption(InvalidRedisUrl):
@@ -56,12 +57,12 @@ class RedisUrl:
 
     @property
     def has_credentials(self) -> bool:
-        """True if the URL contains a user name or a password, also as an option."""
+        """True if the URL contains a user name or a password, either before the host or as an option."""
         return self.username is not None or self.password is not None
 
     @property
     def endpoint(self) -> str:
-        """Server, database and certificate verification in a fixed spelling, without credentials."""
+        """Server, database and certificate verification in a canonical form, without credentials."""
         server = self.socket_path or f"{self.host.lower()}:{self.port}"
         return f"{self.scheme}://{server}/{self.database} {self.verifies_certificate} {self.verifies_host_name}"
 
@@ -111,7 +112,7 @@ _REFUSED_OPTIONS = (
     *("port", "protocol", "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_read_size"),
     *("socket_type", "ssl_ciphers", "ssl_min_version", "ssl_validate_ocsp", "timeout"),
 )
-"""Options of redis-py that are refused. A message can quote their names, because a password never has such a name."""
+"""Options of redis-py that are refused. Error messages may quote these names, because they are fixed and not secret."""
 
 _FORM = re.compile(
     rf"(?P<scheme>rediss?)://((?P<userinfo>[^/?#\s]*)@)?(?P<host>{HOST_PATTERN})?(:(?P<port>[0-9]{{1,5}}))?"
@@ -141,7 +142,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     }
     for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
         if values.get(name) not in (None, value):
-            raise InvalidRedisUrl(f"has one {name} before the ? and another {name} after it; remove one of them")
+            raise InvalidRedisUrl(f"has one {name} before the `?` and a different {name} after it; remove one of them")
         values[name] = value
     is_unverified = values.get("ssl_cert_reqs") == "none"
     return RedisUrl(
@@ -169,7 +170,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
 def redact_url(url: str) -> str:
     """Return a URL of any scheme without credentials and options, for output.
 
-    If an @ or another character shows that a password is not encoded, only the scheme is returned."""
+    If an `@` or another character shows that a password is not percent-encoded, only the scheme is returned."""
     match = re.fullmatch(rf"([a-z]{{2,6}}://)([^/?#\s]*@)?(({HOST_PATTERN})?(:[0-9]+)?(/[^@?#\s]*)?)(\?[^@]*)?", url)
     scheme = re.match("[a-z]{2,6}://", url)
     return f"{match[1]}{match[3]}" if match else f"{scheme[0] if scheme else ''}…"
@@ -201,7 +202,7 @@ def _parse_socket_path(path: str) -> str:
 def _decode(text: str) -> str:
     try:
         decoded = unquote(text, errors="strict")
-        decoded.encode()  # half of a surrogate pair, as in an environment variable that is not UTF-8
+        decoded.encode()  # fails for half of a surrogate pair, as in an environment variable that is not UTF-8
     except UnicodeError:
         raise InvalidRedisUrl(FORM_MESSAGE) from None
     return decoded
@@ -212,7 +213,7 @@ def _parse_query(query: str | None, *, is_tls: bool) -> dict[str, Any]:
     for position, text in enumerate(query.split("&") if query else [], start=1):
         encoded_name, _, encoded_value = text.partition("=")
         name, value = _decode(encoded_name), _decode(encoded_value)
-        place = f"option {position} after ?"
+        place = f"option {position} after `?`"
         if name not in OPTIONS and name not in _CREDENTIAL_OPTIONS:
             raise InvalidRedisUrlOption(_refusal(place, name))
         place = f"{place} ({name})"
@@ -225,15 +226,13 @@ def _parse_query(query: str | None, *, is_tls: bool) -> dict[str, Any]:
 def _refusal(place: str, name: str) -> str:
     if name in _TLS_FILE_OPTIONS:
         return (
-            f"{place} ({name}) is not allowed; set redis.tls of the StreamConsumer, or, without a StreamConsumer, "
-            "STREAMCONSUMER_REDIS_TLS_CA_FILE, …_CERT_FILE and …_KEY_FILE"
+            f"{place} ({name}) is not allowed; set redis.tls in the StreamConsumer, or set "
+            "STREAMCONSUMER_REDIS_TLS_CA_FILE, …_CERT_FILE and …_KEY_FILE in a process without a StreamConsumer"
         )
     if name in _REFUSED_OPTIONS:
         return f"{place} ({name}) is not allowed; remove the option"
     allowed = ", ".join(OPTIONS)
-    return (
-        f"{place} is not one of {allowed}; remove the option, or, if the ? belongs to the password, write the ? as %3F"
-    )
+    return f"{place} is not one of {allowed}; remove the option, or write a `?` in the password as %3F"
 
 
 def _parse_value(place: str, option: _Option, value: str, is_tls: bool) -> Any:

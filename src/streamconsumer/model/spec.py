@@ -35,8 +35,8 @@ from streamconsumer.model.redis_url import (
 )
 
 MAX_NAME_LENGTH = 50
-"""Maximum length of a StreamConsumer's name. Names of child objects have a suffix, and a label has at most 63
-characters."""
+"""Maximum length of a StreamConsumer's name. Child objects have the same name with a suffix, and a label value can have
+at most 63 characters."""
 
 MAX_NAMESPACE_LENGTH = 63
 
@@ -44,7 +44,7 @@ ONE_URL = "set exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "set redis.sentinel or redis.cluster, not both"
 TLS_NEEDS_REDISS = "redis.tls requires a redis.url that begins with rediss://"
 CLUSTER_NEEDS_DATABASE_0 = (
-    "a cluster has only database 0: set redis.url to redis://host:port/0, with any node of the cluster"
+    "a cluster has only database 0: set redis.url to redis://host:port/0, with the address of any node of the cluster"
 )
 ONE_HANDLER = "set exactly one kind of handler: handler.python, handler.source or handler.http"
 HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: remove handler.batch"
@@ -57,11 +57,13 @@ CREDENTIALS_IN_URL = (
 )
 NAME_TOO_LONG = f"the name of a StreamConsumer must have at most {MAX_NAME_LENGTH} characters"
 
-URL_MESSAGE = f"must be redis://host:port/database, or rediss:// for TLS; allowed options after ?: {', '.join(OPTIONS)}"
+URL_MESSAGE = (
+    f"must be redis://host:port/database, or rediss:// for TLS; allowed options after `?`: {', '.join(OPTIONS)}"
+)
 
 
 def _check_redis_url(url: str) -> str:
-    """Check the URL before its pattern, to name the option that cannot be used."""
+    """Check the URL. Runs before the check of the pattern, so that the error names the option that cannot be used."""
     try:
         parsed = parse_redis_url(url)
     except InvalidRedisUrlOption:
@@ -116,12 +118,12 @@ class TlsSpec(Model):
     """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """CA certificates, as PEM, that the server certificate is verified against. If unset, the CA certificates in the
-    image are used."""
+    """CA certificates in PEM format for the verification of the server certificate. If unset, the CA certificates in
+    the image are used."""
 
     cert_secret_ref: SecretRef | None = None
-    """Client certificate for servers that require client certificates: `tls.crt` and `tls.key` of a Secret of type
-    kubernetes.io/tls."""
+    """Secret of type kubernetes.io/tls with the client certificate in `tls.crt` and the private key in `tls.key`. Set
+    this field if the server requires a client certificate."""
 
     insecure_skip_verify: bool = False
     """If true, the server certificate is not verified. Use this only for tests, because the connection can be
@@ -135,8 +137,8 @@ class SentinelSpec(Model):
     """Name of the primary in the Sentinel configuration."""
 
     nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
-    """Addresses of the sentinels, as host:port. On each connect, a client queries the sentinels in this order
-    until one of them answers."""
+    """Addresses of the sentinels, as host:port. On each connect, a client queries the sentinels one after
+    another until one of them answers. The client starts with the sentinel that answered the previous query."""
 
     username_secret_ref: SecretKeyRef | None = None
     """ACL user for the sentinels, from a Secret."""
@@ -165,9 +167,9 @@ class RedisSpec(
     """Redis or Valkey server of the stream."""
 
     url: RedisUrl | None = None
-    """URL of the server, in the form `redis://host:port/database`, or `rediss://…` for TLS. If `sentinel` is set, only
-    the scheme and the database of the URL are used, as in `redis:///0`. The scheme then also applies to the connections
-    to the sentinels. If `cluster` is true, the URL must contain database 0 and the address of one node."""
+    """URL of the server, in the form `redis://host:port/database`, or `rediss://…` for TLS. If `sentinel` is set, the
+    host and the port are ignored and can be omitted, as in `redis:///0`. The scheme then also applies to the
+    connections to the sentinels. If `cluster` is true, the URL must contain database 0 and the address of one node."""
 
     url_secret_ref: SecretKeyRef | None = None
     """Complete URL with credentials, from a Secret. Alternative to `url`."""
@@ -179,8 +181,8 @@ class RedisSpec(
     """Password, from a Secret."""
 
     tls: TlsSpec | None = None
-    """TLS certificates for a `rediss://` URL. If unset, the server certificate is verified against the certificate
-    authorities of the image."""
+    """TLS certificates for a `rediss://` URL. If unset, the server certificate is verified with the CA certificates in
+    the image."""
 
     sentinel: SentinelSpec | None = None
     """Sentinels that know the address of the primary. If unset, the server is at the address in `url`."""
@@ -244,8 +246,8 @@ class HandlerSpec(
     http: HttpHandlerSpec | None = None
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
     the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
-    message. Otherwise, 408, 425, 429 and every status that is neither 2xx nor 4xx are failures, which are retried. Any
-    other 4xx status makes the message a dead letter."""
+    message. Without this header, 429 and 503 are failures, as are 408, 425 and every other status outside 2xx and 4xx.
+    Failures are retried. Any other 4xx status makes the message a dead letter."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
@@ -294,8 +296,8 @@ class StreamConsumerSpec(
     image for processors is used."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """Pull policy of the image. If unset, the default of the operator applies, or Kubernetes derives the policy from
-    the image tag."""
+    """Pull policy of the image. If unset, the operator's default applies. If there is no such default, Kubernetes
+    derives the policy from the image tag."""
 
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of pods. To change the number, scale the StreamConsumer with `kubectl scale`, an HPA or KEDA. Do not scale

@@ -151,8 +151,8 @@ class ScalingStatus(StatusModel):
 
 
 class Effective(StatusModel):
-    """Effective values of settings whose default depends on the installation. Other defaults are in the spec or in
-    `kubectl explain`."""
+    """Effective values of settings whose default depends on the installation. All other defaults are visible in
+    the spec or in `kubectl explain`."""
 
     image: str
     """Image of the pods."""

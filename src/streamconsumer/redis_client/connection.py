@@ -22,7 +22,8 @@ TIMEOUT_SECONDS = 2.0
 
 
 _DRIVER_INFO = DriverInfo()
-"""Name and version of redis-py, for CLIENT SETINFO. Without a value, each connection reads the version from a file."""
+"""Name and version of redis-py, for CLIENT SETINFO. Without this object, each connection would read the version from a
+file."""
 
 
 class AddressSource(Protocol):
@@ -51,7 +52,7 @@ class ResolvingConnection(AbstractConnection):
         await self._open_socket()
 
     async def _open_socket(self) -> None:
-        await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
+        await super()._connect()  # type: ignore[safe-super,no-untyped-call] # redis-py's classes define it
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         with keeping_cancellation():
@@ -109,14 +110,14 @@ class TlsConnection(TcpConnection, SSLConnection):
     async def _connect(self) -> None:
         try:
             await super()._connect()
-        except TimeoutError:  # Redis without TLS takes the handshake for a command and waits for the rest of it
+        except TimeoutError:  # Without TLS, Redis treats the handshake as a command and waits for the rest.
             message = (
                 f"TLS handshake with {self.host}:{self.port} timed out; check that the server uses TLS at this port"
             )
             raise RedisTimeoutError(message) from None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """Mark the error of a connection that ends right after the TLS handshake. `errors_table` explains this error.
+        """Add a mark to the error if the connection ends right after the TLS handshake. `errors_table` finds the mark.
 
         In TLS 1.3, a server verifies the client certificate after the client has finished its handshake. The server's
         alert can get lost because the server closes the connection.
@@ -149,20 +150,21 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 """Connection class by URL scheme."""
 
 NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
-"""Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
-even a read. The consume loop retries instead."""
+"""Connection options for raw replies, without retries. By default, redis-py 8 would send each command, even a read, up
+to eleven times. The consume loop retries instead."""
 
 MAX_SERVER_QUERY_BYTES = 2_097_152
-"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS takes about 1 kB for each range of slots."""
+"""Maximum size of the reply to a command of `execute_once`. The reply to CLUSTER SLOTS has about 1 kB for each
+range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:
-    """Return connection options for raw replies within the limits, and no retries."""
+    """Return connection options for raw replies that must not exceed the limits, without retries."""
     return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
 
 
 def connection_arguments(url: RedisUrl) -> dict[str, Any]:
-    """Return the arguments of a redis-py connection pool for the server of a URL, without credentials."""
+    """Return the arguments of a redis-py connection pool for the server that the URL names, without credentials."""
     options: dict[str, Any] = {**url.connection_options, "db": url.database}
     match url.scheme:
         case "unix":

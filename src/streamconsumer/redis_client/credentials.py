@@ -1,7 +1,8 @@
 """Redis URL, credentials and TLS settings of a pod. The files with these values are read at each connect.
 
 The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
-new credentials. Open connections stay valid, because Redis checks a password only once.
+new credentials. Open connections stay valid, because Redis checks the password only when a connection is
+opened.
 """
 
 import ssl
@@ -44,11 +45,11 @@ class RedisAddress:
 
 
 HostResolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Coroutine function that returns the host names or IP addresses to connect to, in order, for a host and a port."""
+"""Coroutine function that takes a host and a port. Returns the host names or IP addresses to try, in order."""
 
 
 async def no_host_lookup(host: str, port: int) -> Sequence[str]:  # noqa: ARG001 - a HostResolver
-    """Return the host unchanged, because the system's resolver can resolve it in a pod."""
+    """Return the host unchanged. In a pod, the system's resolver can resolve the host."""
     return (host,)
 
 
@@ -66,7 +67,7 @@ class RedisCredentials:
     """Redis settings, combined with the content of the files that the settings name."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
-        """Read and check the settings, except for certificates. Raises InvalidSettings if they cannot be used.
+        """Read the settings, and check all of them except certificates. Raises InvalidSettings for an invalid setting.
 
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
         Certificates are verified against the host name in the URL, not against the resolved host.
@@ -87,12 +88,12 @@ class RedisCredentials:
             return
         values = await run_in_thread(self._read_values)
         if values.url.scheme != self.scheme:
-            found = f"found {values.url.scheme}://, expected {self.scheme}:// as at the start"
+            found = f"found {values.url.scheme}://, expected {self.scheme}:// as at startup"
             raise InvalidSettings(f"{_env_name('url_file')}: {found}; restart the process to change the scheme")
         self._values = values
 
     def address(self) -> RedisAddress:
-        """Return the address in the URL. Credentials in separate settings take precedence."""
+        """Return the address and the credentials in the URL. Credentials in separate settings take precedence."""
         url, texts = self._values.url, self._values.texts
         return RedisAddress(
             host=url.host,
@@ -117,7 +118,10 @@ class RedisCredentials:
             self._create_context(self._values.tls)
 
     async def tls_context(self) -> ssl.SSLContext:
-        """Return the TLS context, which a thread creates again after a change. Raises InvalidSettings."""
+        """Return the TLS context. After a change of the TLS settings, a thread creates a new context.
+
+        Raises InvalidSettings.
+        """
         material, context = self._values.tls or TlsMaterial(), self._context
         if context is None or context[0] != material:
             return await run_in_thread(lambda: self._create_context(material))
@@ -162,7 +166,7 @@ class RedisCredentials:
         try:
             return parse_redis_url(url)
         except InvalidRedisUrlOption as error:
-            raise InvalidSettings(f"{name} has an option after ? that cannot be used: {error}") from None
+            raise InvalidSettings(f"{name} has an option that cannot be used: {error}") from None
         except InvalidRedisUrl as error:
             raise InvalidSettings(f"{name} {error}") from None
 
@@ -188,7 +192,7 @@ class RedisCredentials:
             advice = "check that the Secret exists and contains the key"
             raise InvalidSettings(f"{self._describe(setting)}: file not found; {advice}") from None
         except (OSError, ValueError) as error:  # ValueError: the content is not UTF-8, or the path contains NUL
-            raise InvalidSettings(f"{self._describe(setting)}: expected text, found {error}") from None
+            raise InvalidSettings(f"{self._describe(setting)}: cannot be read as text: {error}") from None
 
     def _describe(self, setting: str) -> str:
         file = getattr(self._settings, setting)

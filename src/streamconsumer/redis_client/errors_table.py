@@ -3,7 +3,8 @@
 The functions in this module have no side effects; they use only the class and the text of an error.
 
 The first word of a Redis error is its code, except for a few errors that have only the general code `ERR`. If a group
-was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the code is NOGROUP.
+is deleted while a reader is blocked, Redis 7.0 replies UNBLOCKED to the reader. In all other cases, the error for a
+missing group is NOGROUP.
 """
 
 import re
@@ -35,7 +36,7 @@ class RedisErrorInfo:
 
 
 MAX_ERROR_LENGTH = 4096
-"""Maximum number of characters that are kept of an error. The server chooses the text of its errors."""
+"""Maximum length of an error text in characters. A longer text is truncated, because the server controls the text."""
 
 DESTINATION_NOT_ALLOWED = DestinationNotAllowed.__name__
 DATABASE_OUT_OF_RANGE = "DB index is out of range"
@@ -48,24 +49,25 @@ _MESSAGES = {
     "WRONGPASS": "the user name or the password is wrong; correct the Secret",
     "NOAUTH": "the server requires a password; set redis.passwordSecretRef",
     "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
-    "READONLY": "this is a replica; waiting until the address leads to the primary",
+    "READONLY": "the server is a replica; waiting until the address leads to the primary",
     "LOADING": "the server is loading its data; waiting",
     "MASTERDOWN": "the replica has lost its primary; waiting",
     "CLUSTERDOWN": "the cluster is down; waiting",
     "MOVED": "another node of the cluster has the stream; set redis.cluster, so that the client connects to that node",
     "ASK": "the stream is moving to another node of the cluster; waiting",
-    "TRYAGAIN": "the slot is moving; waiting",
+    "TRYAGAIN": "the hash slot is moving to another node of the cluster; waiting",
     "BUSY": "the server is busy with a script; waiting",
     "OOM": "the server is out of memory; free memory or raise maxmemory",
     "NOREPLICAS": "the server has too few replicas in sync and refuses writes; waiting",
     "MISCONF": "the server cannot persist and refuses writes; check its disk",
     UNKNOWN_COMMAND: "the server lacks a required command, which may be renamed, disabled or refused by a proxy",
-    DATABASE_OUT_OF_RANGE: "the server has no database with this number; correct it at the end of the URL",
+    DATABASE_OUT_OF_RANGE: "the server has no database with this number; correct the number at the end of the URL",
 }
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Codes of errors for which redis-py removes the code from the text and raises a special exception, by class name."""
+"""Maps a part of an exception's class name to the code of the error. redis-py raises these special exceptions with a
+text that does not contain the code."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
@@ -73,7 +75,7 @@ _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_scr
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
 _NO_REPLY_TYPES = {"ConnectionError", "TimeoutError"}
-"""Names of redis-py's exceptions if no Redis server replied."""
+"""Names of the exceptions that redis-py raises if no Redis server replied."""
 
 _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and port"
 
@@ -86,7 +88,8 @@ _TLS_MESSAGES = {
     "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
     "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL",
     "certificate has expired": "the server's certificate has expired; renew it",
-    "CERTIFICATE_VERIFY_FAILED": "the server's certificate comes from an unknown authority; set redis.tls.caSecretRef",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is from an unknown certificate authority; "
+    "set redis.tls.caSecretRef",
     "CERTIFICATE_REQUIRED": "the server requires a client certificate; set redis.tls.certSecretRef",
     "ALERT_UNKNOWN_CA": "the server does not trust the client certificate; correct redis.tls.certSecretRef",
     "HANDSHAKE_FAILURE": "the server rejects the handshake; if it requires a client certificate, "
@@ -125,7 +128,7 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return this package's error that redis-py has wrapped in its ConnectionError, or else the error itself."""
+    """Return the error of this package if redis-py has wrapped it in a ConnectionError. Otherwise, return `error`."""
     return error.__cause__ if isinstance(error.__cause__, StreamConsumerError) else error
 
 

@@ -1,4 +1,4 @@
-"""Client for the operator and the CLI: sends many commands in one round trip, with one reply for each command.
+"""Client for the operator and the CLI: sends many commands in one round trip and returns one reply for each.
 
 Errors are returned as replies. If the server rejects a command, only this command fails. If the connection is lost, all
 commands fail.
@@ -21,7 +21,7 @@ from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-"""Timeout of the connect and of each chunk of commands, which limits the wait for a frozen server or lost packets."""
+"""Timeout of the connect and of each chunk of commands. It limits the wait for a frozen server or for lost packets."""
 
 CHUNK_SIZE = 500
 """Maximum number of commands in one chunk. While the server runs a chunk, it does not serve other clients."""
@@ -30,7 +30,7 @@ MAX_REPLY_BYTES = 131_072
 """Maximum size of one reply. The operator and the CLI ask for numbers and ids, and for a limited number of names."""
 
 MAX_TOTAL_BYTES = 8_388_608
-"""Maximum size of all replies to one call of `execute`, in addition to AVERAGE_REPLY_BYTES for each command."""
+"""Maximum total size of the replies to one call of `execute`. Each command adds AVERAGE_REPLY_BYTES to the limit."""
 
 AVERAGE_REPLY_BYTES = 2048
 
@@ -38,7 +38,10 @@ Command = tuple[Any, ...]
 
 
 class PipelineClient:
-    """Connection that is opened by the first command and closed on the first error."""
+    """Client that connects for the first command, and closes the connection after an error.
+
+    If the server only rejects a command, the connection stays open, unless the client must find the primary again.
+    """
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class PipelineClient:
             await self.close()
             return classify_error(root_cause(error), self._server_name)
         except BaseException:
-            await self.close()  # otherwise the next command would receive a reply to this one
+            await self.close()  # otherwise the next command would receive the reply to an earlier command
             raise
         if any(error.must_relocate for reply in raw_replies for error in _errors_in(reply)):
             await self.close()
@@ -113,27 +116,27 @@ class PipelineClient:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
 
     async def _connect(self) -> AbstractConnection:
-        """Return a connection on which no data waits.
+        """Return a connection without unread data.
 
-        A closed connection, and a connection on which the server has sent a reply without a command, are replaced.
+        If the server has closed the connection or has sent an unsolicited reply, the connection is replaced.
         """
         if self._connection is not None and await self._connection.can_read():
             await self.close()
         if self._connection is None:
             credentials = self._topology.credentials
             timeouts = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            # Without the options of the URL, which are for pods.
+            # The options in the URL are not used, because they are for pods.
             options = {**timeouts, **limited_options(self._limits)}
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
             if await self._connection.can_read():
-                raise RedisConnectionError("the server closed the connection, or sent a reply without a command")
+                raise RedisConnectionError("the server closed the connection, or sent an unsolicited reply")
         return self._connection
 
 
 def classify_errors(reply: Any, context: str) -> Any:
-    """Return the reply with a RedisErrorInfo in place of an error, and of each error in an array. A script returns an
-    array with errors if some of its commands fail. `context` is the beginning of each message."""
+    """Return the reply after each error is replaced by a RedisErrorInfo, including errors in an array. A script returns
+    an array that contains errors if some of its commands fail. Each message begins with `context`."""
     if isinstance(reply, Exception):
         return classify_error(reply, context)
     if isinstance(reply, list) and any(isinstance(element, Exception) for element in reply):
@@ -146,6 +149,6 @@ def _errors_in(reply: Any) -> list[RedisErrorInfo]:
 
 
 def command_name(command: Sequence[Any]) -> str:
-    """Return the name of a command, with the subcommand if there is one, for messages."""
+    """Return the name of a command for a message, including the subcommand if there is one."""
     has_subcommand = command[0] in {"XINFO", "XGROUP", "CLUSTER", "CONFIG", "CLIENT", "SENTINEL"}
     return " ".join(map(str, command[: 1 + has_subcommand]))

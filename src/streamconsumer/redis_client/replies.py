@@ -16,10 +16,10 @@ Execute = Callable[..., Awaitable[Any]]
 """Coroutine function that executes one command and returns the raw reply. Each word of the command is one argument."""
 
 MAX_COUNT = 2**63 - 1
-"""Maximum of a number in a reply."""
+"""Maximum value of a number in a reply."""
 
 MAX_ID_PART = 2**64 - 1
-"""Maximum of each of the two numbers in an entry id."""
+"""Maximum value of each of the two numbers in an entry id."""
 
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
@@ -72,7 +72,7 @@ def entry_id(reply: Any, subject: str) -> str:
 
 
 def array(reply: Any, subject: str, length: int | None = None) -> list[Any]:
-    """Return an array, which has `length` elements if `length` is not None."""
+    """Return an array. If `length` is not None, the array must have `length` elements."""
     if not isinstance(reply, list) or length not in (None, len(reply)):
         raise UnexpectedReply(subject, reply, "an array" if length is None else f"an array of {length} elements")
     return reply
@@ -83,7 +83,7 @@ def to_dict(flat: Any, subject: str = "a command with named fields") -> dict[byt
     items = array(flat, subject)
     keys = items[::2]
     if len(items) % 2 or not all(isinstance(key, bytes) for key in keys) or len({*keys}) < len(keys):
-        raise UnexpectedReply(subject, flat, "pairs of a name and a value, with different names")
+        raise UnexpectedReply(subject, flat, "pairs of a name and a value, each with a different name")
     return dict(zip(keys, items[1::2], strict=True))
 
 
@@ -110,7 +110,7 @@ def stream_entries(reply: Any) -> list[Any]:
 
 
 def entries(reply: Any, subject: str) -> list[tuple[str, list[bytes]]]:
-    """Return the ids and the fields of entries, as XRANGE returns them."""
+    """Parse entries in the format of XRANGE. Returns the id and the fields of each entry."""
     parsed = []
     for entry in array(reply, subject):
         message_id, fields = array(entry, subject, 2)
@@ -140,7 +140,7 @@ def to_milliseconds(duration: timedelta) -> int:
 
 
 def _number(reply: Any) -> int | None:
-    """Return an integer reply, or a string that contains an integer. None for another reply."""
+    """Return the number in an integer reply, or in a string with an integer. Returns None for any other reply."""
     if isinstance(reply, bytes) and _NUMBER.fullmatch(reply):
         return int(reply)
     return reply if type(reply) is int else None

@@ -1,12 +1,13 @@
 """Limits of the replies that a connection accepts: size, nesting depth and types.
 
 A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. hiredis, the default parser of
-redis-py, stores an endless reply completely, and allocates as many elements as an array declares: `*2000000000` takes
-15 GB of virtual memory, and releasing it takes seconds. The parser in this module allocates only received elements, and
-refuses a reply as soon as the declared or received size exceeds the limit. Parsing in Python takes about 0.6 µs per
-element. The reading connection of a consumer therefore uses hiredis, with a `ReplyCounter` that limits the bytes.
+redis-py, stores even an endless reply completely. It also allocates all elements that an array declares: `*2000000000`
+takes 15 GB of virtual memory, and releasing it takes seconds. The parser in this module allocates only received
+elements, and refuses a reply as soon as the declared or received size exceeds the limit. Parsing in Python takes about
+0.6 µs per element. The reading connection of a consumer therefore uses hiredis, with a `ReplyCounter` that limits the
+bytes.
 
-The size of a reply is the number of received bytes, and ELEMENT_BYTES for each element, because an element of 4 bytes
+The size of a reply is the number of received bytes plus ELEMENT_BYTES for each element, because an element of 4 bytes
 becomes an object of up to 80 bytes.
 """
 
@@ -17,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
 ELEMENT_BYTES = 64
-"""Size that an element of a reply has in addition to its bytes."""
+"""Number of bytes that each element adds to the size of a reply, in addition to the received bytes."""
 
 MAX_DEPTH = 8
 """Maximum nesting depth of arrays. The replies to the commands of this package have up to 4 levels."""
@@ -26,7 +27,7 @@ MAX_LINE_BYTES = 65_536
 """Maximum length of a simple string or an error."""
 
 MAX_ERROR_BYTES = 1000
-"""Maximum number of bytes that are kept of an error reply."""
+"""Maximum length of an error reply in bytes. A longer error is truncated."""
 
 INCOMPLETE = object()
 """Result of `ReplyDecoder.next_reply` if the received data contains no complete reply."""
@@ -55,7 +56,7 @@ class ReplyCounter:
             raise too_large(self.max_bytes)
 
     def restart(self, buffered: int = 0) -> None:
-        """Start to count the next reply, of which `buffered` bytes are already received."""
+        """Start to count the next reply. `buffered` is the number of bytes that have already been received."""
         self.received = buffered
 
 
@@ -66,12 +67,12 @@ class ReplyLimits:
     """
 
     def __init__(self, reply_bytes: int) -> None:
-        """`reply_bytes` limits one reply."""
+        """`reply_bytes` is the maximum size of one reply."""
         self._reply_bytes = reply_bytes
         self._remaining: int | None = None
 
     def limit_total(self, total_bytes: int) -> None:
-        """Limit the total size of all further replies, until the next call."""
+        """Limit the total size of all replies until the next call of this method."""
         self._remaining = total_bytes
 
     def parser(self, socket_read_size: int) -> "LimitedParser":
@@ -95,7 +96,7 @@ class ReplyDecoder:
         self._chunks: list[bytes] = []
         """Data that was received after `_buffer`."""
         self._missing = 0
-        """Number of bytes that the current element still needs at least."""
+        """Minimum number of bytes that are still missing from the current element."""
         self._buffer, self._position = b"", 0
         self._arrays: list[tuple[list[Any], int]] = []
         """Arrays that are not complete, outermost first, each with its declared length."""
@@ -104,7 +105,7 @@ class ReplyDecoder:
 
     @property
     def has_data(self) -> bool:
-        """True if data is buffered that belongs to no complete reply."""
+        """True if the buffers contain data that has not been returned as a reply."""
         return bool(self._chunks or self._arrays) or self._position < len(self._buffer)
 
     def feed(self, data: bytes) -> None:
@@ -138,7 +139,7 @@ class ReplyDecoder:
         return INCOMPLETE
 
     def _next_element(self) -> Any:
-        """Return the next element that is not an array with elements, or INCOMPLETE. Opens the arrays in between."""
+        """Return the next element, or INCOMPLETE. A non-empty array is added to `_arrays` instead of being returned."""
         while True:
             buffer, begin = self._buffer, self._position
             end = buffer.find(b"\r\n", begin)
@@ -164,7 +165,7 @@ class ReplyDecoder:
                 return value
             self._check_size(number * ELEMENT_BYTES)
             if len(self._arrays) == MAX_DEPTH:
-                raise InvalidResponse(f"found a reply with more than {MAX_DEPTH} nested arrays")
+                raise InvalidResponse(f"found a reply with more than {MAX_DEPTH} levels of nested arrays")
             self._arrays.append((value, number))
 
     def _bulk_string(self, begin: int, next_position: int) -> Any:
@@ -211,10 +212,10 @@ class LimitedParser(AsyncBaseParser):
         self._connected = False
 
     async def can_read(self) -> bool:
-        """Return True if the server has sent data without a command, or has closed the connection."""
+        """Return True if the server has sent unsolicited data, or has closed the connection."""
         if not self._connected or self._stream is None:
             raise RedisConnectionError("the connection is closed")
-        return self._decoder.has_data or self._stream.at_eof() or bool(self._stream._buffer)  # type: ignore[attr-defined] # noqa: SLF001 - asyncio has no public access to it
+        return self._decoder.has_data or self._stream.at_eof() or bool(self._stream._buffer)  # type: ignore[attr-defined] # noqa: SLF001 - asyncio has no public access to the buffer
 
     async def can_read_destructive(self) -> bool:
         return await self.can_read()
@@ -244,8 +245,8 @@ def _to_error(line: bytes) -> Exception:
 
 
 def _to_integer(kind: int, line: bytes) -> int | None:
-    """Return the number in the line of an integer, or the length in the line of a bulk string or an array. None for
-    the length -1, which means nil."""
+    """Return the value of an integer, or the length of a bulk string or an array, from the first line of the element.
+    Returns None for the length -1, which means nil."""
     is_negative = line.startswith(b"-") and kind == _INTEGER
     digits = line[1:] if is_negative else line
     if digits.isdigit() and len(digits) < _MAX_NUMBER_LINE and kind in _NUMBER_KINDS:
@@ -260,6 +261,6 @@ def _to_integer(kind: int, line: bytes) -> int | None:
 def _invalid(data: bytes) -> InvalidResponse:
     """Return the error for data that is not RESP 2.
 
-    Only the first byte is quoted, because a condition must not show to a tenant how another service replies.
+    Only the first byte is quoted, because a condition must not show a tenant the reply of another service.
     """
     return InvalidResponse(f"found data that begins with {data[:1]!r}, expected a reply in the Redis protocol (RESP 2)")

@@ -55,10 +55,16 @@ if group and not failed then
 end
 return {{group, length, pending}}
 """
-"""Lua script that returns the state of the group ARGV[1]: an array of its pending entries, consumers, last delivered
-id, entries read and lag (-1 if unknown), or nil if there is no group; the length of the stream; and an array of the
-smallest pending id, the pending entries that the consumer ARGV[2] does not own, and their number for each of at most
-ARGV[3] consumers that are named like pods. A part whose command fails is an error."""
+"""Lua script that returns the state of the group ARGV[1] in three parts. If the command for a part fails, the part is
+an error.
+
+- Group, or nil if the group does not exist: number of pending entries, number of consumers, last delivered id, number
+  of entries read, and lag. An unknown number is -1.
+- Length of the stream.
+- Pending entries, or nil if the first part is not a group: smallest pending id, number of entries that consumers other
+  than ARGV[2] own, and a text with consumer names. Each name is followed by the consumer's number of pending entries.
+  The text contains at most ARGV[3] consumers that are named like pods.
+"""
 
 LAST_GENERATED_ID = f"""{_READ}
 local info, failed = call('XINFO', 'STREAM', KEYS[1])
@@ -84,7 +90,7 @@ end
 return limit
 """
 """Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the
-number, which is ARGV[2] if there may be more entries.
+number. If there may be more entries, the number is ARGV[2].
 
 XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 
@@ -99,8 +105,9 @@ end
 table.sort(lines, function(a, b) return a[2] > b[2] end)
 return {{unpack(lines, 1, math.min(#lines, tonumber(ARGV[2])))}}
 """
-"""Lua script that returns at most ARGV[2] consumers of the group ARGV[1], those with the most pending entries first.
-Each line contains the first 256 bytes of the name, the number of pending entries and the idle time in milliseconds."""
+"""Lua script that returns at most ARGV[2] consumers of the group ARGV[1]. The consumers with the most pending entries
+come first. Each line contains the first 256 bytes of the name, the number of pending entries and the idle time in
+milliseconds."""
 
 LIST_PENDING = f"""{_READ}
 local pending, failed = call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])
@@ -124,9 +131,11 @@ for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 return names
 """
-"""Lua script that returns at most ARGV[4] consumers of the group ARGV[1] whose names begin with ARGV[2], that have no
-pending entries, and whose last announcement in the hash KEYS[2] is older than ARGV[3] seconds or missing. A consumer
-whose announcement is not a number counts as present."""
+"""Lua script that returns at most ARGV[4] absent consumers of the group ARGV[1] whose names begin with ARGV[2].
+
+A consumer is absent if it has no pending entries, and if its last announcement in the hash KEYS[2] is missing or older
+than ARGV[3] seconds. A consumer whose announcement is not a number counts as present.
+"""
 
 DELETE_IDLE_CONSUMER = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end

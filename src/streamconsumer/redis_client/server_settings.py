@@ -1,4 +1,4 @@
-"""Finds settings of a Redis server with which entries can be lost. The module has no side effects."""
+"""Finds settings of a Redis server that can cause the loss of entries. The module has no side effects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ CHECKED_SETTINGS = ("maxmemory-policy", "save", "appendonly")
 
 @dataclass(frozen=True)
 class RiskySetting:
-    """A setting of the server with which entries can be lost, and the remedy."""
+    """A server setting that can cause the loss of entries, and the remedy."""
 
     problem: str
     advice: str

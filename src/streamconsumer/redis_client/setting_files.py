@@ -1,7 +1,8 @@
-"""Bounded reading of files with credentials and certificates, in threads that are separate from those for DNS.
+"""Reads files with credentials and certificates, with limits for size and time.
 
-Opening a FIFO or a device can block forever, and an event loop that waits for a file serves no one else. Only regular
-files of limited size are therefore read.
+The files are read in threads that are separate from the threads for DNS. Opening a FIFO or a device can block forever,
+and an event loop that waits for a file cannot serve any connection. Only regular files of limited size are therefore
+read.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ async def run_in_thread(function: Callable[[], T]) -> T:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return await asyncio.get_running_loop().run_in_executor(_executor, function)
     except TimeoutError:
-        raise OSError(f"the files with credentials or certificates were not read in {TIMEOUT_SECONDS:.0f} s") from None
+        raise OSError(f"files with credentials or certificates were not read within {TIMEOUT_SECONDS:.0f} s") from None
 
 
 def read_text_file(path: Path, max_bytes: int) -> str:

@@ -1,7 +1,7 @@
 """TLS contexts from PEM text.
 
-The text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL: the
-derivation of the key of an encrypted private key can take hours. Certificates are passed as files in memory, because
+The text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL,
+because the decryption of a private key can take hours. Certificates are passed as files in memory, because
 OpenSSL releases the interpreter lock only while it reads files.
 """
 
@@ -20,17 +20,20 @@ MAX_CA_BYTES = 512 * 1024
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 7 * 1024
-"""Maximum size of a private key. An RSA key of 8192 bits fits and signs within 100 ms."""
+"""Maximum size of a private key. An RSA key of 8192 bits is within this limit, and a signature takes less than
+100 ms."""
 
 _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
-"""Python's default list without DHE. In DHE, the server selects the size of the numbers that the client calculates."""
+"""Python's default ciphers without DHE. With DHE, the server selects the size of the numbers in the client's
+calculation."""
 
 _CERTIFICATES, _KEYS = "CERTIFICATE", "(?:RSA |EC )?PRIVATE KEY"
 
 
 MAX_HANDSHAKE_BYTES = 16 * 1024
 """Maximum number of bytes that a server can send before the end of the handshake. OpenSSL verifies the signatures of
-all certificates in one call, so that a long chain with unusual RSA keys could block the event loop for 0.5 s."""
+all certificates in one call. Without the limit, a long chain with unusual RSA keys could block the event loop for
+0.5 s."""
 
 
 class InvalidPem(Exception):
@@ -54,9 +57,9 @@ class TlsMaterial:
     verifies_host_name: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Create a context. Without PEM texts, contexts are shared. Raises InvalidPem. The function takes up to 0.2 s.
+        """Return a context, which is shared if there are no PEM texts. Raises InvalidPem. Takes up to 0.2 s.
 
-        The strict X.509 check of Python 3.13 is off, because it rejects the CAs of many clusters.
+        The strict X.509 check of Python 3.13 is off, because it rejects the CA certificates of many clusters.
         """
         if self.ca is None and self.cert is None:
             return _system_context(self.verifies_certificate, self.verifies_host_name)
@@ -72,7 +75,7 @@ class TlsMaterial:
 
 
 class _LimitedSslObject(ssl.SSLObject):
-    """TLS connection whose handshake ends with an error after MAX_HANDSHAKE_BYTES."""
+    """TLS connection whose handshake fails if the server sends more than MAX_HANDSHAKE_BYTES."""
 
     incoming: ssl.MemoryBIO
     _bytes_read = 0

@@ -1,9 +1,10 @@
-"""Finds the primary that holds the stream, at each connect: by a fixed address, by Sentinel or in a Redis Cluster.
+"""Finds the primary that holds the stream, at each connect. The primary has a fixed address, or is found through
+sentinels or in a Redis Cluster.
 
 All three methods find one server, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
 therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection is
-closed, and the next connect goes to the current primary. Two threads may search at the same time, so remembered
-addresses are only replaced as a whole.
+closed, and the next connect goes to the current primary. Two threads may search at the same time. A remembered
+address or list is therefore replaced as a whole and never modified.
 
 Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients are not used,
 because they keep connections open, need more permissions (SENTINEL MASTERS, COMMAND) and do not read credential files
@@ -45,7 +46,7 @@ class Topology:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connect, or else of the URL. The path and None for a Unix socket."""
+        """Host and port of the last connect, or of the URL before the first. For a Unix socket, the path and None."""
         return (
             (self._last_address.socket_path, None)
             if self._last_address.socket_path
@@ -53,7 +54,7 @@ class Topology:
         )
 
     async def find_primary(self) -> HostPort:
-        """Return host and port of the primary. Raises redis' ConnectionError if no server knows the primary."""
+        """Return host and port of the primary. Raises redis-py's ConnectionError if no server knows the primary."""
         address = self.credentials.address()
         return address.host, address.port
 
@@ -66,7 +67,7 @@ class Topology:
 
 
 class SentinelTopology(Topology):
-    """Asks the sentinels for the primary, beginning with the sentinel that answered last."""
+    """Asks the sentinels for the primary, beginning with the sentinel that answered the previous query."""
 
     def __init__(self, credentials: RedisCredentials, primary_name: str, nodes: Sequence[HostPort]) -> None:
         super().__init__(credentials)
@@ -79,7 +80,7 @@ class SentinelTopology(Topology):
         """Return the primary, as reported by the first sentinel that answers."""
         username, password = self.credentials.sentinel_credentials()
         sentinels = [RedisAddress(host, port, username=username, password=password) for host, port in self._nodes]
-        failure_message = f"no sentinel says where the primary {self._primary_name!r} is"
+        failure_message = f"no sentinel reports the address of the primary {self._primary_name!r}"
         command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._primary_name)
         sentinel, primary = await _first_reply(self.credentials, sentinels, command, self._parse_reply, failure_message)
         self._nodes = sorted(self._nodes, key=lambda node: node != (sentinel.host, sentinel.port))
@@ -108,7 +109,7 @@ class ClusterTopology(Topology):
         seed = self.credentials.address()
         nodes = dict.fromkeys([*self._nodes, (seed.host, seed.port)])
         addresses = [replace(seed, host=host, port=port, database=0) for host, port in nodes]
-        failure_message = "no node of the cluster says where the stream is"
+        failure_message = "no node of the cluster reports the address of the stream's primary"
         command = ("CLUSTER", "SLOTS")
         _, primary = await _first_reply(self.credentials, addresses, command, self._parse_reply, failure_message)
         return primary
@@ -183,8 +184,11 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    If no address answers, raises DestinationNotAllowed if an address is not allowed, PrimaryUnknown if all servers
-    replied, else redis-py's ConnectionError with the reason for each address.
+    If no server knows the primary, the function raises one of three errors:
+
+    - DestinationNotAllowed if a connection to an address is not allowed.
+    - PrimaryUnknown if all servers replied, with the reason for each address.
+    - redis-py's ConnectionError in all other cases, with the reason for each address.
     """
     problems, refusal, all_replied = [], None, True
     for address in addresses:

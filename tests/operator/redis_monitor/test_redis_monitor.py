@@ -195,7 +195,7 @@ def test_url_in_a_secret_is_never_quoted(api_namespace: Namespace, operator: Ope
     garbage = wait_for_condition(api_namespace, "garbage", "RedisReachable", "InvalidSettings")["message"]
     option = wait_for_condition(api_namespace, "option", "RedisReachable", "InvalidSettings")["message"]
     assert "key garbage of Secret redis: expected a value that spec.redis accepts" in garbage
-    assert "key option of Secret redis has an option after ? that cannot be used: option 1 after ?" in option
+    assert "key option of Secret redis has an option that cannot be used: option 1 after `?`" in option
     output = f"{unreachable}{garbage}{option}{operator.log.read_text()}"
     assert not [secret for secret in ("hunter2", "shop:", "127.0.0.1:1") if secret in output]
 
