@@ -77,7 +77,8 @@ def _labels(key: Key, manifest: Manifest) -> list[str]:
 
 
 def _to_finite(value: Any) -> float | None:
-    """Return the value as a number, or None if it is not a finite number. Users may write the status."""
+    """Return the value as a number, or None if it is not a finite number. A value in the status can have any type,
+    because users may write the status."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -11,7 +11,7 @@ Manifest = dict[str, Any]
 
 
 def child_name(consumer: StreamConsumer) -> str:
-    """Return the name of all children except the ConfigMap, whose name starts with this name.
+    """Return the name of all children except the ConfigMap. The name of the ConfigMap starts with this name.
 
     The suffix avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
     return f"{consumer.name}-consumer"
