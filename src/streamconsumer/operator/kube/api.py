@@ -143,8 +143,9 @@ class Connection:
 async def load_connection(context: str | None = None) -> Connection:
     """Return the connection that `connect` uses. Raises InvalidSettings if there is no usable kubeconfig."""
     configuration = Configuration()
-    # By default, Python 3.13 also checks the form of the CA certificate strictly. The CA certificates of many clusters
-    # fail this check. The chain and the name of the server's certificate are still verified.
+    # This setting disables only the strict check of the CA certificate's form, which Python 3.13 enables by default.
+    # The CA certificates of many clusters fail this check. The chain and the name of the server's certificate are still
+    # verified.
     configuration.disable_strict_ssl_verification = True
     impersonation: Headers = ()
     if context is not None or not _is_in_cluster(configuration):

@@ -150,7 +150,8 @@ def _read(path: Path) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         found = type(document).__name__
-        raise InvalidSettings(f"no usable kubeconfig: {path}: found {found}, expected a mapping of clusters, users and contexts")
+        expected = "a mapping of clusters, users and contexts"
+        raise InvalidSettings(f"no usable kubeconfig: {path}: found {found}, expected {expected}")
     return document
 
 

@@ -123,8 +123,8 @@ class Reconciler:
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
-        """Write the reason why the reconcile cannot finish to the status. Returns the delay before a retry, or None if
-        the user must edit the StreamConsumer first."""
+        """Report in the status why the reconcile cannot finish. Returns the delay before a retry, or None if the user
+        must edit the StreamConsumer first."""
         if isinstance(error, InvalidResource):
             self._stop_monitoring(state)
             await self._write_status(state, manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])

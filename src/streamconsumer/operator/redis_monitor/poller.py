@@ -330,7 +330,7 @@ class EndpointPoller:
         client, self._client, self._resolved = self._client, None, None
         if client is not None:
             await client.close()
-        self._scale_from_zero.reconnect()  # its connection uses values of the Secrets
+        self._scale_from_zero.reconnect()  # the blocking read uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
