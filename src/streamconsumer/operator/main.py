@@ -216,8 +216,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for tasks that are
-            running."""
+            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for running tasks."""
             stop.set()
             await self._shutdown()
 
@@ -266,7 +265,7 @@ class Operator:
             return await self.reconciler.reconcile(key)
         queue_seconds = self.queue.queue_seconds.get(key, 0)
         with self.tracing.reconcile(key, self.cache.consumers.get(key), queue_seconds) as trace:
-            current.set(trace)  # for this worker's task, until the task's next reconcile
+            current.set(trace)  # applies to this worker's task, until its next reconcile
             return await self.reconciler.reconcile(key)
 
     async def _resync_loop(self) -> None:

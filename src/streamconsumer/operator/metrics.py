@@ -69,7 +69,8 @@ class StreamGauges:
 
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
-    """Return the label values. An invalid StreamConsumer also has series, labelled with the raw values in its spec."""
+    """Return the label values. The metrics of an invalid StreamConsumer are labelled with the raw values in its
+    spec."""
     spec = as_mapping(manifest.get("spec"))
     values = (*key, spec.get("stream", ""), spec.get("consumerGroup", ""))
     # Prometheus rejects the whole response if one label is not UTF-8.

@@ -2,7 +2,7 @@
 
 Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
 unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
-been read and acknowledged, because no pod would handle the remaining entries.
+been read and acknowledged. Otherwise, no pod would handle the remaining entries.
 
 The functions in this module have no side effects: the caller passes the current time.
 """
@@ -58,10 +58,10 @@ class ScalingHistory:
     """State of one StreamConsumer between two scaling decisions. Times are in seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """Decisions within the longer of the two stabilization windows: the time and the required number of pods of
-    each."""
+    """Recent decisions, each with its time and the required number of pods. Covers the longer of the two stabilization
+    windows."""
     changes: tuple[tuple[float, int], ...] = ()
-    """Changes of the number of pods within the maximum period of a policy: the time and the size of each change."""
+    """Recent changes of the number of pods, each with its time and its size. Covers the maximum period of a policy."""
     last_busy_seconds: float | None = None
     """Time of the last probe that found work. None before the first probe."""
     unreachable_since_seconds: float | None = None

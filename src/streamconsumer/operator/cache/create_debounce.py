@@ -1,6 +1,6 @@
 """Delays the first reconcile of new StreamConsumers until a burst of creations has ended.
 
-`kubectl` creates a list of StreamConsumers one after another. A reconcile during that time uses CPU time of the API
+`kubectl` creates the StreamConsumers of a list one after another. A reconcile during that time uses CPU time of the API
 server, and so delays the remaining creations.
 """
 
@@ -14,7 +14,8 @@ QUIET_PERIOD = timedelta(milliseconds=100)
 """A burst of creations counts as ended if no creation has followed for this time."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The collected StreamConsumers are enqueued this time after the first creation, even if the burst continues."""
+"""The collected StreamConsumers are enqueued no later than this time after the first creation, even if the burst
+continues."""
 
 
 class CreateDebounce:

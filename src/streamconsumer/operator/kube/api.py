@@ -222,7 +222,7 @@ def default_namespace(context: str | None = None) -> str:
 def api_error_message(error: Exception) -> str:
     """Return the message in an error response of the API server, or the type and the text of any other error."""
     with suppress(TypeError, ValueError, KeyError):
-        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
+        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None raises TypeError
     return f"{type(error).__name__}: {error}"
 
 

@@ -189,7 +189,7 @@ def _absolute_paths(section: SectionT, folder: Path, fields: Iterable[str]) -> S
 
 
 def _user_document(user: _User, folder: Path) -> dict[str, Any]:
-    """Return the credentials. As for kubectl, a token takes precedence over a plugin."""
+    """Return the credentials. As in kubectl, a token takes precedence over a plugin."""
     user = _absolute_paths(user, folder, ["client_certificate", "client_key", "token_file"])
     document = user.model_dump(by_alias=True, exclude_defaults=True)
     if user.token_file:

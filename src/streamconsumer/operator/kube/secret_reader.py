@@ -92,7 +92,7 @@ class SecretReader:
         return secret_data(await self.get_config_object("Secret", namespace, name))
 
     async def run(self) -> None:
-        """Repeat the permission check in every used namespace after CHECK_INTERVAL, until cancelled."""
+        """Check the permission in every used namespace once per CHECK_INTERVAL, until cancelled."""
         while True:
             await asyncio.sleep(TICK.total_seconds())
             try:

@@ -58,7 +58,8 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
 def owned_by(uid: str, child: Manifest) -> bool:
     """Return True if the StreamConsumer with this uid owns the child.
 
-    The owner references decide, not the labels, because a user may have copied the labels to another object."""
+    Ownership depends on the owner references, not on the labels, because a user may have copied the labels to another
+    object."""
     return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
 
 

@@ -20,8 +20,8 @@ BASELINE_IN_MOTION = 20
 number, because the controllers then react later to each StreamConsumer."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The status is written at most this time after the first change, even if updates continue, because a rollout may take
-an hour."""
+"""The status is written no later than this time after the first change, even if updates continue. A rollout may take an
+hour."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StatusDebounce:
     """True if a Deployment controller has reacted to at least one Deployment."""
 
     def add(self, pending: PendingChanges, changes: list[Change]) -> None:
-        """Add changes that were made now."""
+        """Add changes that have just been made."""
         if changes:
             now = self.clock()
             if not pending.changes:

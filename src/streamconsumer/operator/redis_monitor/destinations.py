@@ -55,7 +55,8 @@ class Destinations:
         """`allowed` lists exceptions from all rules except the rule about the API server."""
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
-        """Endpoints of the API server. Never allowed, because no Redis server listens there."""
+        """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
+        Redis server listens there."""
 
     def refusal(self, address: Address, port: int) -> str | None:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is

@@ -34,7 +34,7 @@ QUERY_TIMEOUT_SECONDS = 1.0
 QUERY_TRIES = 2
 
 MAX_ADDRESSES = 8
-"""Maximum number of addresses of one host that are used."""
+"""Maximum number of addresses that are used per host."""
 
 QUERIES_PER_CHANNEL = 2000
 """Number of queries after which the channel is replaced. The channel caches each answer for the answer's TTL, without a

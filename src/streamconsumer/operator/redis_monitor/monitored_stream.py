@@ -77,7 +77,7 @@ class Observation:
 
     @property
     def secrets_problem(self) -> str:
-        """Explanation why the Secrets are not readable. Empty if there is no such problem."""
+        """Explanation of why the Secrets are not readable. Empty if there is no such problem."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 

@@ -375,7 +375,7 @@ def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
 
 @contextmanager
 def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
-    """Log an error, so that it does not affect other StreamConsumers. The next poll retries."""
+    """Log an error instead of raising it, so that it does not affect other StreamConsumers. The next poll retries."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged

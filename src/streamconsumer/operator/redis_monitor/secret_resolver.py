@@ -69,7 +69,7 @@ async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSo
 
 
 async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
-    """Build and check the settings. Returns a failed ProbeResult if they are unusable.
+    """Build and check the settings. Returns a failed ProbeResult if the settings are unusable.
 
     Certificates are checked in a thread, which takes up to 0.2 s. Raises OSError if this check does not end in time."""
     try:

@@ -141,7 +141,7 @@ class ScaleFromZeroWatcher:
         for key, (stream, after_id) in watched.items():
             is_new = stream in last_ids and parse_id(last_ids[stream]) > parse_id(after_id)
             if is_new and key in self._watched:
-                # If the StreamConsumer stays at zero pods, wait for an entry after this one.
+                # If the StreamConsumer stays at zero pods, wait for an entry after this entry.
                 self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
 
