@@ -35,7 +35,7 @@ UNREADABLE = (
     "'a StreamConsumer passes the Secrets that it names to its pods, so "
     "you need permission to get Secret ' + variables.secrets[{}]"
 )
-NOT_A_NAME = f"spec refers to a Secret or ConfigMap by a text that is not its name: each name {OBJECT_NAME.message}"
+NOT_A_NAME = f"spec contains an invalid name of a Secret or ConfigMap; each name {OBJECT_NAME.message}"
 """The CRD rejects such a name as well. The policy also applies with an older CRD, and to users who are allowed to get
 every Secret of the namespace: with a path as its name, a Secret of another namespace would be read."""
 

@@ -42,8 +42,8 @@ ALERTS = [
         "10m",
         "critical",
         f"{_RESOURCE_TEXT} has a backlog and acknowledges no entries",
-        "Check the pod logs for a handler that hangs (set `delivery.timeout`), an open circuit breaker or a Redis "
-        "server that is paused.",
+        "Check the pod logs for a handler that hangs, an open circuit breaker or a paused Redis server. If a handler "
+        "hangs, set `delivery.timeout`.",
     ),
     Alert(
         "StreamConsumerSlow",
@@ -113,7 +113,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
         "0m",
         "warning",
-        f"Messages for {_GROUP_TEXT} failed in a row, so the circuit breaker opened and one message at a time is tried",
+        f"Messages for {_GROUP_TEXT} failed in a row; the circuit breaker opened, and pods try one message at a time",
         "A dependency of the handler is down, or a new version of the handler is broken.",
     ),
     Alert(
@@ -130,14 +130,14 @@ ALERTS = [
         "0m",
         "warning",
         f"Pods of {_GROUP_TEXT} dropped spans that did not reach the collector",
-        "The collector is unavailable, slow or rejects the spans. The pod logs contain the cause.",
+        "The collector is unavailable or slow, or it rejects the spans. The pod logs contain the cause.",
     ),
     Alert(
         "StreamConsumerOperatorFailing",
         'sum(rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
         "15m",
         "warning",
-        "Reconciles of the operator fail",
+        "The operator repeatedly fails to reconcile StreamConsumers",
         "The operator's log names the StreamConsumer and the error of the API server.",
     ),
 ]

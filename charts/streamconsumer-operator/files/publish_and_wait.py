@@ -1,6 +1,7 @@
 """`helm test`: publish a message, create a StreamConsumer for it, and wait until a pod has acknowledged the message.
 
-Runs in the stock processor image. The image contains redis-py but no Kubernetes client, and four requests need none.
+Runs in the stock processor image. The image contains redis-py but no Kubernetes client. The script sends its few API
+requests with `urllib`.
 """
 
 import json
@@ -41,7 +42,7 @@ HANDLED_WITHIN_SECONDS, DELETED_WITHIN_SECONDS = float(os.environ["TEST_SECONDS"
 def main() -> None:
     """Run the test. Exits with an error message if a step fails."""
     server = redis.Redis.from_url(os.environ["TEST_REDIS_URL"], decode_responses=True, socket_timeout=10)
-    kubernetes("DELETE", f"/{NAME}", WITH_PODS)  # left by a killed test
+    kubernetes("DELETE", f"/{NAME}", WITH_PODS)  # an earlier test may have been killed
     eventually(
         "the StreamConsumer of an earlier test is deleted",
         lambda: kubernetes("GET", f"/{NAME}") is None,
@@ -58,7 +59,8 @@ def main() -> None:
 
 @contextmanager
 def cleaning_up(server: "redis.Redis[str]") -> Iterator[None]:
-    """Delete the StreamConsumer, then its keys, even if the test fails. Running pods would create the keys again."""
+    """Delete the StreamConsumer, then its keys, even if the test fails. Running pods would create deleted keys
+    again."""
     try:
         yield
     finally:
@@ -70,7 +72,7 @@ def cleaning_up(server: "redis.Redis[str]") -> Iterator[None]:
 
 
 def handled(server: "redis.Redis[str]") -> bool:
-    """Return True if a message was read and none is pending: the message was acknowledged."""
+    """Return True if a message was read and no message is pending, which means that the message was acknowledged."""
     try:
         groups = server.xinfo_groups(STREAM)
     except redis.ResponseError:  # no group exists yet
@@ -79,7 +81,8 @@ def handled(server: "redis.Redis[str]") -> bool:
 
 
 def eventually(condition: str, is_met: Any, seconds: float) -> None:
-    """Poll until the condition is met. Exits with the status of the StreamConsumer after `seconds`."""
+    """Poll until the condition is met. After `seconds`, exits with an error that contains the StreamConsumer's
+    status."""
     deadline = time.monotonic() + seconds
     while not is_met():
         if time.monotonic() > deadline:

@@ -4,8 +4,9 @@
 {{- end }}
 
 {{/*
-The name of every object. The chart's name is not repeated if the release name contains it
-("my-streamconsumer-operator") or is its beginning ("streamconsumer"). 58 characters leave room for "-view" and "-edit".
+The name of every object, which consists of the release name and the chart's name. If the release name contains the
+chart's name ("my-streamconsumer-operator"), the result is the release name. If the chart's name starts with the release
+name ("streamconsumer"), the result is the chart's name. 58 characters leave room for "-view" and "-edit".
 */}}
 {{- define "streamconsumer-operator.fullname" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name }}
@@ -28,7 +29,7 @@ app.kubernetes.io/name: {{ include "streamconsumer-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Labels of the operator's pods. They exclude the chart's version, so that a new chart alone restarts no pod. */}}
+{{/* Labels of the operator's pods. They exclude the chart's version, so that a new chart version alone does not restart pods. */}}
 {{- define "streamconsumer-operator.podLabels" -}}
 {{ include "streamconsumer-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -52,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (last .) }}{{ end }}
 {{- end }}
 
-{{/* "true" if a monitor of the Prometheus Operator is to be created. Takes a list: root, name of the value, kind. */}}
+{{/* Returns "true" if the release creates this PodMonitor or ServiceMonitor. Takes a list: root, name of the value, kind. */}}
 {{- define "streamconsumer-operator.monitors" -}}
 {{- $root := index . 0 }}
 {{- $value := index . 1 }}

@@ -34,7 +34,7 @@
   - create
   - patch
   - delete
-# ConfigMaps contain inline source. ServiceAccounts identify the pods and have no permissions.
+# ConfigMaps contain inline source code. ServiceAccounts identify the pods and have no permissions.
 - apiGroups:
   - ''
   resources:
@@ -59,7 +59,7 @@
   - create
   - patch
   - delete
-# The operator reads why a pod does not start. It patches the deletion cost, so that a scale-in deletes idle pods first.
+# The operator reports why a pod does not start. It sets the pod deletion cost, so that scaling down deletes idle pods first.
 - apiGroups:
   - ''
   resources:

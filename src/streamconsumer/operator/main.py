@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 RETRY_DELAY_SECONDS = 2
 WORKERS = 8
-"""The number of StreamConsumers that are reconciled at the same time."""
+"""The maximum number of StreamConsumers that are reconciled at the same time."""
 
 RESYNC_INTERVAL = timedelta(minutes=10)
 """The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
@@ -71,15 +71,15 @@ def run() -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - other imports of this module need no event loop
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - modules that import this one need no loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
 
 
 def _raise_open_files_limit() -> None:
-    """Raise the limit of open files to the hard limit, as programs in Go do. Container runtimes set a low soft limit
-    for programs that use select()."""
+    """Raise the soft limit of open files to the hard limit, as Go programs do. Container runtimes keep the soft limit
+    low for programs that use select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -119,8 +119,8 @@ class Operator:
         self._lease_renewal: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Start the operator, run the main loop until `stop` is set, and shut down. Raises the error if an error ended
-        the main loop."""
+        """Start the operator, run the main loop until `stop` is set, and shut down. If the main loop fails, raises its
+        error."""
         self._http_server = await serve(self.health, self.settings.http_host, self.settings.http_port)
         self._main_task = asyncio.create_task(self._startup())
         try:
@@ -136,11 +136,11 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Become the leader, then list all objects before the first reconcile, because a reconcile assumes that an
-        object does not exist if it is missing from the cache."""
+        """Become the leader, then list all objects. The lists come before the first reconcile, because a reconcile
+        assumes that an object does not exist if the cache does not contain the object."""
         if self.lease:
             await self._acquire_leadership(self.lease)
-        while not await self._try_resync():  # noqa: ASYNC110 - no component would set an event
+        while not await self._try_resync():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         gc.collect()
         gc.freeze()  # later collections skip the modules and the listed objects, and are shorter by 50 ms
@@ -181,9 +181,9 @@ class Operator:
                 self.queue.add(key)
 
     async def _update_api_servers(self) -> None:
-        """Add the API server's current addresses to the addresses to which the operator does not connect for a
-        StreamConsumer. Known addresses stay in the list, because each of several API servers announces only its own
-        address."""
+        """Add the current addresses of the API server to `destinations.api_servers`. The operator never connects to
+        these addresses on behalf of a StreamConsumer. Earlier addresses stay in the set, because a cluster may have
+        several API servers, and each announces only its own address."""
         loop = asyncio.get_running_loop()
         for host, port in await self.kube.server_endpoints():
             try:
@@ -219,8 +219,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for tasks that are
-            running."""
+            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for running tasks."""
             stop.set()
             await self._shutdown()
 
@@ -269,17 +268,18 @@ class Operator:
             return await self.reconciler.reconcile(key)
         queue_seconds = self.queue.queue_seconds.get(key, 0)
         with self.tracing.reconcile(key, self.cache.consumers.get(key), queue_seconds) as trace:
-            current.set(trace)  # for this worker's task, until the task's next reconcile
+            current.set(trace)  # applies to this worker's task, until its next reconcile
             return await self.reconciler.reconcile(key)
 
     async def _resync_loop(self) -> None:
-        """List all objects after each list that kopf requests, and at least once per RESYNC_INTERVAL. These lists
-        reveal objects that were deleted while a watch was interrupted, because kopf does not report such deletions."""
+        """List all objects after each of kopf's own lists, and at least once per RESYNC_INTERVAL. kopf does not report
+        objects that were deleted while a watch was interrupted. A comparison of the complete list with the cache finds
+        these deletions."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_with_jitter(RESYNC_INTERVAL)):
                     await self._relisted.wait()
-            # kopf lists one kind after another. Because of the delay, one resync follows all these lists.
+            # kopf lists one kind after another. The delay lets a single resync follow all of these lists.
             await asyncio.sleep(RETRY_DELAY_SECONDS)
             self._relisted.clear()
             if not await self._try_resync():
@@ -306,8 +306,8 @@ async def _exit_when_lease_lost(lease: LeaderLease) -> None:
 
 
 def _build_tracing(settings: OperatorSettings) -> "ReconcileTracing | None":
-    """Return the tracing, or None if no endpoint is configured or tracing is disabled. OpenTelemetry is imported only
-    if tracing is enabled."""
+    """Return a ReconcileTracing, or None if no endpoint is configured or tracing is disabled. OpenTelemetry is imported
+    only if tracing is enabled."""
     has_endpoint = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
     is_off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
     if not has_endpoint or is_off:

@@ -71,7 +71,8 @@ class StreamGauges:
 
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
-    """Return the label values. An invalid StreamConsumer also has series, labelled with the raw values in its spec."""
+    """Return the label values. The metrics of an invalid StreamConsumer are labelled with the raw values in its
+    spec."""
     spec = as_mapping(manifest.get("spec"))
     values = (*key, spec.get("stream", ""), spec.get("consumerGroup", ""))
     # Prometheus rejects the whole response if one label is not UTF-8.
@@ -79,7 +80,8 @@ def _labels(key: Key, manifest: Manifest) -> list[str]:
 
 
 def _to_finite(value: Any) -> float | None:
-    """Return the value as a number, or None if it is not a finite number. Users may write the status."""
+    """Return the value as a number, or None if it is not a finite number. A value in the status can have any type,
+    because users may write the status."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -53,15 +53,15 @@ RULES = (
         "",
         ("configmaps", "serviceaccounts"),
         MANAGE,
-        "ConfigMaps contain inline source. ServiceAccounts identify the pods and have no permissions.",
+        "ConfigMaps contain inline source code. ServiceAccounts identify the pods and have no permissions.",
     ),
     PolicyRule("policy", ("poddisruptionbudgets",), MANAGE, "The PodDisruptionBudget limits node drains."),
     PolicyRule(
         "",
         ("pods",),
         ("list", "watch", "patch"),
-        "The operator reads why a pod does not start. It patches the deletion cost, so that a scale-in deletes idle "
-        "pods first.",
+        "The operator reports why a pod does not start. It sets the pod deletion cost, so that scaling down deletes "
+        "idle pods first.",
     ),
     PolicyRule("events.k8s.io", ("events",), ("create",), "kubectl describe shows these Events."),
 )
@@ -89,8 +89,8 @@ def grant_command(namespace: str, user: str, *, is_cluster_wide: bool) -> str:
     """Return the command that allows an operator to read the Secrets of a namespace.
 
     `user` is the user name of the operator, or empty if unknown. `is_cluster_wide` is True if the operator watches all
-    namespaces. A RoleBinding cannot be changed to refer to another role, so a RoleBinding to a Role has another name
-    than a RoleBinding to the ClusterRole."""
+    namespaces. The role of a RoleBinding is immutable. The RoleBinding to a Role and the RoleBinding to the ClusterRole
+    therefore have different names."""
     binding, option = (SECRET_READER, "clusterrole") if is_cluster_wide else (f"{SECRET_READER}-role", "role")
     subject = f"--user={shlex.quote(user)}"
     if user.startswith(SERVICE_ACCOUNT_PREFIX):

@@ -1,4 +1,4 @@
-"""The interface that traces a reconcile. By default, nothing is recorded; `tracing.py` records with OpenTelemetry."""
+"""The interface for tracing a reconcile. By default, nothing is recorded; `tracing.py` records with OpenTelemetry."""
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ class ReconcileTrace:
     """The trace of one reconcile. This base class records nothing."""
 
     def request_span(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Return a context manager that traces a request that changes an object."""
+        """Return a context manager that traces a write request."""
         return nullcontext()
 
     def event(self, reason: str, message: str) -> None:

@@ -22,7 +22,7 @@ PREFIX = f"{names.ENVIRONMENT_PREFIX}OPERATOR_"
 
 
 def split_namespaces(value: str) -> list[str]:
-    """Parse the names in a variable, which are separated by commas."""
+    """Split a comma-separated list of names."""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
@@ -70,9 +70,9 @@ class OperatorSettings(Model):
     allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(
         default=[]
     )
-    """The CIDRs, separated by commas, to which the operator connects although its default rules refuse these addresses.
-    The rules refuse loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of
-    clouds. The API server is always refused. Pods are not restricted by this setting."""
+    """CIDRs, separated by commas, that the operator may connect to despite its default rules. The default rules refuse
+    loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of clouds. The API
+    server is always refused. This setting does not restrict pods."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port on which the operator serves /livez, /readyz and /metrics."""

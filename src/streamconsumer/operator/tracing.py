@@ -2,10 +2,10 @@
 
 The operator imports this module only if an endpoint is configured. No other module of the operator uses OpenTelemetry.
 
-A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. Each other
-reconcile starts a new trace, with one child span per write request. If the StreamConsumer has the annotation
-`tracing.k8s.io/traceparent`, the annotation identifies the trace that applied the StreamConsumer, and the new trace
-links to that trace. Events that `kubectl describe` shows are also recorded as span events with the same text.
+A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. Any other
+reconcile starts a new trace, with one child span per write request. A client that applies a StreamConsumer may store
+its own trace context in the annotation `tracing.k8s.io/traceparent`. The new trace then links to the client's trace.
+Events that `kubectl describe` shows are also recorded as span events with the same text.
 """
 
 import os
@@ -34,14 +34,15 @@ SHUTDOWN_TIMEOUT_SECONDS = 3.0
 """The maximum duration of a shutdown. Without this limit, the SDK would wait 30 s for an unavailable collector."""
 MAX_CONTEXT_LENGTH = 512
 ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
-"""The annotations, defined in KEP-5915, that contain the context of the trace that applied the StreamConsumer."""
+"""The annotations in which a client stores its trace context when it applies a StreamConsumer. KEP-5915 defines these
+annotations."""
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class ReconcileTracing:
-    """Records the spans of reconciles with the OpenTelemetry SDK, whose cost is small for the few spans of the
-    operator.
+    """Records the spans of reconciles with the OpenTelemetry SDK. The operator records few spans, so the cost of the
+    SDK is small.
 
     `endpoint` is used if no environment variable sets an endpoint."""
 
@@ -80,8 +81,8 @@ class ReconcileTracing:
 
 
 class _ReconcileSpan(ReconcileTrace):
-    """The trace of one reconcile. The first write, Event or failure creates the span, which starts at the start time of
-    the reconcile."""
+    """The trace of one reconcile. The span is created at the first write, Event or failure, with the start time of the
+    reconcile."""
 
     def __init__(self, tracer: trace.Tracer, key: Key, manifest: Manifest | None, queued_seconds: float) -> None:
         self._tracer, self._key, self._manifest = tracer, key, manifest
@@ -128,8 +129,8 @@ class _ReconcileSpan(ReconcileTrace):
 
 
 def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
-    """Return the context of the trace that applied the StreamConsumer. Returns an invalid context if the annotations
-    are missing or malformed."""
+    """Return the trace context that the client stored when it applied the StreamConsumer. Returns an invalid context if
+    the annotations are missing or malformed."""
     carrier = {
         key: value[:MAX_CONTEXT_LENGTH]
         for key, name in ANNOTATIONS.items()

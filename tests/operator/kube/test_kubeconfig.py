@@ -291,5 +291,5 @@ def test_absent_and_unreadable_files_are_reported(write: Any, monkeypatch: pytes
         asyncio.run(load_connection())
     for text in ("a: b: c", "- a", "text"):
         write(text)
-        with pytest.raises(InvalidSettings, match=r"no usable kubeconfig: .*expected clusters"):
+        with pytest.raises(InvalidSettings, match=r"no usable kubeconfig: .*expected a mapping of clusters"):
             asyncio.run(load_connection())

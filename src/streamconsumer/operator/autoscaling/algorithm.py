@@ -2,7 +2,7 @@
 
 Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
 unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
-been read and acknowledged, because no pod would handle the remaining entries.
+been read and acknowledged. Otherwise, no pod would handle the remaining entries.
 
 The functions in this module have no side effects: the caller passes the current time.
 """
@@ -58,15 +58,17 @@ class ScalingHistory:
     """State of one StreamConsumer between two scaling decisions. Times are in seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """Time and required number of pods of each decision within the longer of the two stabilization windows."""
+    """Recent decisions, each with its time and the required number of pods. Covers the longer of the two stabilization
+    windows."""
     changes: tuple[tuple[float, int], ...] = ()
-    """Time and size of each change of the number of pods within the maximum period of a policy."""
+    """Recent changes of the number of pods, each with its time and its size. Covers the maximum period of a policy."""
     last_busy_seconds: float | None = None
     """Time of the last probe that found work. None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Time of the first probe to which Redis did not reply. None if Redis replied to the last probe."""
+    """Start of the current outage: the time of the first probe to which Redis did not reply. None if Redis replied to
+    the last probe."""
     last_delivered_id: str | None = None
-    """Id of the last delivered entry at the last probe that found work."""
+    """Last-delivered id of the group in the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
 
 
@@ -90,9 +92,9 @@ def decide(
 ) -> tuple[Decision, ScalingHistory]:
     """Compute the number of pods. Returns the decision, and the history for the next decision.
 
-    `backlog` is None if Redis did not reply, or if the operator is not allowed to read the Secrets of Redis.
-    `secrets_problem` then explains the missing permission, and is empty otherwise. `current` is the desired number of
-    pods before this decision."""
+    `backlog` is None if Redis did not reply, or if the operator is not allowed to read the Secrets with the Redis
+    credentials. In the second case, `secrets_problem` explains the missing permission; otherwise, it is empty.
+    `current` is the desired number of pods before this decision."""
     if backlog is None:
         return _decide_without_data(rules, current, history, now_seconds, secrets_problem)
     if history.last_busy_seconds is None:  # after a restart of the operator, wait for the full windows
@@ -125,8 +127,8 @@ def _decide_without_data(
     history = replace(
         history, unreachable_since_seconds=since, throughput=history.throughput.with_sample(None, now_seconds)
     )
-    # Before the first successful probe, the backlog is unknown, so at least one pod must run. The same holds if Secrets
-    # are not readable, because the operator would never notice that entries have arrived.
+    # Before the first successful probe, the backlog is unknown, so at least one pod must run. At least one pod must
+    # also run if Secrets are not readable, because the operator then cannot detect new entries.
     may_be_zero = history.last_busy_seconds is not None and not secrets_problem
     floor = rules.min_replicas if may_be_zero else max(1, rules.min_replicas)
     replicas, reason = max(current, floor), ScalingReason.BACKLOG_UNKNOWN
@@ -157,7 +159,8 @@ def _required_replicas(
 
 
 def _replicas_for_backlog(rules: Autoscaling, total: int, current: int, throughput: Throughput) -> int:
-    """Compute the number of pods for a backlog, from the backlog per pod or from `drainTime` and the arrival rate."""
+    """Compute the number of pods for a backlog. The target is either the backlog per pod, or `drainTime`, which also
+    takes the arrival rate into account."""
     target = rules.target
     if target.drain_time is None:
         return math.ceil(total / target.backlog_share)
@@ -178,8 +181,8 @@ class _Evaluation:
     now_seconds: float
 
     def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
-        """Limit the required number of pods. Returns the limited number and the last rule that changed the number. If
-        no rule changed the number, returns `reason`."""
+        """Apply the bounds, windows and policies to the required number of pods. Returns the resulting number, and the
+        last rule that changed it, or `reason` if no rule changed it."""
         rules = self.rules
         replicas = required
         if replicas > rules.max_replicas:
@@ -230,7 +233,8 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """Return the largest change of the number of pods that is still allowed now. None if there are no policies.
+    """Return the largest number of pods that the policies still allow to add or remove now. None if there are no
+    policies.
 
     If there are several policies, the policy that allows the largest change applies."""
     remaining = []

@@ -75,7 +75,7 @@ class Autoscaler:
 
     @property
     def throughput(self) -> Throughput:
-        """Measured rates of entries that arrive, and of entries that one pod handles."""
+        """Measured arrival rate, and measured throughput of one pod."""
         return self.history.throughput
 
     def conditions(self) -> tuple[ConditionState, ...]:

@@ -11,7 +11,9 @@ _REASON_TEXT: dict[ScalingReason, Callable[[Autoscaling], str]] = {
     ScalingReason.ARRIVALS: lambda _: "to keep up with arrivals",
     ScalingReason.NOTHING_TO_DO: lambda _: "no work",
     ScalingReason.BELOW_ACTIVATION: lambda rules: f"at or below activation backlog {rules.activation.backlog:,}",
-    ScalingReason.COOLING_DOWN: lambda rules: f"last pod stays for {rules.cooldown.total_seconds():.0f} s",
+    ScalingReason.COOLING_DOWN: lambda rules: (
+        f"last pod stays for {rules.cooldown.total_seconds():.0f} s after the last work"
+    ),
     ScalingReason.STABILIZING: lambda _: "held by the stabilization window",
     ScalingReason.LIMITED_BY_POLICY: lambda _: "limited by a policy",
     ScalingReason.LIMITED_BY_MAX: lambda rules: f"max {rules.max_replicas}",
@@ -47,7 +49,7 @@ def _target_text(rules: Autoscaling) -> str:
     drain_time = rules.target.drain_time
     if drain_time is None:
         return f"target {rules.target.backlog_share:,} per replica"
-    return f"target drained in {drain_time.total_seconds():,.0f} s"
+    return f"target drain time {drain_time.total_seconds():,.0f} s"
 
 
 def _throughput_text(rules: Autoscaling, reason: ScalingReason, throughput: Throughput) -> str:

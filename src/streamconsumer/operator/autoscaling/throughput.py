@@ -13,17 +13,19 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""Duration of new measurements after which an earlier measurement has half its weight."""
+"""An earlier measurement loses half its weight over this duration of new measurements."""
 MIN_ENTRIES = 10
-"""Number of measured entries below which earlier measurements keep their full weight."""
+"""Earlier measurements keep their full weight until they cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
 """Time without a measurement after which the assumed throughput has grown by the factor e.
 
-After one hour, autoscaling removes one of three pods, to find out whether two pods are sufficient."""
+For example, after one hour without a measurement, autoscaling may remove one of three pods, to find out whether two
+pods are sufficient."""
 POD_START_SECONDS = 10.0
 """Time after a scale-up during which samples are not used, because new pods are still starting."""
 MAX_UTILIZATION = 0.8
-"""Maximum utilization that the remaining pods may have after pods are removed because of a low arrival rate."""
+"""If the arrival rate is low, autoscaling removes pods only if the utilization of the remaining pods does not exceed
+this value."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Throughput:
                 measured_entries=self.measured_entries * weight + entries,
                 measured_pod_seconds=self.measured_pod_seconds * weight + pod_seconds,
             )
-        if self.per_pod_rate is None:  # entries are left, so the pods were busy part of the time
+        if self.per_pod_rate is None:  # entries are left, so the pods were busy at least part of the time
             is_lagging = sample.unread > sample.pods
             return replace(self, measured_entries=entries, measured_pod_seconds=pod_seconds) if is_lagging else self
         rate = max(
@@ -111,7 +113,8 @@ class Throughput:
     def min_pods(self, current: int) -> int | None:
         """Return the number of pods that can keep up with the arrival rate. None if a rate is unknown.
 
-        Returns `current` if this number of pods is sufficient, and if one pod fewer would exceed MAX_UTILIZATION."""
+        Returns `current` if the current pods are sufficient and the utilization would exceed MAX_UTILIZATION with one
+        pod fewer."""
         if self.per_pod_rate is None or self.arrival_rate is None:
             return None
         pods = self.arrival_rate / self.per_pod_rate

@@ -1,6 +1,6 @@
 """Delays the first reconcile of new StreamConsumers until a burst of creations has ended.
 
-`kubectl` creates a list of StreamConsumers one after another. A reconcile during that time uses CPU time of the API
+`kubectl` creates the StreamConsumers of a list one after another. A reconcile during that time uses CPU time of the API
 server, and so delays the remaining creations.
 """
 
@@ -11,10 +11,11 @@ from datetime import timedelta
 from streamconsumer.operator.cache.workqueue import Key
 
 QUIET_PERIOD = timedelta(milliseconds=100)
-"""The time after the last creation at which a burst of creations counts as ended."""
+"""A burst of creations counts as ended if no creation has followed for this time."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The time after the first creation at which the collected StreamConsumers are enqueued even if the burst continues."""
+"""The collected StreamConsumers are enqueued no later than this time after the first creation, even if the burst
+continues."""
 
 
 class CreateDebounce:

@@ -24,7 +24,8 @@ class ObjectCache:
         self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
-        the state at its first page, so a later page may contain an object that has been deleted since then."""
+        the state at the time of the first page, so a later page may contain an object that has been deleted in the
+        meantime."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
         """Store the manifest if its resourceVersion is newer than the cached one. Returns the key of the StreamConsumer
@@ -63,8 +64,8 @@ class ObjectCache:
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
         """Remove the cached objects that are missing from a complete list.
 
-        `versions_before` contains the cached resourceVersions from before the list request. An object that has changed
-        since then is not removed. Returns the keys of the StreamConsumers whose objects were removed."""
+        `versions_before` is the result of `versions()` before the list request. An object that has changed since then
+        is not removed. Returns the keys of the StreamConsumers whose objects were removed."""
         missing = [
             manifest
             for manifest in self.all_objects()
@@ -76,7 +77,7 @@ class ObjectCache:
         return keys
 
     def contains(self, manifest: Manifest) -> bool:
-        """Return True if the cache contains an object with the manifest's uid, even in another resourceVersion."""
+        """Return True if the cache contains an object with the manifest's uid, even if the resourceVersion differs."""
         key = _key_for(manifest)
         if key is None:
             return False

@@ -57,7 +57,7 @@ class WorkQueue:
         self._wakeup.set()
 
     async def run_workers(self, reconcile: ReconcileFunc, workers: int) -> None:
-        """Reconcile the queued keys in this number of concurrent workers until cancelled."""
+        """Reconcile the queued keys with `workers` concurrent workers, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(reconcile))
@@ -69,7 +69,7 @@ class WorkQueue:
                 delay = await reconcile(key)
             except ApiThrottled as throttled:
                 self._pause_all(throttled, key)
-            except Exception:  # noqa: BLE001 - an error of one object must not stop the others
+            except Exception:  # noqa: BLE001 - an error of one object must not affect others
                 self._add_after(key, self._retry_delay(key))
             else:
                 self._failures.pop(key, None)
@@ -93,7 +93,7 @@ class WorkQueue:
 
     async def _next(self) -> Key:
         while True:
-            while (remaining := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a clock, not an event
+            while (remaining := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - waits for a time
                 await asyncio.sleep(remaining)
             for key in self._queued:
                 if key not in self._in_progress:

@@ -33,13 +33,14 @@ ApiError = ApiException
 """An error response of the API server."""
 
 Conflict = ConflictException
-"""The error response to a write with an outdated resourceVersion, or to the creation of an object that exists."""
+"""The error response to a write with an outdated resourceVersion, or to the creation of an object that already
+exists."""
 
 NotFound = NotFoundException
 """The error response to a request for an object that does not exist."""
 
 Headers = tuple[tuple[str, str], ...]
-"""HTTP headers. A name may occur several times."""
+"""HTTP headers as pairs of name and value. A name may occur several times."""
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
@@ -56,10 +57,11 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class _RestClient(RESTClientObject):
-    """HTTP client that looks up the API server with the C library, as kubectl does.
+    """HTTP client that looks up the host name of the API server with the C library, as kubectl does.
 
-    If the package aiodns is installed, aiohttp uses c-ares, which does not know the split DNS of a VPN. No other part
-    of the operator uses the C library's resolver, so names of Redis servers cannot delay these look-ups."""
+    By default, aiohttp uses c-ares if the package aiodns is installed, and c-ares does not support the split DNS of a
+    VPN. Look-ups of Redis servers do not use the C library's resolver, so they cannot delay look-ups of the API
+    server."""
 
     def _create_connector(self) -> TCPConnector:
         return TCPConnector(limit=self.maxsize, ssl=self.ssl_context, resolver=ThreadedResolver())
@@ -109,8 +111,8 @@ class KubeApi:
         """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
         environment, and the address that the API server announces to clients.
 
-        The announced address is the address of the server behind the Service. Its host may be a name. To read the
-        Endpoints of the Service, the operator would need one more permission."""
+        The announced address belongs to the server behind the Service, and may contain a host name. The Endpoints of
+        the Service are not used, because reading the Endpoints requires one more permission."""
         endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
         return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
 
@@ -140,14 +142,15 @@ class Connection:
 
     configuration: Configuration
     impersonation: Headers = ()
-    """Headers of each request that make the API server use the permissions of another user."""
+    """Headers, sent with each request, that make the API server use the permissions of another user."""
 
 
 async def load_connection(context: str | None = None) -> Connection:
     """Return the connection that `connect` uses. Raises InvalidSettings if there is no usable kubeconfig."""
     configuration = Configuration()
-    # The chain and the name of the certificate are verified. By default, Python 3.13 also checks the form of the CA
-    # certificate strictly, and the CA certificates of many clusters fail this check.
+    # This setting disables only the strict check of the CA certificate's form, which Python 3.13 enables by default.
+    # The CA certificates of many clusters fail this check. The chain and the name of the server's certificate are still
+    # verified.
     configuration.disable_strict_ssl_verification = True
     impersonation: Headers = ()
     if context is not None or not _is_in_cluster(configuration):
@@ -161,7 +164,7 @@ async def load_connection(context: str | None = None) -> Connection:
 
 
 def _service_url() -> str:
-    """Return the URL of the API server's Service in the environment of a pod. Empty outside a pod."""
+    """Return the URL of the API server's Service, from the environment variables of the pod. Empty outside a pod."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
 
@@ -175,7 +178,8 @@ def as_yaml(value: Any) -> bytes:
     """Encode a value as JSON that is also valid YAML.
 
     YAML rejects or changes some unescaped characters, so all characters from U+007F to U+FFFF are escaped. Characters
-    from U+10000 are not escaped, because JSON would escape each as a surrogate pair, which YAML does not support."""
+    above U+FFFF are not escaped, because JSON escapes such a character as a surrogate pair, which YAML does not
+    support."""
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[\x7f-\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
@@ -204,7 +208,8 @@ def _in_thread(read_token: Callable[[Configuration], None]) -> Callable[[Configu
 
 
 async def _load_kubeconfig(context: str | None, configuration: Configuration) -> Headers:
-    """Set the address and the credentials of the context. Returns the headers of its impersonation."""
+    """Copy the context's address and credentials into `configuration`. Returns the impersonation headers of the
+    context."""
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
         raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
@@ -218,7 +223,8 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     # The package only logs the failure of a plugin, and would continue as an anonymous user.
     if "exec" in kubeconfig.user and not (configuration.api_key or configuration.cert_file):
         raise InvalidSettings(
-            "no Kubernetes cluster: the exec plugin of the kubeconfig returned no credentials; run its command"
+            "no Kubernetes cluster: the exec plugin of the kubeconfig returned no credentials; "
+            "run the plugin's command to see its error"
         )
     return kubeconfig.impersonation
 
@@ -236,7 +242,7 @@ def default_namespace(context: str | None = None) -> str:
 def api_error_message(error: Exception) -> str:
     """Return the message in an error response of the API server, or the type and the text of any other error."""
     with suppress(TypeError, ValueError, KeyError):
-        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
+        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None raises TypeError
     return f"{type(error).__name__}: {error}"
 
 

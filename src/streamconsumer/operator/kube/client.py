@@ -38,10 +38,10 @@ TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
 
 MAX_LOG_BYTES = 33_554_432
-"""Maximum size of a log that is read."""
+"""Maximum number of bytes that are read from a container's log."""
 
 MAX_NOTE_BYTES = 1024
-"""The maximum length, in bytes, of an Event message that the API server accepts."""
+"""The maximum length, in bytes, that the API server accepts for an Event message."""
 
 
 class KubeClient:
@@ -136,8 +136,8 @@ class KubeClient:
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Return True if the user of the command line is allowed to use the verb on the resource. Examples of a
-        resource are `pods/exec` and `deployments.apps`."""
+        """Return True if the caller is allowed to use the verb on the resource. Examples of a resource are `pods/exec`
+        and `deployments.apps`."""
         api_version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
         spec = {"resourceAttributes": _attributes(verb, resource, namespace)}
         review = {"apiVersion": api_version, "kind": kind, "spec": spec}
@@ -145,8 +145,8 @@ class KubeClient:
         return bool(response["status"]["allowed"])
 
     async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
-        """Return True if a ServiceAccount, given as namespace and name, is allowed to use the verb on the resource, for
-        the command line."""
+        """Return True if a ServiceAccount is allowed to use the verb on the resource, for the command line. `account`
+        is the namespace and the name of the ServiceAccount."""
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
         spec = {
             "user": f"{SERVICE_ACCOUNT_PREFIX}{account[0]}:{account[1]}",
@@ -159,14 +159,14 @@ class KubeClient:
         return bool(response["status"]["allowed"])
 
     async def own_user(self) -> str:
-        """Return the user name that the API server knows the caller by."""
+        """Return the user name under which the API server authenticates the caller."""
         api_version, kind = "authentication.k8s.io/v1", "SelfSubjectReview"
         review = {"apiVersion": api_version, "kind": kind}
         response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return str(response["status"]["userInfo"]["username"])
 
     async def server_endpoints(self) -> set[tuple[str, int]]:
-        """Return the known hosts and ports of the API server, as `KubeApi` does."""
+        """Return the known hosts and ports of the API server. See `KubeApi.server_endpoints`."""
         return await self._api.server_endpoints()
 
     async def version(self) -> Manifest:

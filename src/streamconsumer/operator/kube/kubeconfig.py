@@ -1,8 +1,9 @@
 """Kubeconfig files, read with the rules of kubectl: cluster, user, namespace and impersonation of one context.
 
-The loader of the package `kubernetes` ignores impersonation, prefers another file than kubectl if several files set the
-current context, and continues without credentials if an exec plugin fails. A command would then act with other
-permissions than kubectl. This module therefore merges and checks the files, and the package only gets the result.
+The loader of the package `kubernetes` differs from kubectl in three ways. First, the loader ignores impersonation.
+Second, if several files set the current context, the loader uses another file. Third, if an exec plugin fails, the
+loader continues without credentials. A command could therefore have other permissions than kubectl. For this reason,
+this module merges and checks the files, and passes only the result to the package.
 """
 
 import os
@@ -20,7 +21,8 @@ from streamconsumer.model.fields import Pattern, format_errors, quote_name
 
 DEFAULT_FILE = "~/.kube/config"
 HEADER_KEY_CHARACTERS = "!#$&'*+^`|"
-"""Characters of a header name, in addition to those that `quote` never escapes. The API server decodes all others."""
+"""Characters that are not escaped in a header name, in addition to the characters that `quote` never escapes. The API
+server decodes the escaped characters."""
 
 _Header = Annotated[str, Pattern(r"[^\x00-\x1f\x7f]*", "must not contain control characters")]
 _HttpUrl = Annotated[str, Pattern(r"https?://[!-~]+", "must begin with http:// or https://")]
@@ -29,7 +31,7 @@ SectionT = TypeVar("SectionT", bound="_Section")
 
 
 class _Section(BaseModel):
-    """Section of a kubeconfig. Fields that kubectl does not know either are ignored."""
+    """Section of a kubeconfig. Unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
 
@@ -104,7 +106,7 @@ class Kubeconfig:
     user: Mapping[str, Any]
     cluster: Mapping[str, Any]
     impersonation: tuple[tuple[str, str], ...]
-    """Headers that make the API server use the permissions of another user. A name may occur several times."""
+    """Headers that make the API server use the permissions of another user. A header name may occur several times."""
 
     def document(self) -> dict[str, Any]:
         """Return a kubeconfig that contains only this context."""
@@ -148,14 +150,15 @@ def _read(path: Path) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         found = type(document).__name__
-        raise InvalidSettings(f"no usable kubeconfig: {path}: found {found}, expected clusters, users and contexts")
+        expected = "a mapping of clusters, users and contexts"
+        raise InvalidSettings(f"no usable kubeconfig: {path}: found {found}, expected {expected}")
     return document
 
 
 def _section(
     model: type[SectionT], kind: str, name: str, files: Iterable[tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, SectionT]:
-    """Return the section and the folder of its file. If several files contain the section, the first applies."""
+    """Return the section and the folder of its file. If several files contain the section, the first file applies."""
     for path, file in files:
         items = file.get(f"{kind}s")
         for item in items if isinstance(items, list) else []:
@@ -168,7 +171,7 @@ def _section(
 
 
 def _errors(prefix: str, error: ValidationError) -> list[str]:
-    """Return the errors without the values, which may be credentials."""
+    """Return the error texts without the invalid values, because a value may be a credential."""
     named = format_errors(error, lambda path: ".".join(map(quote_name, path)) or "the section")
     return [f"{prefix}: {each.partition(' is ')[0]}: {each.rpartition(': ')[2]}" for each in named]
 
@@ -178,14 +181,15 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _absolute_paths(section: SectionT, folder: Path, fields: Iterable[str]) -> SectionT:
-    """Return the section with paths relative to its file instead of the working directory."""
+    """Return the section with absolute paths. A relative path in a kubeconfig is relative to the folder of the
+    kubeconfig."""
     return section.model_copy(
         update={field: str(folder / value) for field in fields if (value := getattr(section, field))}
     )
 
 
 def _user_document(user: _User, folder: Path) -> dict[str, Any]:
-    """Return the credentials. As for kubectl, a token takes precedence over a plugin."""
+    """Return the credentials. As in kubectl, a token takes precedence over a plugin."""
     user = _absolute_paths(user, folder, ["client_certificate", "client_key", "token_file"])
     document = user.model_dump(by_alias=True, exclude_defaults=True)
     if user.token_file:

@@ -1,8 +1,8 @@
-"""Leader election between operators with a Lease, as in Kubernetes' own controllers.
+"""Leader election between operator processes, based on a Lease, as in Kubernetes' own controllers.
 
-The leader election in `kubernetes.aio` is not used, for three reasons. First, the Lease is not released at exit, so
-every upgrade would wait until the Lease expires. Second, requests have no timeout, so there could be two leaders if the
-API server hangs. Third, a lost connection ends the election.
+The leader election in `kubernetes.aio` is not used, for three reasons. First, it does not release the Lease at exit, so
+every upgrade would wait until the Lease expires. Second, its requests have no timeout, so there could be two leaders if
+the API server hangs. Third, its election ends if a connection is lost.
 
 This module uses only the clock of its own process. The module records when the process *saw* the Lease change, and when
 the process *sent* its last successful renewal. The clocks of different nodes are never compared.
@@ -22,11 +22,11 @@ from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
 LEASE_DURATION = 12.0
-"""The time, in seconds, after the last renewal at which another operator may take the Lease."""
+"""Another operator may take the Lease if this number of seconds has passed since the last renewal."""
 
 RENEW_DEADLINE = 8.0
-"""The time, in seconds, after the last renewal at which the leader stops. The time is well below LEASE_DURATION, so
-that the leader stops before another operator starts."""
+"""The leader stops if this number of seconds has passed since its last renewal. The number is well below
+LEASE_DURATION, so that the leader stops before another operator starts."""
 
 RETRY_PERIOD = 2.0
 """The interval, in seconds, at which the leader renews the Lease."""
@@ -91,7 +91,7 @@ class LeaderLease:
         try:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 return bool(await action())
-        except Exception as error:  # noqa: BLE001 - the deadline of the Lease decides, not the kind of error
+        except Exception as error:  # noqa: BLE001 - every error is retried until the deadline
             log.warning("failed to read or renew the leader lease; retrying", extra={"error": api_error_message(error)})
             return False
 

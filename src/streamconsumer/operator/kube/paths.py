@@ -1,8 +1,8 @@
 """Paths and label selectors of requests to the Kubernetes API. No other module builds a path.
 
-A name that contained `/`, `..` or `?` would change the object or the kind that a request is about. Each part of a path
-is therefore checked against the pattern of its kind, and quoted as well. The parts come from the API server, from a
-StreamConsumer or from the command line.
+A name that contained `/`, `..` or `?` would make a request refer to another object or kind. Each part of a path is
+therefore checked against a pattern for valid names, and also percent-encoded. The parts come from the API server, from
+a StreamConsumer or from the command line.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ _PLURALS = {
 
 
 def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
-    """Return the path of all objects of a kind. If `namespace` is None, the path is the one of all namespaces, or of a
-    kind without namespaces. Raises InvalidResource if the namespace is not a possible name."""
+    """Return the path of all objects of a kind. `namespace` is None for all namespaces, and for a kind without
+    namespaces. Raises InvalidResource if the namespace is not a valid name."""
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = "" if namespace is None else f"/namespaces/{_segment('namespace', namespace, NAMESPACE, MAX_LABEL_LENGTH)}"
     return f"{root}{scope}/{_PLURALS[kind]}"
@@ -42,13 +42,13 @@ def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
 
 def object_path(api_version: str, kind: str, namespace: str | None, name: str, subresource: str = "") -> str:
     """Return the path of one object, or of a subresource such as `status`. Raises InvalidResource if the namespace or
-    the name is not a possible name."""
+    the name is not valid."""
     path = f"{collection_path(api_version, kind, namespace)}/{_segment(kind, name, OBJECT_NAME, MAX_NAME_LENGTH)}"
     return f"{path}/{subresource}" if subresource else path
 
 
 def label_selector(labels: Mapping[str, str]) -> str:
-    """Return the selector of objects that have all these labels. Raises InvalidResource if a label is not possible."""
+    """Return the selector of objects that have all these labels. Raises InvalidResource if a label is not valid."""
     return ",".join(
         f"{_checked('label', key, LABEL_KEY, MAX_NAME_LENGTH)}={_checked(key, value, LABEL_VALUE, MAX_LABEL_LENGTH)}"
         for key, value in labels.items()

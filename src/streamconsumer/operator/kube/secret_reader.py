@@ -1,9 +1,10 @@
 """Reads of Secrets, limited to the namespaces in which the operator is allowed to get Secrets.
 
-By default, the operator is not allowed to get Secrets. A RoleBinding grants this permission in one namespace, and its
-deletion revokes the permission. No watch reports either, because the operator has no permission to watch RoleBindings.
-The operator therefore asks the API server once per namespace and CHECK_INTERVAL. Without the permission, a read fails
-without a request, so that thousands of StreamConsumers in one namespace cause one request per interval.
+By default, the operator is not allowed to get Secrets. A RoleBinding grants this permission in one namespace, and
+deleting the RoleBinding revokes the permission. No watch reports these changes, because the operator has no permission
+to watch RoleBindings. The operator therefore asks the API server once per CHECK_INTERVAL for each namespace. While the
+permission is missing, reads fail without a request. Even thousands of StreamConsumers in one namespace therefore cause
+only one request per interval.
 """
 
 import asyncio
@@ -23,17 +24,17 @@ CHECK_INTERVAL = timedelta(minutes=1)
 """The time after which the permission in a namespace is checked again."""
 
 TICK = timedelta(seconds=5)
-"""The interval at which namespaces are searched whose check is due."""
+"""The interval at which the operator searches for namespaces whose check is due."""
 
 UNUSED_AFTER = timedelta(minutes=30)
-"""The time after the last read, or attempt to read, after which the permission in a namespace is no longer checked.
-This time is longer than the interval between two resyncs."""
+"""The permission in a namespace is no longer checked if no read was attempted for this time. This time is longer than
+the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to get Secrets in namespace {namespace}. Without this permission, the operator does "
-    "not monitor or autoscale streams behind credentials (the number of pods is held, and is at least 1), does not "
-    "create the groups of these streams, and does not replace pods after a Secret in env or envFrom changes. Running "
-    "pods are not affected. To grant the permission, run: {command}"
+    "not monitor or autoscale streams whose spec.redis refers to a Secret, and does not create the groups of these "
+    "streams. The number of their pods is held, and is at least 1. The operator also does not replace pods after a "
+    "Secret in env or envFrom changes. Running pods are not affected. To grant the permission, run: {command}"
 )
 """Condition message if the operator is not allowed to read Secrets: all effects and the remedy."""
 
@@ -49,7 +50,8 @@ class _Access:
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Lock of every request. Reads wait for each other, so that a revoked permission causes one refused read."""
+    """Every request holds this lock. Reads therefore run one after another, and a revoked permission causes only one
+    refused read."""
 
 
 class SecretReader:
@@ -90,7 +92,7 @@ class SecretReader:
         return secret_data(await self.get_config_object("Secret", namespace, name))
 
     async def run(self) -> None:
-        """Check the permission in every namespace in use again after CHECK_INTERVAL, until cancelled."""
+        """Check the permission in every used namespace once per CHECK_INTERVAL, until cancelled."""
         while True:
             await asyncio.sleep(TICK.total_seconds())
             try:
@@ -134,7 +136,7 @@ class SecretReader:
         except ApiError as error:
             if error.status != 403:
                 raise
-            is_granted = True  # the operator is not allowed to ask, so the next read shows whether it is granted
+            is_granted = True  # access reviews are forbidden, so the next read shows whether it is granted
         self._record(namespace, access, is_granted=is_granted)
 
     def _record(self, namespace: str, access: _Access, *, is_granted: bool) -> None:

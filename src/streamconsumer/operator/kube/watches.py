@@ -1,4 +1,4 @@
-"""Watches of Kubernetes objects. kopf provides the watches with lists, bookmarks, timeouts and retries.
+"""Watches of Kubernetes objects. kopf provides the watches, including lists, bookmarks, timeouts and retries.
 
 The watched objects are passed to a callback instead of kopf's handlers, so that kopf stores nothing on the objects and
 needs no finalizers or timers.
@@ -66,7 +66,7 @@ async def login(**arguments: Any) -> kopf.ConnectionInfo:
 
 @contextmanager
 def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
-    """Pass the objects of kopf's watches to `on_object` instead of kopf.
+    """Pass the objects of kopf's watches to `on_object` instead of to kopf's own processing.
 
     For each changed object, kopf would start a task and compare the object with its previous state. These tasks took
     two thirds of the operator's CPU time, and the operator does not use the results. The first argument of `on_object`
@@ -114,7 +114,8 @@ async def _fetch_objects(
 
 
 def from_kubeconfig(connection: Connection) -> "WatchConnection":
-    """Return the connection of kopf's watches with the address and the credentials of all other requests."""
+    """Return the connection of kopf's watches. The address and the credentials are the same as for all other
+    requests."""
     configuration = connection.configuration
     scheme, _, token = configuration.api_key.get("BearerToken", "").partition(" ")
     return WatchConnection(
@@ -132,8 +133,8 @@ def from_kubeconfig(connection: Connection) -> "WatchConnection":
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConnection(kopf.ConnectionInfo):
-    """A connection that verifies the chain and the name of a certificate, but not the certificate's form, for the
-    reason that `api.connect` states."""
+    """A connection that verifies the chain and the name of a certificate, but not the certificate's form. A comment in
+    `api.load_connection` explains the reason."""
 
     impersonation: Headers = ()
 
@@ -152,7 +153,7 @@ class WatchConnection(kopf.ConnectionInfo):
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Return kopf's settings. The timeouts are necessary, because watches without timeouts stopped silently (kopf#955,
+    """Return kopf's settings. The timeouts are necessary, because watches without timeouts may silently stop (kopf#955,
     #957)."""
     settings = kopf.OperatorSettings()
     settings.watching.connect_timeout = 5

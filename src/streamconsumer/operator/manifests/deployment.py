@@ -24,7 +24,7 @@ class ReferenceHashes(NamedTuple):
     """Hashes of the Secrets and ConfigMaps that the environment variables of the pods refer to."""
 
     template: str = ""
-    """Annotation of the pod template. A new value replaces the pods. Empty if there is no annotation."""
+    """Annotation of the pod template. A new value starts a rollout. Empty if there is no annotation."""
     known: str = ""
     """Annotation of the Deployment: the hash of each readable object. Empty if there is no annotation."""
 

@@ -71,8 +71,8 @@ def _handler_settings(consumer: StreamConsumer) -> HandlerSettings:
 
 
 def http_url(handler: HttpHandlerSpec, host: str) -> str:
-    """Return the URL to which a pod sends its messages. In a cluster, `host` ends with `svc`, because such a name is
-    valid for every cluster domain."""
+    """Return the URL to which a pod sends its messages. In a cluster, `host` ends with `svc`, because such a name does
+    not depend on the cluster domain."""
     return f"http://{host}:{handler.port}{handler.path}"
 
 

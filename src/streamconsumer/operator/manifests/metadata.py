@@ -11,7 +11,7 @@ Manifest = dict[str, Any]
 
 
 def child_name(consumer: StreamConsumer) -> str:
-    """Return the name of all children except the ConfigMap, whose name starts with this name.
+    """Return the name of all children except the ConfigMap. The name of the ConfigMap starts with this name.
 
     The suffix avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
     return f"{consumer.name}-consumer"
@@ -58,7 +58,8 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
 def owned_by(uid: str, child: Manifest) -> bool:
     """Return True if the StreamConsumer with this uid owns the child.
 
-    The owner references decide, not the labels, because a user may have copied the labels to another object."""
+    Ownership depends on the owner references, not on the labels, because a user may have copied the labels to another
+    object."""
     return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
 
 

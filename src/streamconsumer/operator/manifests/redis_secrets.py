@@ -16,8 +16,8 @@ from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.operator.manifests.metadata import Manifest
 
 FILE_MODE = 0o444
-"""File mode that allows the user of any image to read the files. The pod sets no fsGroup, because some clusters
-forbid it, so the files belong to root."""
+"""File mode that allows the user of any image to read the files. The files belong to root, because the pod sets no
+fsGroup. Some clusters forbid fsGroup."""
 
 _VOLUME = "redis"
 

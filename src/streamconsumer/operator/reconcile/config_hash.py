@@ -6,8 +6,8 @@ these objects, because it would have to watch all Secrets and ConfigMaps.
 
 The operator may lose and regain the permission to read Secrets, and this alone must not start a rollout. An annotation
 of the Deployment therefore contains the hash of each object that was readable in the last reconcile. The hash in the
-pod template changes only if the hash of an object in this annotation differs from the current hash. The change of a
-Secret while it is not readable starts no rollout.
+pod template changes only if an object's hash in this annotation differs from the object's current hash. If a Secret
+changes while the operator cannot read it, no rollout starts.
 
 Each hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
 hash would not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
@@ -55,8 +55,8 @@ async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) 
 def next_references(deployment: Manifest | None, hashes: Mapping[str, str]) -> ReferenceHashes:
     """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if there is none.
 
-    If a known object has changed, the hash in the pod template is computed from its previous value, so that the hash
-    differs from all earlier ones."""
+    If a known object has changed, the new hash in the pod template is computed from the old hash in the pod template
+    and the current hashes. The new hash therefore differs from all earlier hashes."""
     known = ",".join(f"{reference}={value}" for reference, value in sorted(hashes.items()))
     if deployment is None:
         return ReferenceHashes(digest(dict(hashes)) if hashes else "", known)
@@ -77,7 +77,8 @@ def _annotation(manifest: Manifest, name: str) -> str:
 
 
 def referenced_objects(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
-    """Return the referenced objects, each with its referenced keys. None means all keys."""
+    """Return the referenced objects, each with its referenced keys. The value None means that all keys are
+    referenced."""
     references: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
         if source := variable.value_from:

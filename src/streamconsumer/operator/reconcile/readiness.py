@@ -76,10 +76,10 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """Return a description of the Redis problem of a running pod that is not ready, or an empty string.
+    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is none.
 
-    The operator uses the same settings and Secrets as the pod, so both have the same problem. The pod cannot report the
-    problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
+    The operator uses the same settings and Secrets as the pod, so the operator has the same problem. The pod cannot
+    report the problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
     blocking = (each for each in stream_conditions if each.status != "True" and each.reason in _BLOCKING_REASONS)
     message = next((condition.message for condition in blocking), "")
     name = _unready_pod(pods)
@@ -211,9 +211,9 @@ def _config_message(waiting: dict[str, Any]) -> str:
     message = str(waiting.get("message") or waiting["reason"])
     if _IMAGE_USER_PROBLEM.search(message):
         message += (
-            ". Pods must not run as root: set a numeric USER other than 0 in the Dockerfile of spec.image, such as "
+            ". Pods must not run as root, and the kubelet cannot look up the id of a user name. "
+            "Set a numeric USER other than 0 in the Dockerfile of spec.image, such as USER 65532."
         )
-        message += "USER 65532, because the kubelet cannot look up the id of a user name."
     return message
 
 

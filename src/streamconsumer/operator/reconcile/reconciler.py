@@ -1,4 +1,5 @@
-"""The reconcile of a StreamConsumer: monitor its stream, apply its children, prune, and write its status.
+"""The reconcile of a StreamConsumer: monitor its stream, apply its children, delete obsolete children, and write its
+status.
 
 The reconcile is level-triggered: every reconcile compares all children and writes only the differences, whatever event
 caused the reconcile. Children are applied server-side, and objects of other owners are never changed. A reconcile
@@ -124,8 +125,8 @@ class Reconciler:
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
-        """Write to the status why the reconcile cannot finish. Returns the delay before a retry, or None if a retry
-        requires an edit of the StreamConsumer."""
+        """Report in the status why the reconcile cannot finish. Returns the delay before a retry, or None if the user
+        must edit the StreamConsumer first."""
         if isinstance(error, InvalidResource):
             self._stop_monitoring(state)
             await self._write_status(state, manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
@@ -190,7 +191,8 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
-        """Return the hashes of the referenced Secrets and ConfigMaps, compared with those of the live Deployment."""
+        """Return the reference annotations of the Deployment, computed from the current hashes and the annotations of
+        the live Deployment."""
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 QUIET_PERIOD = timedelta(seconds=1)
-"""The time after the last update at which a change counts as settled."""
+"""A change counts as settled if no update has followed for this time."""
 
 BASELINE_IN_MOTION = 20
-"""The number of StreamConsumers with pending changes above which the quiet period grows in proportion to this number,
-because the controllers then react later to each StreamConsumer."""
+"""If more than this number of StreamConsumers have pending changes, the quiet period grows in proportion to their
+number, because the controllers then react later to each StreamConsumer."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The time after the first change at which the status is written even if updates continue, because a rollout may take
-an hour."""
+"""The status is written no later than this time after the first change, even if updates continue. A rollout may take an
+hour."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StatusDebounce:
     """True if a Deployment controller has reacted to at least one Deployment."""
 
     def add(self, pending: PendingChanges, changes: list[Change]) -> None:
-        """Add changes that were made now."""
+        """Add changes that have just been made."""
         if changes:
             now = self.clock()
             if not pending.changes:

@@ -1,4 +1,4 @@
-"""Rules for the addresses to which the operator connects on behalf of a StreamConsumer. Pure.
+"""Rules for the addresses to which the operator connects on behalf of a StreamConsumer. This module performs no I/O.
 
 The author of a StreamConsumer chooses the address of the Redis server, and the operator may reach addresses that the
 author cannot reach. The operator therefore refuses addresses of its own host, of the API server and of the cloud's
@@ -42,7 +42,8 @@ _REFUSED: dict[str, str] = {
 _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
 
 _LAST_32_BITS = [IPv6Network(prefix) for prefix in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
-"""Prefixes whose last 32 bits are an IPv4 address: compatible, mapped, translated (SIIT) and NAT64."""
+"""Prefixes of IPv6 addresses whose last 32 bits are an IPv4 address: compatible, mapped, translated (SIIT) and
+NAT64."""
 
 _CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
 
@@ -54,7 +55,8 @@ class Destinations:
         """`allowed` lists exceptions from all rules except the rule about the API server."""
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
-        """Endpoints of the API server. Never allowed, because no Redis server listens there."""
+        """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
+        Redis server listens there."""
 
     def refusal(self, address: Address, port: int) -> str | None:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is

@@ -34,11 +34,12 @@ QUERY_TIMEOUT_SECONDS = 1.0
 QUERY_TRIES = 2
 
 MAX_ADDRESSES = 8
-"""Maximum number of addresses of one host that are used."""
+"""Maximum number of addresses that are used per host."""
 
 QUERIES_PER_CHANNEL = 2000
 """Number of queries after which the channel is replaced. The channel caches each answer for the answer's TTL, without a
-limit on the number of answers, and the authors of StreamConsumers choose the names."""
+limit on the number of answers. The authors of StreamConsumers choose the names, so this cache would otherwise grow
+without limit."""
 
 DEFAULT_NDOTS = 1
 
@@ -52,7 +53,7 @@ class SearchOptions(NamedTuple):
 
     domains: tuple[str, ...] = ()
     ndots: int = DEFAULT_NDOTS
-    """Number of dots from which a host name is first looked up as an absolute name."""
+    """A host name with at least this number of dots is first looked up as an absolute name."""
 
 
 class NameServers:
@@ -62,7 +63,7 @@ class NameServers:
         """If `servers` is None, the name servers in resolv.conf are used."""
         self._servers = servers
         self._channels: list[aiodns.DNSResolver] = []
-        """The current channel is the last one. The others still have running look-ups."""
+        """The last channel is the current channel. Earlier channels stay until their look-ups have ended."""
         self._queries = 0
 
     async def look_up(self, name: str) -> list[Address]:
@@ -118,8 +119,8 @@ class NamespaceResolver:
         self._name_servers, self._destinations = name_servers, destinations
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """Return the addresses to connect to, in order. Raises HostNotResolved, and DestinationNotAllowed if the rules
-        refuse all addresses of the host."""
+        """Return the addresses to connect to, in order. Raises HostNotResolved if the host has no address, and
+        DestinationNotAllowed if the rules refuse all its addresses."""
         if not 0 < port <= 65535:
             raise HostNotResolved(f"found port {port}, expected 1 to 65535")
         address = parse_address(host)
@@ -147,7 +148,7 @@ class NamespaceResolver:
 def absolute_names(host: str, search: SearchOptions) -> list[str]:
     """Return the names to look up, in the order in which the C library in a pod looks them up.
 
-    Outside a cluster, there are no search domains here. The host is returned unchanged, and the search domains of the
+    Outside a cluster, `search` has no domains. The host is then returned unchanged, and the search domains of the
     machine apply."""
     if host.rstrip(".").lower() == "localhost":
         return ["localhost"]

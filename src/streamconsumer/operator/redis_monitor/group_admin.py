@@ -1,8 +1,8 @@
 """The operator's writes to Redis: creating missing groups and deleting the consumers of terminated pods.
 
 The operator deletes a consumer only if the consumer has no pending entries. One Lua script, which the pods also use,
-checks this condition and deletes the consumer. The operator creates a group only if none of the existing pods has run,
-because a pod that has run restores the group together with the entries that the pod has started to handle.
+checks this condition and deletes the consumer. The operator creates a group only if none of the existing pods has run.
+A pod that has run restores the group itself, together with the entries that the pod has started to handle.
 """
 
 import re
@@ -25,7 +25,8 @@ ExecuteMany = Callable[[Sequence[Command]], Awaitable[list[Any] | RedisErrorInfo
 """Function that runs several commands in one round trip and returns the replies, as `PipelineClient.execute` does."""
 
 ABSENT_AFTER_SECONDS = 65.0
-"""Age of a consumer's last announcement after which the consumer counts as absent. Pods announce themselves every 20 s.
+"""A consumer counts as absent if its last announcement is older than this number of seconds. Pods announce themselves
+every 20 s.
 
 A check of the pods at the API server is not sufficient, because pods with the same names may read the stream from
 another cluster."""
@@ -41,7 +42,7 @@ KEPT = -1
 """Result of DELETE_IDLE_CONSUMER if the consumer has pending entries."""
 
 POD_NAME_SUFFIX = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"
-"""Pattern of the suffix that Kubernetes appends to the name of a Deployment to name the Deployment's pods."""
+"""Pattern of the part of a pod's name that follows the name of the pod's Deployment."""
 
 
 async def create_group(
@@ -49,8 +50,8 @@ async def create_group(
 ) -> None:
     """Create a group: a new group at `start_from`, or a lost group at its last delivered id.
 
-    If the stream has been recreated since then, a lost group starts at the beginning of the stream. A pod that creates
-    the group at the same time chooses the same position."""
+    If the stream was also lost and has been recreated, the group starts at the beginning of the stream. A pod that
+    creates the group at the same time chooses the same position."""
     position = start_from
     if last_delivered_id is not None:
         last = await _last_generated_id(execute, group_ref.stream)

@@ -78,8 +78,8 @@ class RedisMonitor:
             task.add_done_callback(self._stopping.discard)
 
     def poll_namespace(self, namespace: str) -> None:
-        """Poll all streams immediately whose Redis settings are looked up in this namespace, because the permission to
-        read its Secrets has changed."""
+        """Immediately poll all streams of the StreamConsumers in this namespace, because the permission to read its
+        Secrets has changed."""
         for endpoint_id, (poller, _) in self._pollers.items():
             if endpoint_id.namespace == namespace:
                 poller.poll_all_soon()
@@ -128,7 +128,7 @@ class RedisMonitor:
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     """Return the identity of the StreamConsumer's Redis endpoint.
 
-    The URL is compared in a fixed spelling, without the options that only pods use. For a Redis Cluster, the identity
+    The URL is compared in a normalized form, without the options that only pods use. For a Redis Cluster, the identity
     contains the hash slot, because the slots are on different nodes."""
     redis = consumer.spec.redis
     url = parse_redis_url(redis.url).endpoint if redis.url else None

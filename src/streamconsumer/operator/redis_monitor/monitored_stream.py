@@ -26,7 +26,7 @@ class EndpointId(NamedTuple):
     namespace: str
     """Namespace of the StreamConsumers."""
     redis: str
-    """Redis settings as JSON, with the URL in a fixed spelling."""
+    """Redis settings as JSON, with the URL in a normalized form."""
     slot: int
     """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
 
@@ -42,11 +42,11 @@ class PollTarget:
     deployment: str
     pods: frozenset[str]
     pod_has_run: bool
-    """True if a pod has started, because such a pod may be able to restore a lost group. A pod that waits for a node or
-    for its image has not started."""
+    """True if a pod has started. Such a pod may be able to restore a lost group. A pod that waits for a node or for its
+    image has not started."""
     last_delivered_id: str | None
     """Last-delivered id in the status, which proves that the group has existed. None if the status has no valid id,
-    because users may write the status."""
+    which is possible because users may write the status."""
 
     @classmethod
     def from_consumer(
@@ -77,7 +77,7 @@ class Observation:
 
     @property
     def secrets_problem(self) -> str:
-        """Explanation why the Secrets are not readable. Empty if there is no such problem."""
+        """Explanation of why the Secrets are not readable. Empty if there is no such problem."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 

@@ -14,7 +14,7 @@ MAX_CONCURRENT_POLLS = 16
 
 MAX_KEPT_CONNECTIONS = 64
 """Maximum number of endpoints of one namespace that keep their connections between two polls. An endpoint uses up to
-two connections, because a blocking read waits for entries of StreamConsumers without pods."""
+two connections: one for polls, and one for the blocking read that waits for entries of StreamConsumers without pods."""
 
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
@@ -35,7 +35,8 @@ class NamespaceNetwork:
         self._kept = 0
 
     def try_keep(self) -> bool:
-        """Return True if one more endpoint may keep its connections. The endpoint must call `release` at its end."""
+        """Return True if one more endpoint may keep its connections. The endpoint must call `release` when its polling
+        stops."""
         if self._kept >= MAX_KEPT_CONNECTIONS:
             return False
         self._kept += 1

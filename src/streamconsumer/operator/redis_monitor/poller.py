@@ -346,7 +346,7 @@ class EndpointPoller:
         client, self._client, self._resolved = self._client, None, None
         if client is not None:
             await client.close()
-        self._scale_from_zero.reconnect()  # its connection uses values of the Secrets
+        self._scale_from_zero.reconnect()  # the blocking read uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
@@ -391,7 +391,7 @@ def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
 
 @contextmanager
 def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
-    """Log an error, so that it does not affect other StreamConsumers. The next poll retries."""
+    """Log an error instead of raising it, so that it does not affect other StreamConsumers. The next poll retries."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged

@@ -29,11 +29,11 @@ _REASONS = {
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
 
 MAX_CONSUMERS = 500
-"""Maximum number of consumers of one group whose pending entries are read by name."""
+"""Maximum number of consumers of one group whose names and numbers of pending entries a poll reads."""
 
 MAX_NAMES = 50_000
-"""Maximum number of consumers of all groups in one poll whose pending entries are read by name. A group with many
-consumers can therefore not exhaust the limit of all replies."""
+"""Maximum number of consumers, over all groups of one poll, whose names and numbers of pending entries the poll reads.
+Without this maximum, groups with many consumers could exceed the size limit of the replies."""
 NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
@@ -85,7 +85,7 @@ class ProbeResult:
 
 
 def probe_commands(group_ref: GroupRef, group_count: int = 1) -> list[Command]:
-    """Return the commands for a group, which is one of `group_count` groups that one poll probes.
+    """Return the commands that probe a group. `group_count` is the number of groups that the same poll probes.
 
     The dead-letter stream has a command of its own, because its key may be in another slot of a Redis Cluster."""
     arguments = group_ref.group, POSTPONED_CONSUMER, min(MAX_CONSUMERS, MAX_NAMES // group_count)
@@ -181,7 +181,7 @@ def unexpected_reply(group_ref: GroupRef, error: UnexpectedReply) -> ProbeResult
 def _group_unavailable(
     group_ref: GroupRef, error_info: RedisErrorInfo, permission: str, length: int | None, dead_letters: int | None
 ) -> ProbeResult:
-    """Return the result for an error reply. `permission` is the permission of the rejected command."""
+    """Return the result for an error reply. `permission` is the ACL permission that the rejected command requires."""
     if error_info.code in _REASONS:
         return from_error(error_info)
     if "no such key" in error_info.message:

@@ -1,8 +1,7 @@
 """Connection settings of a StreamConsumer, with the current values of its Secrets.
 
 The operator's pod does not mount these Secrets, so the operator reads the Secrets through the Kubernetes API. Values
-from Secrets are inserted as text. Neither a Secret nor a StreamConsumer can therefore name a file that the operator
-opens.
+from Secrets are inserted as text. A Secret or a StreamConsumer therefore cannot make the operator open a file.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from streamconsumer.redis_client.topology import topology
 
 
 class SecretSource(Protocol):
-    """The method that this module needs, of `SecretReader` in the operator and of `KubeClient` in the command line."""
+    """The method that this module calls. `SecretReader` implements this method in the operator, and `KubeClient`
+    implements it in the command line."""
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 
@@ -36,7 +36,7 @@ NO_UNIX_SOCKET = (
 
 @dataclass(frozen=True)
 class ResolvedRedis:
-    """Settings of a `PipelineClient`, without files."""
+    """Settings of a `PipelineClient` that contain the values from Secrets instead of file paths."""
 
     settings: InlineRedisSettings
     _secrets: list[str] = field(repr=False)
@@ -71,9 +71,9 @@ async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSo
 
 
 async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
-    """Build and check the settings. Returns a failed ProbeResult if they are unusable.
+    """Build and check the settings. Returns a failed ProbeResult if the settings are unusable.
 
-    A check of certificates takes up to 0.2 s of a thread. Raises OSError if no thread is available for too long."""
+    Certificates are checked in a thread, which takes up to 0.2 s. Raises OSError if this check does not end in time."""
     try:
         settings = _inline_settings(redis_settings(redis), values)
         credentials = topology(settings, "").credentials
@@ -90,7 +90,7 @@ def _check_scheme(scheme: str) -> None:
 
 
 def _inline_settings(settings: RedisSettings, values: dict[str, str]) -> InlineRedisSettings:
-    """Insert the values from Secrets into the settings, instead of the paths of files."""
+    """Replace the file paths in the settings with the values from Secrets."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
     texts = {setting.removesuffix("_file"): value.rstrip("\r\n") for setting, value in values.items()}
     return InlineRedisSettings(**{**fields, **texts})

@@ -37,7 +37,7 @@ class StreamHealth:
             return _condition("True", StreamReason.DEAD_LETTERS_GROWING, message)
         if self.oldest_id and now_seconds - self.oldest_since_seconds >= STUCK_AFTER.total_seconds():
             minutes = STUCK_AFTER // timedelta(minutes=1)
-            duration = f"Entry {self.oldest_id} has been the oldest pending entry for {minutes} minutes"
+            duration = f"Entry {self.oldest_id} has been the oldest pending entry for at least {minutes} minutes"
             message = f"{duration}; check whether the handler is stuck."
             return _condition("True", StreamReason.PENDING_STUCK, message)
         if result.stats is None:

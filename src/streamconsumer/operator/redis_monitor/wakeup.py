@@ -4,8 +4,8 @@ The blocking read is an XREAD, because XREAD needs no consumer group and does no
 soon as an entry is added. The read is repeated every 30 s, to detect a connection that the network dropped silently.
 Polling continues in the meantime, and finds entries that the blocking read missed.
 
-The reply contains the new entry, whose size the operator limits. If the entry is larger, the connection is closed, and
-the ids of the streams are read instead.
+The reply contains the new entry, so the operator limits the size of the reply. If the reply exceeds this limit, the
+operator closes the connection, and reads only the last ids of the streams.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class ScaleFromZeroWatcher:
             self._changed.set()
 
     def reconnect(self) -> None:
-        """Replace the connection, because its settings or certificate files have changed."""
+        """Replace the connection, because its settings or certificates may have changed."""
         self._must_reconnect = True
         self._changed.set()
 
@@ -153,7 +153,7 @@ class ScaleFromZeroWatcher:
         for key, (stream, after_id) in watched.items():
             is_new = stream in last_ids and parse_id(last_ids[stream]) > parse_id(after_id)
             if is_new and key in self._watched:
-                # If the StreamConsumer stays at zero pods, wait for an entry after this one.
+                # If the StreamConsumer stays at zero pods, wait for an entry after this entry.
                 self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
                 self._entry_reported = True
@@ -171,8 +171,8 @@ def _ids_in_reply(reply: Any) -> dict[str, str]:
 
 
 async def _last_ids(client: PipelineClient, watched: Iterable[WatchedStream]) -> dict[str, str]:
-    """Return the last id of each stream. XREAD returns a new entry completely, and the entry exceeds the limit of the
-    client, so only the ids are read."""
+    """Return the last id of each stream. Use this function if a new entry exceeds the size limit of the client, because
+    XREAD returns the whole entry."""
     streams = [*dict.fromkeys(stream for stream, _ in watched)]
     replies = await client.execute([last_id_command(stream) for stream in streams])
     if isinstance(replies, RedisErrorInfo):
