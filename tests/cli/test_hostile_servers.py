@@ -12,6 +12,7 @@ from streamconsumer.cli.status.collect import collect_facts, collect_facts_of_on
 from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.cli.status.run import _lines, status_item
 from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.text import printable
 from tests.cli import forked
 from tests.cli.target_command import TargetCommand
 from tests.hostile_server import REPLIES, behaviour, hostile_server
@@ -57,7 +58,7 @@ async def test_status_of_many_shows_a_resource_that_cannot_be_read() -> None:
         assert facts.name == document["metadata"]["name"]
         assert facts.redis.problem
         lines = "\n".join(map(str, _lines([(facts, derive_findings(facts))] * 2, {"name": None})))
-        assert facts.redis.problem in lines
+        assert printable(facts.redis.problem) in lines
 
 
 @pytest.mark.parametrize("name", REPLIES)

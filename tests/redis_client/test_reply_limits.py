@@ -192,7 +192,7 @@ async def test_client_reports_a_server_that_does_not_use_the_protocol() -> None:
     async with pipeline_client([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as client:
         result = await client.execute([("PING",)])
         assert isinstance(result, RedisErrorInfo)
-        assert "begins with b'H', expected a reply in the Redis protocol" in result.message
+        assert "the server does not use the Redis protocol; check host and port" in result.message
         assert "Bad Request" not in result.message, "a tenant must not read the replies of other services"
 
 

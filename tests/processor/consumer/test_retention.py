@@ -199,7 +199,8 @@ class AnyHistory(RuleBasedStateMachine):
         self.create(GROUP)
 
     async def _execute(self, *command: Any) -> Any:
-        return self.client.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        reply = self.client.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        return list(reply) if isinstance(reply, tuple) else reply
 
     @rule(count=st.integers(1, 8))
     def add(self, count: int) -> None:

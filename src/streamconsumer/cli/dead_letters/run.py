@@ -171,7 +171,7 @@ class _Selection:
     def reject(self, error: InvalidSettings) -> None:
         """Print why a dead letter cannot be processed, and count it."""
         self.rejected += 1
-        click.echo(f"refused: {error}", err=True)
+        echo(f"refused: {error}", err=True)
 
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
         try:
@@ -236,7 +236,7 @@ def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
 def _report_skipped(target: Target, store: DeadLetterStore) -> None:
     for dead_letter_id in store.too_large:
         entry = f"entry {dead_letter_id} of {target.dead_letter_stream!r}"
-        click.echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; XDEL deletes the entry", err=True)
+        echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; XDEL deletes the entry", err=True)
     if store.skipped:
         entry = "1 entry that is not a dead letter"
         entries = entry if store.skipped == 1 else f"{store.skipped} entries that are not dead letters"

@@ -173,9 +173,10 @@ class BoundedReads:
     async def _connect(self) -> RawConnection:
         if self._connection is None or not self._connection.is_usable:
             await self._close()
-            # The script limits the reply. The limit of the connection only protects from other servers.
+            # The script limits the reply. The limit of the connection only protects from a faulty server.
             max_reply_bytes = 2 * self._limits.reply_bytes
-            self._connection = RawConnection(await self._manager.connect(), "bytes", max_reply_bytes)
+            connection = await self._manager.connect()
+            self._connection = RawConnection(connection, "bytes", max_reply_bytes, value_bytes=0)
         return self._connection
 
     async def _close(self) -> None:

@@ -49,11 +49,18 @@ class RawConnection(asyncio.Protocol):
     An error reply is passed on as a ResponseError; only `execute` raises it.
     """
 
-    def __init__(self, connection: AbstractConnection, encoding: Encoding, max_reply_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        encoding: Encoding,
+        max_reply_bytes: int,
+        *,
+        value_bytes: int = VALUE_BYTES,
+    ) -> None:
         """Take over the transport of a connection.
 
         If `encoding` is utf-8, replies contain text, and bytes that are not valid UTF-8 become lone surrogates.
-        Otherwise, replies contain bytes.
+        Otherwise, replies contain bytes. The size of a large reply includes `value_bytes` for each value.
         """
         self._connection = connection  # keeps the socket open: without a reference it would be closed
         writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
@@ -66,7 +73,7 @@ class RawConnection(asyncio.Protocol):
         )
         self._pending_replies: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
         self._error: Exception | None = None
-        self._max_reply_bytes = max_reply_bytes
+        self._max_reply_bytes, self._value_bytes = max_reply_bytes, value_bytes
         self._timer: asyncio.TimerHandle | None = None
         self.bytes_received = 0
         """Size of the data received since the last reset. The consumer resets it with each read."""
@@ -174,7 +181,7 @@ class RawConnection(asyncio.Protocol):
         Each value has two line ends in the reply, and each other element has one. A value that contains line ends is
         counted too high. Its entry is then read again by a script, which measures exactly.
         """
-        self.bytes_received += VALUE_BYTES // 2 * data.count(b"\r")
+        self.bytes_received += self._value_bytes // 2 * data.count(b"\r")
         if self.bytes_received <= self._max_reply_bytes:
             return False
         self._refuse(f"found a reply of more than {self._max_reply_bytes} bytes")
