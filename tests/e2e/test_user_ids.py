@@ -122,7 +122,7 @@ def test_image_with_a_user_name_is_reported_with_the_remedy(release: Shop) -> No
     eventually("the problem is reported", lambda: release.condition("named").get("reason") == "PodInvalid", 60)
     message = release.condition("named")["message"]
     assert "image has non-numeric user (nobody)" in message
-    assert "set a numeric USER other than 0 in the Dockerfile of spec.image, such as USER 65532" in message
+    assert "Set a numeric USER other than 0 in the Dockerfile of spec.image, such as USER 65532" in message
 
 
 def test_operator_and_pods_run_with_an_assigned_user_id_in_group_0(assigned_user_ids: Shop) -> None:

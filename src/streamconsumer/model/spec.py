@@ -49,9 +49,7 @@ CLUSTER_NEEDS_DATABASE_0 = (
 ONE_HANDLER = "set exactly one kind of handler: handler.python, handler.source or handler.http"
 HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: remove handler.batch"
 HTTP_NEEDS_UTF8 = "handler.http sends text as JSON: set encoding to utf-8"
-URL_NEEDS_HOST = (
-    "redis.url must contain a host, as in redis://redis:6379/0; only redis.sentinel makes the host optional"
-)
+URL_NEEDS_HOST = "redis.url must contain a host, as in redis://redis:6379/0, unless redis.sentinel is set"
 CREDENTIALS_IN_URL = (
     "redis.url must not contain credentials: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
 )

@@ -256,7 +256,7 @@ def test_image_whose_user_the_kubelet_refuses_is_reported_with_the_remedy(proble
     )
     assert readiness.reason is Reason.POD_INVALID
     assert problem in readiness.message
-    assert "set a numeric USER other than 0 in the Dockerfile of spec.image" in readiness.message
+    assert "Set a numeric USER other than 0 in the Dockerfile of spec.image" in readiness.message
 
 
 def test_the_table_covers_every_reason_of_this_module() -> None:
