@@ -135,6 +135,7 @@ def test_operator_and_pods_run_with_an_assigned_user_id_in_group_0(assigned_user
     eventually("the entry is acknowledged", lambda: shop.drained("assigned"), 60)
     log = shop.kubectl("logs", pod["metadata"]["name"])
     assert f"handled as {USER_ID} 0 /" in log
-    operators = shop.cluster.get("pods", "--namespace", SYSTEM)["items"]
+    selector = "app.kubernetes.io/name=streamconsumer-operator"
+    operators = shop.cluster.get("pods", "--namespace", SYSTEM, "--selector", selector)["items"]
     running = [each for each in operators if "deletionTimestamp" not in each["metadata"]]
     assert {each["spec"]["securityContext"].get("runAsUser") for each in running} == {USER_ID}

@@ -155,3 +155,9 @@ def test_option_of_a_stored_url_is_named_but_not_quoted(option: str, problem: st
 @pytest.mark.parametrize("end", ["", "/", "/0", "/15", "/2/", "?db=2", "/?socket_timeout=3"])
 def test_url_with_an_optional_database_is_accepted(end: str) -> None:
     assert consumer(redis={"url": f"redis://redis:6379{end}"}).spec.redis.url == f"redis://redis:6379{end}"
+
+
+@pytest.mark.parametrize("spec", [{"env": [{"name": f"V{n}"} for n in range(501)]}, {f"x{n}": {} for n in range(600)}])
+def test_spec_with_too_many_items_is_invalid_without_further_validation(spec: Manifest) -> None:
+    with pytest.raises(InvalidResource, match=r"found [56]0[0-9] items in a list or an object, expected at most 500"):
+        consumer(**spec)

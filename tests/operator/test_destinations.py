@@ -74,6 +74,7 @@ def test_api_server_is_refused_although_its_address_is_allowed(
     create(api_namespace, "api", url=f"redis://127.0.0.1:{urlsplit(api_namespace.cluster.url).port}/0")
     message = wait_for_condition(api_namespace, "api", "RedisReachable", "DestinationNotAllowed")["message"]
     assert "Kubernetes API server" in message
+    assert "allowedDestinations" not in message, "this value never allows the API server"
 
 
 def test_primary_that_a_sentinel_names_is_checked(

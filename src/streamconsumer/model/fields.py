@@ -146,10 +146,18 @@ def quote_name(name: object) -> str:
     return text if re.fullmatch(r"[A-Za-z0-9_.:/\[\]-]{1,80}", text) else f"{text!r:.80}"
 
 
+MAX_ERRORS = 100
+"""Maximum number of errors of one resource that are listed."""
+
+
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
-    """Return one line per error. The line names the field in the form that `format_path` returns, and states the value
-    found and the value expected."""
-    return [_format_error(format_path(_without_key_marker(problem["loc"])), problem) for problem in error.errors()]
+    """Return one line per error, for at most MAX_ERRORS errors. The line names the field in the form that `format_path`
+    returns, and states the value found and the value expected."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[:MAX_ERRORS]
+    lines = [_format_error(format_path(_without_key_marker(problem["loc"])), problem) for problem in first]
+    more = len(problems) - len(first)
+    return [*lines, f"{more} more errors"] if more else lines
 
 
 def _without_key_marker(path: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -320,6 +320,10 @@ class StreamConsumerSpec(
         return self
 
 
+MAX_ITEMS = 500
+"""Maximum number of items of a list or an object in a spec. The limits of all fields are lower."""
+
+
 class StreamConsumer(Model):
     """Parsed and validated StreamConsumer. Code that receives this object never reads the raw manifest."""
 
@@ -341,6 +345,8 @@ class StreamConsumer(Model):
             spec = StreamConsumerSpec.model_validate_json(_to_json(manifest.get("spec") or {}), strict=True)
         except ValidationError as error:
             errors += format_errors(error, lambda path: ".".join(["spec", *map(quote_name, path)]))
+        except _TooManyItems as error:
+            errors.append(str(error))
         if errors:
             raise InvalidResource(f"{quote_name(namespace)}/{quote_name(name)}: {'; '.join(errors)}")
         return cls(
@@ -373,8 +379,15 @@ def _to_json(spec: Any) -> str:
     return json.dumps(_without_nulls(spec), default=str)
 
 
+class _TooManyItems(Exception):
+    """A spec that was stored without validation is so large that its validation would take too long."""
+
+
 def _without_nulls(value: Any) -> Any:
     match value:
+        case dict() | list() if len(value) > MAX_ITEMS:
+            found = f"found {len(value)} items in a list or an object"
+            raise _TooManyItems(f"spec: {found}, expected at most {MAX_ITEMS}; remove items")
         case dict():
             return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
         case list():

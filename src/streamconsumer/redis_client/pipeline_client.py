@@ -5,6 +5,7 @@ commands fail.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ MAX_TOTAL_BYTES = 8_388_608
 """Maximum total size of the replies to one call of `execute`. Each command adds AVERAGE_REPLY_BYTES to the limit."""
 
 AVERAGE_REPLY_BYTES = 2048
+
+MAX_TURN_SECONDS = 0.01
+"""Time after which reading replies lets other tasks run."""
 
 Command = tuple[Any, ...]
 
@@ -105,7 +109,13 @@ class PipelineClient:
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._connect()
         await connection.send_packed_command(connection.pack_commands(commands))
-        return [await self._read_reply(connection, command) for command in commands]
+        replies, turn_began = [], time.monotonic()
+        for command in commands:
+            replies.append(await self._read_reply(connection, command))
+            if time.monotonic() - turn_began > MAX_TURN_SECONDS:
+                await asyncio.sleep(0)  # parsing replies that are already received awaits nothing
+                turn_began = time.monotonic()
+        return replies
 
     async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
         try:

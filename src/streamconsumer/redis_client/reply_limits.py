@@ -20,6 +20,10 @@ from redis.exceptions import InvalidResponse
 ELEMENT_BYTES = 64
 """Number of bytes that each element adds to the size of a reply, in addition to the received bytes."""
 
+ERROR_BYTES = 1024
+"""Size that an error in a reply has in addition to its bytes. An error becomes several objects, and handling an error
+takes 10 µs."""
+
 MAX_DEPTH = 8
 """Maximum nesting depth of arrays. The replies to the commands of this package have up to 4 levels."""
 
@@ -158,7 +162,7 @@ class ReplyDecoder:
                     return INCOMPLETE
             else:
                 value = number if kind == _INTEGER else []
-            self._size += next_position - begin + ELEMENT_BYTES
+            self._size += next_position - begin + (ERROR_BYTES if kind == _ERROR else ELEMENT_BYTES)
             self._check_size(0)
             self._position = next_position
             if kind != _ARRAY or not number:

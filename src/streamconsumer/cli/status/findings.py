@@ -149,8 +149,8 @@ def _entry_findings(entry: PendingEntryFacts) -> Iterator[Finding]:
 def unreadable_secrets(namespace: str, found: str, advice: str, command: str = "") -> Finding:
     """Return the finding that the operator has no permission to get the Secrets of a namespace."""
     expected = (
-        "permission to get the Secrets, so that the operator monitors and autoscales streams behind credentials, "
-        "creates their groups, and replaces pods after a Secret in env or envFrom has changed"
+        "permission to get the Secrets, so that the operator monitors and autoscales streams whose spec.redis refers "
+        "to a Secret, creates their groups, and replaces pods after a Secret in env or envFrom has changed"
     )
     finding = warning(f"Secrets in namespace {namespace}", found, expected, advice)
     return finding.model_copy(update={"command": command})

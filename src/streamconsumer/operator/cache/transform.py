@@ -71,9 +71,15 @@ def _strip_conditions(status: Manifest) -> list[Manifest]:
 _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_pod, "Deployment": _strip_deployment}
 
 
+_MAX_INTERNED_ITEMS = 500
+"""Maximum number of items of a dict or list whose strings are interned. No valid object has more."""
+
+
 def _intern_strings(value: Any) -> Any:
     """Return a copy of the value in which equal keys and equal short strings are the same string object."""
     match value:
+        case dict() | list() if len(value) > _MAX_INTERNED_ITEMS:
+            return value
         case dict():
             return {intern(key): _intern_strings(each) for key, each in value.items()}
         case list():

@@ -175,13 +175,12 @@ def _host_and_port(url: str) -> tuple[str, int]:
 
 
 def as_yaml(value: Any) -> bytes:
-    """Encode a value as JSON that is also valid YAML.
+    """Encode a value as YAML: as JSON, but with the escapes of YAML, such as `\\xe9` and `\\U0001f600`.
 
-    YAML rejects or changes some unescaped characters, so all characters from U+007F to U+FFFF are escaped. Characters
-    above U+FFFF are not escaped, because JSON escapes such a character as a surrogate pair, which YAML does not
-    support."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\x7f-\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
+    YAML rejects or changes some unescaped characters, so all characters except printable ASCII are escaped. JSON would
+    escape a character above U+FFFF as a surrogate pair, which YAML does not support."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\x7f")
+    return text.encode("ascii", "backslashreplace")
 
 
 def _is_in_cluster(configuration: Configuration) -> bool:

@@ -146,10 +146,10 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"no usable kubeconfig: {path}: cannot be read: {error}") from None
-    except yaml.YAMLError:
-        document = None
+    except yaml.YAMLError:  # its text quotes the file, which contains credentials
+        document = "invalid YAML"
     if not isinstance(document, dict):
-        found = type(document).__name__
+        found = document if document == "invalid YAML" else type(document).__name__
         expected = "a mapping of clusters, users and contexts"
         raise InvalidSettings(f"no usable kubeconfig: {path}: found {found}, expected {expected}")
     return document

@@ -18,7 +18,7 @@ Network = IPv4Network | IPv6Network
 Endpoint = tuple[Address, int]
 """Address and port."""
 
-REMEDY = "a cluster administrator can allow the address in the chart value allowedDestinations"
+API_SERVER_RULE = "an endpoint of the Kubernetes API server"
 
 _REFUSED: dict[str, str] = {
     "0.0.0.0/8": "an unspecified address",
@@ -66,7 +66,7 @@ class Destinations:
         covers the IPv4 address, but never an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
-            return "an endpoint of the Kubernetes API server"
+            return API_SERVER_RULE
         if self._is_exception(candidates[0]):
             return None
         rules = (_rule(candidate) for candidate in candidates if not self._is_exception(candidate))
@@ -74,6 +74,16 @@ class Destinations:
 
     def _is_exception(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
+
+
+def refusal_message(rule: str) -> str:
+    """Return why the operator does not connect to an address, and the remedy."""
+    remedy = (
+        "change the address"
+        if rule == API_SERVER_RULE
+        else "a cluster administrator can allow the address in the chart value allowedDestinations"
+    )
+    return f"the operator does not connect to {rule}; {remedy}"
 
 
 def parse_address(host: str) -> Address | None:

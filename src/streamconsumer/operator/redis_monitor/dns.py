@@ -23,7 +23,7 @@ import pycares
 from aiodns.error import ARES_ENODATA, ARES_ENOTFOUND, DNSError
 
 from streamconsumer.errors import DestinationNotAllowed, HostNotResolved
-from streamconsumer.operator.redis_monitor.destinations import REMEDY, Address, Destinations, parse_address
+from streamconsumer.operator.redis_monitor.destinations import Address, Destinations, parse_address, refusal_message
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -128,7 +128,7 @@ class NamespaceResolver:
         refusals = {each: self._destinations.refusal(each, port) for each in addresses}
         allowed = [str(each) for each, rule in refusals.items() if rule is None]
         if not allowed:
-            raise DestinationNotAllowed(f"the operator does not connect to {refusals[addresses[0]]}; {REMEDY}")
+            raise DestinationNotAllowed(refusal_message(str(refusals[addresses[0]])))
         return allowed
 
     async def _look_up(self, host: str) -> list[Address]:
