@@ -86,7 +86,7 @@ def test_missing_required_permission_is_an_error_with_the_message_of_the_process
     assert ran.code == 1
     assert findings(ran)[f"Redis 127.0.0.1:{server.port}"] == (
         f"error: Redis at 127.0.0.1:{server.port} does not grant required permissions: +eval; "
-        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
+        "grant them with ACL SETUSER; docs/redis.md lists the permissions"
     )
 
 

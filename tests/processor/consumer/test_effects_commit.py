@@ -225,7 +225,7 @@ async def test_missing_permission_rejects_all_effects(any_group: Group, message_
     execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError) as raised:
         await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
-    assert "a script, which needs +eval" in str(raised.value)
+    assert "requires the permissions +eval" in str(raised.value)
     assert classify_error(raised.value, "here").code == "NOPERM"
     assert await server_content(any_group) == {**KEPT, "count": "string"}
     assert await any_group.client.get("count") == "1"

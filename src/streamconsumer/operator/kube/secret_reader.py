@@ -1,4 +1,4 @@
-"""Reads of Secrets, limited to the namespaces in which the operator is allowed to get Secrets.
+"""Reader for Secrets in the namespaces in which the operator is allowed to get Secrets.
 
 By default, the operator is not allowed to get Secrets. A RoleBinding grants this permission in one namespace, and
 deleting the RoleBinding revokes the permission. No watch reports these changes, because the operator has no permission
@@ -27,8 +27,8 @@ TICK = timedelta(seconds=5)
 """The interval at which the operator searches for namespaces whose check is due."""
 
 UNUSED_AFTER = timedelta(minutes=30)
-"""The permission in a namespace is no longer checked if no read was attempted for this time. This time is longer than
-the interval between two resyncs."""
+"""If no Secret of a namespace was requested for this time, the permission in the namespace is no longer checked. This
+time is longer than the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to get Secrets in namespace {namespace}. Without this permission, the operator does "
@@ -50,8 +50,8 @@ class _Access:
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Every request holds this lock. Reads therefore run one after another, and a revoked permission causes only one
-    refused read."""
+    """Each read of a Secret holds this lock. Reads therefore run one after another, and a revoked permission causes
+    only one refused read."""
 
 
 class SecretReader:
@@ -136,7 +136,7 @@ class SecretReader:
         except ApiError as error:
             if error.status != 403:
                 raise
-            is_granted = True  # access reviews are forbidden, so the next read shows whether it is granted
+            is_granted = True  # access reviews are forbidden, so only a read can show whether the permission is granted
         self._record(namespace, access, is_granted=is_granted)
 
     def _record(self, namespace: str, access: _Access, *, is_granted: bool) -> None:

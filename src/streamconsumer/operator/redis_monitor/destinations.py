@@ -62,7 +62,8 @@ class Destinations:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is
         allowed.
 
-        If an IPv6 address contains an IPv4 address, both must be allowed."""
+        If an IPv6 address contains an IPv4 address, the rules apply to both. An exception for the IPv6 address also
+        covers the IPv4 address, but never an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
             return API_SERVER_RULE
@@ -86,7 +87,7 @@ def refusal_message(rule: str) -> str:
 
 
 def parse_address(host: str) -> Address | None:
-    """Return the address that the system's resolver reads from `host` without a look-up. None for a host name.
+    """Parse an address as the system's resolver does. Returns None if `host` is a host name that needs a look-up.
 
     The resolver accepts old forms of IPv4 addresses such as `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1`."""
     try:

@@ -45,8 +45,8 @@ class PollTarget:
     """True if a pod has started. Such a pod may be able to restore a lost group. A pod that waits for a node or for its
     image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status, which proves that the group has existed. None if the status has no valid id,
-    which is possible because users may write the status."""
+    """Last-delivered id in the status. The id proves that the group has existed. None if the status contains no id, or
+    an invalid id that a user has written."""
 
     @classmethod
     def from_consumer(
@@ -77,7 +77,7 @@ class Observation:
 
     @property
     def secrets_problem(self) -> str:
-        """Explanation of why the Secrets are not readable. Empty if there is no such problem."""
+        """Message that explains why the Secrets are not readable. Empty if no condition reports this problem."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 

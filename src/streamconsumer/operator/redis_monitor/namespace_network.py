@@ -18,7 +18,7 @@ two connections: one for polls, and one for the blocking read that waits for ent
 
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
-"""Maximum size of an endpoint's values from Secrets for which the endpoint keeps its connections."""
+"""An endpoint keeps its connections only if its values from Secrets have at most this size."""
 
 
 class NamespaceNetwork:
@@ -30,8 +30,8 @@ class NamespaceNetwork:
         self.polls = asyncio.Semaphore(MAX_CONCURRENT_POLLS)
         """Each poll acquires this semaphore first."""
         self.large_secrets = asyncio.Lock()
-        """Lock of each poll with more than MAX_KEPT_SECRET_BYTES. A TLS context takes a thread for up to 0.2 s and
-        several megabytes, and all namespaces share the threads."""
+        """Lock that a poll acquires if its values from Secrets exceed MAX_KEPT_SECRET_BYTES. Building a TLS context
+        occupies a thread for up to 0.2 s and needs several megabytes. All namespaces share the threads."""
         self._kept = 0
 
     def try_keep(self) -> bool:

@@ -29,16 +29,16 @@ _REASONS = {
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
 
 MAX_CONSUMERS = 500
-"""Maximum number of consumers of one group whose names and numbers of pending entries a poll reads."""
+"""A poll reads the names and the pending counts of at most this number of consumers per group."""
 
 MAX_NAMES = 50_000
-"""Maximum number of consumers, over all groups of one poll, whose names and numbers of pending entries the poll reads.
-Without this maximum, groups with many consumers could exceed the size limit of the replies."""
+"""A poll reads the names and the pending counts of at most this number of consumers in all its groups together. Without
+this maximum, the replies for groups with many consumers could exceed their size limit."""
 NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
 )
-"""Condition message for all errors without a reply of a Redis server. The message is always the same, because different
+"""Condition message if no Redis server has replied, for any cause. The message is always the same, because different
 messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)

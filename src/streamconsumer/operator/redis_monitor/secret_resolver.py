@@ -23,8 +23,7 @@ from streamconsumer.redis_client.topology import topology
 
 
 class SecretSource(Protocol):
-    """The method that this module calls. `SecretReader` implements this method in the operator, and `KubeClient`
-    implements it in the command line."""
+    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the command line."""
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 

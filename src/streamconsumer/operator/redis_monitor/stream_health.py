@@ -10,7 +10,7 @@ GROWING_FOR = timedelta(minutes=10)
 """Time for which a stream counts as degraded after each new dead letter."""
 
 STUCK_AFTER = timedelta(minutes=15)
-"""Time after which an entry that is still the oldest pending entry counts as stuck.
+"""An entry counts as stuck if it has been the oldest pending entry for this time.
 
 Either the handler of this entry hangs, or no consumer claims the entry. If all pending entries are postponed for a
 retry, no entry counts as stuck."""

@@ -33,8 +33,8 @@ BATCH_WINDOW_SECONDS = 0.05
 """Time during which streams that scale to zero are collected, so that one blocking read covers all of them."""
 
 MIN_INTERVAL_SECONDS = 1.0
-"""Minimum time between a reported entry and the next blocking read. If a StreamConsumer stays at zero pods, and for
-example a hostile server reports an entry to every read, each read would cause a poll of the stream."""
+"""Minimum time between a reported entry and the next blocking read. Without this pause, a hostile server that reports
+an entry to every read would cause constant polls if the StreamConsumer stays at zero pods."""
 
 log = logging.getLogger(__name__)
 

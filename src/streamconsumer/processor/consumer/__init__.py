@@ -1,32 +1,32 @@
 """Consumer of a Redis Streams consumer group. The package `streamconsumer.redis_client` connects to the server.
 
-manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer holds
-the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, pending_entries lists
-and claims entries, and replay reads the own pending entries after a lost reply. read_size adapts the size of reads and
-claims to memory_limit and to the sizes of received entries, and large_entries handles entries that are too large.
-liveness detects dead consumers, claimer claims the entries of dead consumers, and heartbeat
-renews the leases of the entries in flight. reader_registry wakes an idle consumer. group_snapshot restores a lost
-group. effects_commit applies a handler's effects, and retention trims the stream. preflight checks the permissions and
-settings of the server, and early_reads detects a server that ignores BLOCK. polling_consumer serves a user's own
-manager.
+`manager` provides the public StreamManager. `redis_consumer` reads and acknowledges over a `raw_connection`, and
+`ack_buffer` contains the acknowledgements that Redis has not confirmed. `leases` changes entries that the consumer
+owns, `pending_entries` lists and claims entries, and `replay` reads the consumer's own pending entries again after a
+lost reply. `read_size` adapts the size of reads and claims to `memory_limit` and to the sizes of received entries, and
+`large_entries` handles entries that are too large. `liveness` detects dead consumers, `claimer` claims the entries of
+dead consumers, and `heartbeat` renews the leases of the entries in flight. `reader_registry` wakes an idle consumer.
+`group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention` trims the stream.
+`preflight` checks the permissions and settings of the server, and `early_reads` detects a server that ignores BLOCK.
+`polling_consumer` serves a user's own manager.
 
 Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading
   connection therefore never retries by itself. (redis-py 8 would retry, and the entries in the lost reply would stay
   pending.) After any error, the consumer reads its own pending entries again.
-- A blocked read is never cancelled, because entries could stay pending then, too. Instead, CLIENT UNBLOCK ends the read
-  with an empty reply.
+- A blocked read is never cancelled, because Redis may already have sent entries, and these entries would stay pending.
+  Instead, CLIENT UNBLOCK ends the read with an empty reply.
 - XACK for the last batch and XREADGROUP for the next batch share one round trip. MULTI is not used, because a read
   inside MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.
 - XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry. The consumer therefore
   compares the number in the reply with the number of ids that it sent.
 - Each reply that contains entries has a size limit, derived from the memory limit of the container. The reading
-  connection counts received bytes and drops the connection above the limit, because the size of an entry is unknown
+  connection counts received bytes, and is closed if they exceed the limit, because the size of an entry is unknown
   before it is received. The entries in the dropped reply are then claimed by a script, which measures each entry and
   returns the values only below the limit. Ordinary reads need no further command.
-- Only the start of a handler increments the delivery count of an entry. XREADGROUP from `0` and XCLAIM would also
-  increment the counts of entries that were only moved. If one message crashed its process, the whole batch would then
-  become dead letters.
+- The consumer increments the delivery count of an entry only when the handler starts. XREADGROUP from `0` and XCLAIM
+  would also increment the counts of entries whose handling has not started. If one message crashed its process, all
+  messages of its batch would then become dead letters.
 """
 
 from collections.abc import Callable, Collection

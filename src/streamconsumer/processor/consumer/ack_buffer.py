@@ -37,16 +37,17 @@ class AckBuffer:
         self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
-        """Batches that Redis has not confirmed yet. A batch stays one dict: copying costs as much as sending."""
+        """Batches that Redis has not confirmed yet. A batch stays one dict, because copying its ids takes as long as
+        sending them."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
         """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew their leases.
 
-        The id of an entry that the script has settled is removed when the entry leaves the in-flight table."""
+        After the script has settled an entry, the id stays in this set until the entry leaves the in-flight table."""
         self._settled_ids: set[str] = set()
-        """Ids of entries that a script has acknowledged or postponed in an open context of `settled_by_script`."""
+        """Ids of entries that a script has settled, until the entry's context of `settled_by_script` ends."""
         self._renewed_ids: set[str] = set()
-        """Ids in `ids_in_scripts` of entries that a lease renewal may have made pending again after the script."""
+        """Subset of `ids_in_scripts`: entries that a lease renewal may have made pending again after the script."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
@@ -102,7 +103,7 @@ class AckBuffer:
     def acked_during(self) -> Iterator[set[str]]:
         """Collect the unconfirmed ids and the ids that are acknowledged while this context is open.
 
-        Redis may still list these entries as pending in a reply that is received in the context.
+        A reply that is received while the context is open may still list these entries as pending.
         """
         acked_ids = set().union(self._buffered, *self._unconfirmed)
         self._listeners.append(acked_ids)
@@ -150,9 +151,9 @@ class AckBuffer:
         """Record that leases were renewed. Returns the renewed ids that are also in `ids_in_scripts`.
 
         Redis may have run the script before the renewal, so that the renewal made an acknowledged entry pending again.
-        The heartbeat thread therefore calls this method before it reads the set of `acked_during`. If the script has
-        replied, the thread finds the id in that set and acknowledges the entry again. Otherwise, `record_acked` finds
-        the recorded renewal and acknowledges the entry again.
+        The heartbeat thread therefore calls this method before it reads the set from `acked_during`. If the reply of
+        the script has arrived, the thread finds the id in that set and acknowledges the entry again. Otherwise,
+        `record_acked` finds the recorded renewal and acknowledges the entry again.
         """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)
@@ -187,6 +188,6 @@ class AckBuffer:
     async def _flush_quietly(self) -> None:
         try:
             await self.flush()
-        except (RedisError, OSError):  # retried here too: no read may follow while handlers occupy all slots
+        except (RedisError, OSError):  # retried here, because no read may follow while handlers occupy all slots
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(RETRY_DELAY_SECONDS, self._flush_soon)

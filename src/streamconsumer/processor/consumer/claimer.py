@@ -23,7 +23,8 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 CHECKS_PER_MEMBERS_REFRESH = 10
-"""Number of liveness checks after which the registered consumers are read again, even if no consumer has changed."""
+"""The registered consumers are read again after this number of liveness checks, even if no consumer was added or
+deleted."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
@@ -107,7 +108,7 @@ class PendingClaimer:
         return claims
 
     async def _refresh_members(self, now: float) -> None:
-        """List the consumers of the group, and announce this consumer if that is due.
+        """List the consumers of the group, and announce this consumer if its announcement is due.
 
         The registered members are read again if a consumer was added or deleted, and at every tenth check.
         """
@@ -144,9 +145,9 @@ class PendingClaimer:
         self._metrics.trimmed += await self._trimmer.trim()
 
     async def find_idle(self) -> list[ClaimPage]:
-        """Return functions that claim entries that are idle longer than `min_idle`, from any consumer.
+        """Return functions that claim idle entries of any consumer. An entry counts as idle after `min_idle`.
 
-        This includes entries of this consumer that are no longer in flight.
+        The functions also claim entries of this consumer that are no longer in flight.
         """
         consumers = await self._list_consumers()
         if _has_postponed(consumers):

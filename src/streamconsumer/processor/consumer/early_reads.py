@@ -1,6 +1,6 @@
 """Detection of a server or a proxy that ignores BLOCK, as some managed services do.
 
-Each read then returns immediately, and without a pause an idle consumer would send hundreds of reads per second.
+Each read then returns immediately. Without a pause, an idle consumer would send hundreds of reads per second.
 """
 
 import asyncio
@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 MAX_EARLY_READS = 10
-"""Maximum number of consecutive early reads of a server that supports BLOCK. CLIENT UNBLOCK also ends a read early."""
+"""After this number of consecutive early reads, the server counts as ignoring BLOCK. A smaller number proves nothing,
+because CLIENT UNBLOCK also ends a read early."""
 
 EARLY_SHARE = 0.9
-"""Share of the BLOCK duration. An empty read that ends before this share has passed is early."""
+"""An empty read counts as early if it ends before this share of the BLOCK duration has passed."""
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class EarlyReads:
         self._count = 0
 
     def record(self, reply: Any, sent_at: float) -> bool:
-        """Return True if a read was early. `sent_at` is the time of the event loop at which the read was sent."""
+        """Return True if a read was early. `sent_at` is the event loop's time when the read was sent."""
         is_early = not reply and asyncio.get_running_loop().time() - sent_at < self._early_seconds
         self._count = self._count + 1 if is_early else 0
         if self._count == MAX_EARLY_READS:

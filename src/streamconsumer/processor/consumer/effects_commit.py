@@ -9,8 +9,8 @@ therefore makes these checks before its first write:
   stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
 - The types of the keys. SET would replace a value of any type, and the other commands would fail on a key of another
   type.
-- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. For
-  these reasons, Redis rejects the first write of a script but never a later write.
+- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. If
+  one of these resources is missing, Redis rejects the first write of a script, but never a later write.
 
 One failure after the first write remains possible: XADD fails if the stream already contains the highest possible id.
 """
@@ -30,7 +30,7 @@ from streamconsumer.redis_client.replies import Execute
 log = logging.getLogger(__name__)
 
 MAX_REMEMBERED_COMMITS = 50_000
-"""Maximum number of remembered commits per group. This number of commits takes about 6 MB."""
+"""Maximum number of remembered commits per group. The ids of 50,000 commits occupy about 6 MB."""
 
 REQUIRED_PERMISSIONS = (
     "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
@@ -107,10 +107,10 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
     """Apply the effects and acknowledge the entry.
 
     Returns False and applies no effect if the entry is not pending with this consumer. Raises EffectsRejected if the
-    effects of this message cannot be applied. Raises Redis errors for other reasons, such as missing permissions,
-    missing memory or a server that is a replica. If Redis replied with an error, no effect was applied. If the
-    connection was lost, either all effects were applied or none. The caller may repeat the call until Redis replies,
-    because effects are never applied twice.
+    effects of this message cannot be applied. Raises a Redis error for a cause outside this message, for example if a
+    permission or memory is missing, or if the server is a replica. If Redis replied with an error, no effect was
+    applied. If the connection was lost, either all effects were applied or none. The caller may repeat the call until
+    Redis replies, because effects are never applied twice.
     """
     stream, group, consumer = consumer_id
     commits_key = group_key(stream, group, "committed").encode()
@@ -167,7 +167,7 @@ def _with_permission_hint(error: ResponseError) -> ResponseError:
     """Return the error, or, if a permission is missing, a new error that lists the required permissions."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
-            f"NOPERM effects are applied by a script, which needs {REQUIRED_PERMISSIONS} ({error})"
+            f"NOPERM the script that applies effects requires the permissions {REQUIRED_PERMISSIONS} ({error})"
         )
     return error
 

@@ -4,8 +4,8 @@ A group that was destroyed can be restored from the snapshot, even if its consum
 deletes the group's position and its pending entries list. A running process can restore the entries that it has in
 flight, but a killed process cannot. If the reply to a read is lost, no process knows the entries in the reply. While
 entries are in flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged
-entry is listed in the snapshot or comes after the snapshot's position. As a consequence, messages that were
-acknowledged after the last snapshot, within about one second, may be handled again after a restore.
+entry is listed in the snapshot or comes after the snapshot's position. After a restore, messages that were acknowledged
+after the last snapshot may be handled again. The last snapshot is usually at most one second old.
 
 An entry that is restored without a known owner is pending with the pseudo consumer `~postponed` for RESTORE_GRACE. If a
 consumer has the entry in flight, the consumer takes the entry back with its next lease renewal. Otherwise, the entry
@@ -28,15 +28,15 @@ SNAPSHOT_INTERVAL = timedelta(seconds=1)
 """Interval at which a consumer with entries in flight saves the snapshot."""
 
 RESTORE_GRACE = timedelta(milliseconds=1500)
-"""Time in which a consumer can take back a restored entry: three heartbeat intervals, and a margin for a late one."""
+"""Time in which a consumer can take back a restored entry: three heartbeat intervals, plus a margin for delays."""
 
 MAX_SNAPSHOT_IDS = 10_000
 """Maximum number of pending ids in a snapshot. If more entries are pending, the previous snapshot is kept, which is
 older but still correct."""
 
 MAX_RESTORED = 1000
-"""Maximum number of entries that are restored one by one because they were delivered after the snapshot. If there are
-more, the group begins at the snapshot's position."""
+"""Entries that were delivered after the snapshot are restored one by one, up to this number. If there are more such
+entries, the group begins at the snapshot's position."""
 
 _COMMON = f"""
 local stream, schedule, snapshot, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -63,7 +63,7 @@ end
 """
 """First part of the Lua scripts `SAVE` and `RESTORE`. KEYS: the stream, the schedule of postponed entries, the
 snapshot. ARGV: the group, this consumer. `mark` creates the consumer `~postponed` and returns 1 if this consumer was
-missing, so that the group must be restored. `mark` returns an error if there is no group or the server is out of
+missing. The caller must then restore the entries. `mark` returns an error if there is no group or the server is out of
 memory. XCLAIM ignores an entry that is no longer in the stream; `CLAIM_DUE` later removes such an entry from the
 schedule."""
 
@@ -140,8 +140,8 @@ return begin
 """
 """Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
 recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
-known. The ids in flight in this process follow. The script ignores a position after the end of the stream, because such
-a stream was deleted and created again.
+known. The other arguments are the ids of the entries in flight in this process. The script ignores a position that is
+after the end of the stream, because the stream was then deleted and created again.
 
 After the snapshot, other consumers may have received entries that this consumer does not know. The script restores
 these entries as well. Entries that this consumer takes back stay in the schedule with a score below zero until a

@@ -47,8 +47,9 @@ class HeartbeatThread:
         """Prepare the thread.
 
         `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
-        lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread shows that the
-        consumer is alive, because the ids of the entries in the reply are not known yet.
+        lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread also resets the
+        idle time of the consumer. The ids of the entries in the incomplete reply are not known yet, so the thread
+        cannot renew their leases.
         """
         self._is_receiving = is_receiving
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
@@ -69,8 +70,9 @@ class HeartbeatThread:
     async def stop(self) -> None:
         """Stop the renewal of leases.
 
-        A running renewal is first completed, because the thread must acknowledge again the entries that the renewal
-        made pending again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is cancelled.
+        Waits for a running renewal. The renewal may make acknowledged entries pending again, and the thread must then
+        acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
+        cancelled.
         """
         self._request_stop()
         try:
@@ -105,7 +107,7 @@ class HeartbeatThread:
             await manager.aclose()
 
     async def _beat(self, manager: StreamManager, leases: Leases) -> None:
-        # Collecting starts before the ids are read: an entry that was acknowledged earlier has left the table.
+        # `acked_during` starts before the ids are read: an entry that was acknowledged earlier is no longer in flight.
         with self._ack_buffer.acked_during() as acked_ids:
             if ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids())):
                 await self._renew(manager, leases, ids, acked_ids)
@@ -120,12 +122,12 @@ class HeartbeatThread:
             try:
                 for begin in range(0, len(ids), PAGE_SIZE):
                     lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-            finally:  # Redis may have run a renewal that failed here
+            finally:  # Redis may have run a renewal even if it failed here
                 unanswered = self._ack_buffer.record_renewed(ids)
             await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
             log.debug("lease renewal failed", extra={"error": str(error)})
-        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # no consumer has claimed a postponed entry
+        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # `unanswered` entries may only be postponed
             with suppress(RuntimeError):  # the processor's event loop is closed
                 self._loop.call_soon_threadsafe(self._on_lost, claimed)
 
@@ -145,7 +147,7 @@ class HeartbeatThread:
         return remaining
 
     def _select_ids(self, ids: list[str]) -> list[str]:
-        """Return the ids to renew now.
+        """Return the ids of the leases to renew now.
 
         If there are many ids, each heartbeat renews a different part of them. Each lease is still renewed several times
         within `min_idle`.

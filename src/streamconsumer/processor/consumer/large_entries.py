@@ -1,7 +1,7 @@
 """Claims of pending entries whose values may be too large to be read.
 
 A script claims entries and returns their values only up to a size, so that the reply fits into the memory of the pod.
-Of an entry above the limit, the script returns the field names and the sizes of the values. Such an entry becomes a
+For an entry above the limit, the script returns the field names and the sizes of the values. Such an entry becomes a
 dead letter without its values.
 
 If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. The claim
@@ -9,7 +9,7 @@ is repeated with a smaller size, down to one entry. If the connection is cut MAX
 entry counts as unreadable. A lost reply loses no entry: the entries are pending with this consumer, and the script
 returns them again.
 
-Only redelivered entries are claimed, so that reading new entries costs no further command.
+The script is used only for redelivered entries, so that reading new entries needs no additional command.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from streamconsumer.processor.message import Entry, UnreadableEntry
 log = logging.getLogger(__name__)
 
 MAX_CUTS = 3
-"""Number of cut connections after which an entry that was read alone counts as unreadable."""
+"""An entry that is read alone counts as unreadable after the connection was cut this number of times."""
 
 MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
 """Maximum size of a field name, and of all field names, in the dead letter of an unreadable entry."""
 
 NAME_OVERHEAD_BYTES = 8
-"""Size that each field name has in addition to its bytes, so that empty names have a size, too."""
+"""Number of bytes that are added to the size of each field name, so that an empty name also has a size."""
 
 REPLY_TIMEOUT_SECONDS = 15.0
 """Maximum time until the reply to a claim begins. The script needs about one second for a million fields."""
@@ -76,10 +76,10 @@ local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
   return true
 end
 """
-"""First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. Returns False and
-does not claim if the size of all entries would exceed `page_bytes`. The first entry is always added. Of an entry above
-`entry_bytes`, the names, the value sizes and the replay marks are added instead of the values, followed by its size and
-its number of fields."""
+"""First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. `add` returns False
+and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry is always added. If
+an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay marks. The size and
+the number of fields of this entry follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Claimed:
     trimmed: int
     """Number of entries that the stream no longer contains."""
     examined: int = 0
-    """Number of entries that were claimed or cannot be claimed. The remaining entries did not fit into the reply."""
+    """Number of entries that were claimed or could not be claimed. All other entries did not fit into the reply."""
 
 
 class BoundedReads:
@@ -116,7 +116,7 @@ class BoundedReads:
             except (ConnectionCut, UnreadableReply) as error:
                 if problem:
                     raise
-                if isinstance(error, UnreadableReply):  # the reply takes too long, so each repetition takes long, too
+                if isinstance(error, UnreadableReply):  # the reply takes too long, and so would each repetition
                     problem = "" if self._size.shrink_to_minimum() else str(error)
                 else:
                     cuts += not self._size.shrink()
@@ -157,7 +157,7 @@ class BoundedReads:
                 await self._manager.handle_error(error)
                 raise
             except BaseException:
-                await self._close()  # otherwise the next command would receive a reply to this one
+                await self._close()  # otherwise the next command would receive the reply to this command
                 raise
 
     @property

@@ -1,4 +1,4 @@
-"""Leases on entries: one Lua script each to renew leases, store delivery counts and postpone entries.
+"""Leases on entries: Lua scripts that renew leases, store delivery counts and postpone entries.
 
 A consumer owns an entry that is pending with it. Renewing the lease resets the entry's idle time, so that no other
 consumer claims the entry. Each script checks the owner of an entry and changes the entry in one atomic step. In all
@@ -47,7 +47,7 @@ already been handled twice in this case.) If another consumer has restored the e
 consumer takes the entry back. The entry then stays in the schedule with a score below zero until a snapshot contains
 it.
 
-One query for a range of up to twice the number of entries takes 1.9 ms for 200 ids; one query for each id takes 3.4 ms.
+For 200 ids, one XPENDING query for a range of up to twice as many entries takes 1.9 ms. One query per id takes 3.4 ms.
 """
 
 START_ATTEMPT = """
@@ -88,8 +88,8 @@ end
 return 0
 """
 """Lua script that moves entries to the pseudo consumer ARGV[3] until they are due. For each entry, ARGV[4…] contains
-the id, the delivery count and the delay in milliseconds. The due time is stored first, because Redis rejects only this
-write if its memory is full."""
+the id, the delivery count and the delay in milliseconds. The due time is stored first, because this
+write is the only one that Redis rejects if its memory is full."""
 
 REPAIR_SCHEDULE = """
 for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
@@ -143,7 +143,7 @@ class Leases:
         return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
 
     async def show_activity(self) -> None:
-        """Reset the idle time of this consumer, without a change of its entries."""
+        """Reset the idle time of this consumer without changing its entries."""
         read = ("XREADGROUP", "GROUP", self._group, self._consumer_name, "COUNT", 1)
         await self._execute(*read, "STREAMS", self._stream, ALMOST_LAST_ID)
 

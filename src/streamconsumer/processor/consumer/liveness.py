@@ -27,10 +27,10 @@ ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer no longer takes turns in running the check."""
+"""A consumer that has not announced itself for this time no longer takes turns in running the check."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
-"""Time without an announcement after which a consumer without pending entries is deleted."""
+"""A consumer without pending entries is deleted if it has not announced itself for this time."""
 
 Members = Mapping[str, float]
 """Registered consumers and the time of their last announcement, in seconds of the server's clock."""

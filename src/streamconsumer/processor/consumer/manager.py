@@ -25,8 +25,8 @@ from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
 MAX_REPLY_BYTES = 33_554_432
-"""Maximum size of a reply on a control connection, in addition to one entry of `delivery.maxEntryBytes`. The reply to a
-claim contains several entries."""
+"""Maximum size of a reply on a control connection. `delivery.maxEntryBytes` is added to this size, so that one entry of
+the maximum size also fits into the reply."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -141,9 +141,9 @@ class StreamManager:
     ) -> Self:
         """Create a manager from a pod's settings, without connecting yet. Raises InvalidSettings.
 
-        Each connect determines the server again: the fixed address, the primary that Sentinel reports, or the node of
-        the Redis Cluster that holds `stream`. Each connect also reads the files with credentials and certificates
-        again. The other arguments are those of `from_url`.
+        Each new connection determines the server again: the fixed address, the primary that Sentinel reports, or the
+        node of the Redis Cluster that stores `stream`. Each new connection also reads the files with credentials and
+        certificates again. The other arguments are those of `from_url`.
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
@@ -219,7 +219,7 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connect, or else of the next connect. The path and None for a Unix socket."""
+        """Host and port of the last connection, or else of the next connection. Path and None for a Unix socket."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address

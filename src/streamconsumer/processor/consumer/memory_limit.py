@@ -1,9 +1,9 @@
 """Limits of the memory that entries may occupy, derived from the memory limit of the container.
 
-A reply occupies more memory than its bytes. The largest factor is 6: a text with one emoji needs 4 bytes per character,
-and while hiredis decodes the text, the received bytes and a first copy also exist. A small value occupies up to 140
-bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6 includes
-small values. The limits leave half of the memory to the interpreter, the handler and the entries in flight.
+A reply occupies up to 6 times its size in memory. A text that contains one emoji needs 4 bytes per character. While
+hiredis decodes this text, the received bytes and a copy of these bytes also exist. A small value occupies up to 140
+bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6 also
+covers small values. The limits leave half of the memory to the interpreter, the handler and the entries in flight.
 """
 
 import os
@@ -16,7 +16,7 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 """Approximate size limit of the reply to one read. If entries are large, a read requests fewer entries."""
 
 VALUE_BYTES = 16
-"""Size that each field name and each value has in addition to its bytes."""
+"""Number of bytes that are added to the size of each field name and each value."""
 
 _PROC, _CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -44,7 +44,7 @@ def memory_limits(max_entry_bytes: int, memory_bytes: int | None = None) -> Memo
 
 @cache
 def available_memory() -> int:
-    """Return the memory in bytes that this process may use: of the container, the process or the machine."""
+    """Return the memory in bytes that this process may use, limited by the container, the process and the machine."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits(_PROC, _CGROUP)]
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     return min([*limits, address_space] if address_space != resource.RLIM_INFINITY else limits)
@@ -53,7 +53,7 @@ def available_memory() -> int:
 def _cgroup_limits(membership: Path, root: Path) -> list[int]:
     """Return the memory limits of this process's control group and of all groups that contain it.
 
-    Reads versions 1 and 2. In a container, the root is often the container's own group."""
+    Reads cgroup versions 1 and 2. In a container, the root is often the container's own group."""
     limits: list[int] = []
     for line in membership.read_text().splitlines() if membership.exists() else ():
         _, controllers, path = line.split(":", 2)

@@ -1,6 +1,6 @@
 """Pending entries list of a group: lists entries, and claims entries for this consumer.
 
-The entries are pending with this consumer, with a dead consumer, or with the pseudo consumer for postponed entries.
+The entries are pending with any consumer of the group, or with the pseudo consumer for postponed entries.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,8 @@ return {{examined, trimmed, entries}}
 number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged, because such entries can never be
 handled.
 
-An entry that this consumer already owns has no minimum idle time: the reply to an earlier claim was lost."""
+The minimum idle time does not apply to an entry that this consumer already owns, because the reply to an earlier claim
+of the entry was lost."""
 
 
 CLAIM_DUE = f"""{BOUNDED_READ}
@@ -82,11 +83,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARG
 end
 return {{trimmed, entries}}
 """
-"""Lua script that claims up to ARGV[4] due postponed entries for this consumer. KEYS: the stream, the schedule of
-postponed entries. ARGV: group, consumer, pseudo consumer, maximum number of entries, `page_bytes`, `entry_bytes`.
-Returns the number of trimmed entries, and the claimed entries. Claimed entries stay in the schedule with a score below
-zero until a snapshot is saved. If the reply is lost, and after it the group, only the schedule still contains these
-entries."""
+"""Lua script that claims up to ARGV[4] postponed entries that are due. KEYS: the stream, the schedule of postponed
+entries. ARGV: group, consumer, pseudo consumer, maximum number of entries, `page_bytes`, `entry_bytes`. Returns the
+number of trimmed entries, and the claimed entries. Claimed entries stay in the schedule with a score below zero until a
+snapshot is saved. If the reply is lost and then the group is lost, only the schedule still contains these entries."""
 
 
 class PendingEntries:
@@ -112,9 +112,9 @@ class PendingEntries:
     async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
         """Claim entries for this consumer.
 
-        Redis claims only entries that have still been idle for `idle`. If several consumers claim the same entry, only
-        the first claim therefore succeeds. The delivery counts are set to those in `pending`, because no attempt has
-        started.
+        Redis claims an entry only if the entry has been idle for at least `idle`. If several consumers claim the same
+        entry, only the first claim therefore succeeds. The delivery counts are set to the counts in `pending`, because
+        no attempt has started.
         """
         if not pending:
             return Claimed([], 0)

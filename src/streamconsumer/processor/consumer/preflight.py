@@ -2,8 +2,8 @@
 
 The checks change no data. Redis checks permissions before arguments. Each command is therefore sent with arguments that
 Redis rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that the
-user has the permission. For EVAL, only the reply 1 to the script `return 1` counts, because a proxy rejects EVAL with
-its own error text.
+user has the permission. The permission for EVAL counts as granted only if the script `return 1` returns 1, because a
+proxy rejects EVAL with its own error text.
 """
 
 import re
@@ -21,7 +21,7 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, risky_settings
 
 MIN_SERVER_VERSION = (6, 2)
-"""Oldest supported Redis version. Older versions lack IDLE and exclusive ids in XPENDING."""
+"""Oldest supported Redis version. Older versions support neither IDLE nor exclusive ids in XPENDING."""
 
 NO_SUCH_ID = "0-0"
 """Entry id that no entry can have."""
@@ -126,8 +126,8 @@ def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, E
     for permission, reply in missing.items():
         if not isinstance(reply, NoPermissionError):
             command, quote = permission[1:].replace("|", " ").upper(), str(reply)[:_MAX_QUOTED_LENGTH]
-            return f"{problem}; {command} is renamed, disabled or refused by a proxy ({quote}): enable it there"
-    return f"{problem}; grant them with ACL SETUSER, docs/redis.md lists the permissions"
+            return f"{problem}; {command} is renamed, disabled or refused by a proxy ({quote}); enable {command}"
+    return f"{problem}; grant them with ACL SETUSER; docs/redis.md lists the permissions"
 
 
 def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:

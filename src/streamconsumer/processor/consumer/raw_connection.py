@@ -23,16 +23,17 @@ from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
 
 LARGE_REPLY_BYTES = 1024 * 1024
-"""Size above which the values of a reply are counted. A smaller reply fits into memory whatever it contains."""
+"""The values of a reply are counted only above this size. A smaller reply fits into memory, whatever its content."""
 
 PROGRESS_SECONDS = 5.0
-"""Time in which a reply that has started must grow. Otherwise, the connection counts as dead."""
+"""The connection counts as dead if a reply that has started does not grow within this time."""
 
 MAX_RECEIVE_SECONDS = 30.0
 """Maximum time to receive a reply that has started. A reply that takes longer is too large for the connection."""
 
 _MIN_PROGRESS_BYTES = 1024
-"""Bytes that count as progress. The reply to XACK, which arrives before a blocking read ends, is smaller."""
+"""Minimum growth of a reply that counts as progress. The reply to XACK, which precedes the reply to a blocking read,
+is smaller."""
 
 
 class ConnectionCut(RedisConnectionError):
@@ -88,7 +89,7 @@ class RawConnection(asyncio.Protocol):
 
     @property
     def is_receiving(self) -> bool:
-        """True while a reply that may take long is being received."""
+        """True while a reply that may take a long time is being received."""
         return bool(self._pending_replies) and self.bytes_received > LARGE_REPLY_BYTES // 16
 
     def send(self, packed: bytes, on_first_reply: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
@@ -122,12 +123,12 @@ class RawConnection(asyncio.Protocol):
             self.stop_timer()
 
     def start_timer(self, seconds: float) -> None:
-        """Drop the connection if no reply begins within `seconds`, or if a reply that has started stops to grow."""
+        """Drop the connection if no reply begins within `seconds`, or if a reply that has started stops growing."""
         deadline = asyncio.get_running_loop().time() + seconds + MAX_RECEIVE_SECONDS
         self._start_timer(seconds, self.bytes_received, deadline)
 
     def stop_timer(self) -> None:
-        """End the supervision that `start_timer` began."""
+        """Cancel the timer that `start_timer` started."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,7 +141,8 @@ class RawConnection(asyncio.Protocol):
         if self.bytes_received < expected:
             self.abort()
         elif asyncio.get_running_loop().time() > deadline:
-            self._refuse(f"found {self.bytes_received} bytes of a reply after {MAX_RECEIVE_SECONDS:.0f} s")
+            seconds = f"{MAX_RECEIVE_SECONDS:.0f} s"
+            self._refuse(f"found {self.bytes_received} bytes of a reply after {seconds}, expected the complete reply")
         else:
             self._start_timer(PROGRESS_SECONDS, self.bytes_received, deadline)
 
@@ -176,10 +178,11 @@ class RawConnection(asyncio.Protocol):
         self._fail(ConnectionCut(f"connection lost: {exc or 'closed by the server'}"))
 
     def _is_too_large(self, data: bytes) -> bool:
-        """Add the number of values in `data` to the size of a large reply. Drop the connection above the limit.
+        """Add the overhead of the values in `data` to the size of a large reply. Drop the connection above the limit.
 
-        Each value has two line ends in the reply, and each other element has one. A value that contains line ends is
-        counted too high. Its entry is then read again by a script, which measures exactly.
+        In the reply, each value has two line ends, and each other element has one. The size of a value that itself
+        contains line ends is overestimated. If the reply is refused for this reason, a script reads the entry again and
+        measures its exact size.
         """
         self.bytes_received += self._value_bytes // 2 * data.count(b"\r")
         if self.bytes_received <= self._max_reply_bytes:

@@ -1,7 +1,7 @@
 """Size of the next read: the number of entries, computed from the sizes of received entries and from failed reads.
 
-A read fails without an outage if its reply is larger than this process accepts, or if the server or a proxy cuts the
-connection because of the reply (`client-output-buffer-limit`).
+Even without an outage, a read fails if its reply is larger than this process accepts, or if the server or a proxy cuts
+the connection because of the size of the reply (`client-output-buffer-limit`).
 """
 
 import time
@@ -16,10 +16,11 @@ MIN_BYTES = 16 * 1024
 """Smallest size of a read. Redis sends a reply of this size even if `client-output-buffer-limit` is smaller."""
 
 MAX_CLAIM_BYTES = 4 * 1024 * 1024
-"""Maximum size of the entries that one claim requests. Redis runs nothing else while its script copies the entries."""
+"""Maximum size of the entries that one claim requests. Redis runs no other command while the script copies the
+entries."""
 
 RESTORE_SECONDS = 30.0
-"""Time after a cut connection in which reads stay below the size that was cut."""
+"""After a connection was cut because of the size of a reply, reads request fewer bytes for this time."""
 
 
 class ReadSize:
@@ -57,21 +58,21 @@ class ReadSize:
     def on_cut(self, requested: int) -> None:
         """Halve the number of entries, because the connection was lost during a read of `requested` entries.
 
-        Redis cuts a connection at the same size again. Reads therefore stay below half of the size that was cut.
+        Redis would cut the connection at the same size again. Reads therefore request at most half of this size.
         """
         self.on_refused(requested)
         if (size_bytes := requested * self._entry_bytes) > 2 * MIN_BYTES:
             self._limit(size_bytes // 2)
 
     def shrink(self) -> bool:
-        """Claim a quarter of the bytes. Returns False if the size was already MIN_BYTES."""
+        """Reduce the size of claims to a quarter. Returns False if the size was already MIN_BYTES."""
         if self.claim_bytes <= MIN_BYTES:
             return False
         self._limit(max(MIN_BYTES, self.claim_bytes // 4))
         return True
 
     def shrink_to_minimum(self) -> bool:
-        """Claim MIN_BYTES. Returns False if the size was already MIN_BYTES."""
+        """Reduce the size of claims to MIN_BYTES. Returns False if the size was already MIN_BYTES."""
         if self.claim_bytes <= MIN_BYTES:
             return False
         self._limit(MIN_BYTES)

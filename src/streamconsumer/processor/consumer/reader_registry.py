@@ -21,7 +21,7 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 
 RECENT_SECONDS = 30.0
-"""Time since its last announcement after which a consumer is no longer woken. Consumers announce themselves every 20
+"""A consumer is woken only if it has announced itself within this time. Consumers announce themselves every 20
 seconds."""
 
 

@@ -215,7 +215,7 @@ class RedisConsumer:
         connection = self._connection = RawConnection(
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
-        with suppress(ResponseError):  # without permission for CLIENT ID, stopping waits for the end of the BLOCK
+        with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
             self._client_id = int(await connection.execute("CLIENT", "ID"))
         if self._client_id is not None:
             await self._reader_registry.register(self._client_id)

@@ -19,7 +19,7 @@ ANY_IDLE_TIME = timedelta(0)
 
 
 class OwnPendingReplay:
-    """Reads the own pending entries of one consumer, page by page. A restarted consumer begins with this replay."""
+    """Reads a consumer's own pending entries again, page by page. A restarted consumer begins with this replay."""
 
     def __init__(self, consumer: RedisConsumer) -> None:
         self._consumer = consumer
@@ -38,7 +38,8 @@ class OwnPendingReplay:
     async def read_page(self, last_delivered_id: str) -> list[Entry]:
         """Return one page of entries. The delivery counts stay unchanged, because no attempt has started.
 
-        `last_delivered_id` is the last entry that this process received, or the position of the group at the start."""
+        `last_delivered_id` is the id of the last entry that this process received. Before the first entry, it is the
+        group's position at the start of this process."""
         consumer = self._consumer
         with consumer.ack_buffer.acked_during() as acked_ids:
             count = min(PAGE_SIZE, consumer.read_size.max_count)

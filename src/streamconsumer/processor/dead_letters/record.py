@@ -69,14 +69,15 @@ class DeadLetterReason(StrEnum):
     and the size of each value, but no values. Names may be truncated or missing."""
 
     CRASHED = "Crashed"
-    """The message was started `delivery.maxDeliveries` times without finishing. It probably crashes its process."""
+    """The handling of the message started `delivery.maxDeliveries` times and never finished. The message probably
+    crashes its process."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDetails:
     """Details of a failed message.
 
-    The times at which the message was added and became a dead letter are contained in the two entry ids.
+    The ids of the original entry and of the dead letter contain the times at which these entries were added.
     """
 
     reason: str

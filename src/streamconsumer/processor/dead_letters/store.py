@@ -56,7 +56,8 @@ string if the dead letter does not exist."""
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
-"""Approximate size of a page. The number of entries is adapted to it, because an entry may have 100 bytes or 16 MB."""
+"""Approximate size of a page. The number of entries in a page depends on their sizes, which range from 100 bytes to
+16 MB."""
 
 
 class DeadLetterStore:

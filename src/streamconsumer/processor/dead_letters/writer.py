@@ -14,7 +14,7 @@ return 1
 """
 """KEYS: the stream, the dead-letter stream. ARGV: group, consumer, entry id, maximum number of dead letters, then the
 dead letter's fields. Redis does not roll back a script, but the script ends at the first command that fails. XADD
-therefore runs before XACK. Returns 1, or 0 if the entry is not pending for this consumer."""
+therefore runs before XACK. Returns 1, or 0 if the entry is not pending with this consumer."""
 
 
 MAX_CHUNK_BYTES = 1_000_000
@@ -51,7 +51,7 @@ class DeadLetterWriter:
     async def write_many(self, consumer: str, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
         """Write dead letters and acknowledge their entries in one round trip. Raises connection errors.
 
-        Returns one result per entry: True if the dead letter was written, False if the entry is not pending for this
+        Returns one result per entry: True if the dead letter was written, False if the entry is not pending with this
         consumer, or the Redis error. After a Redis error, the entry is still pending.
         """
         raw_replies = await self._execute_pipeline(
