@@ -1,7 +1,7 @@
 """Output of the commands. Commands print only through this module, which escapes unprintable characters and adds
 colors.
 
-Almost every line contains untrusted text: names, errors of servers, exceptions of handlers.
+Almost every line contains untrusted text: names, server errors, handler exceptions.
 """
 
 from collections.abc import Iterable

@@ -106,7 +106,7 @@ class Autoscaling(
         )
     ),
 ):
-    """Autoscaling of the number of pods based on the backlog. The backlog is the number of entries that the consumer
+    """Scales the number of pods with the backlog. The backlog is the number of entries that the consumer
     group has not read plus the number of entries that the group has read but not acknowledged."""
 
     min_replicas: int = Field(default=0, ge=0, le=1000)

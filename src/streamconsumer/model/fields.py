@@ -124,8 +124,8 @@ class Immutable:
 
 
 def cel_matches(pattern: str, subject: str = "self") -> str:
-    """Return the CEL expression that is true if the whole text matches `pattern`. The notation of characters above
-    U+00FF is converted, because RE2 and Python write such characters differently."""
+    """Return the CEL expression that is true if the whole text matches `pattern`. Escapes of characters above
+    U+00FF are converted, because RE2 and Python write them differently."""
     in_re2 = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
     return f"{subject}.matches(r'^(?:{in_re2})$')"
 

@@ -302,7 +302,7 @@ class StreamConsumerSpec(
     the Deployment, because the operator sets its number of replicas to the value of this field."""
 
     autoscaling: Autoscaling | None = None
-    """Autoscaling of the number of pods by the backlog. If set, `replicas` is ignored."""
+    """Scales the number of pods with the backlog. If set, `replicas` is ignored."""
 
     suspend: bool = False
     """If true, the pods drain and stop, and the group position is kept. When `suspend` is set back to false, the
@@ -319,7 +319,7 @@ class StreamConsumerSpec(
 
 
 MAX_ITEMS = 500
-"""Maximum number of items of a list or an object in a spec. The limits of all fields are lower."""
+"""Maximum number of items of a list or an object in a spec. The limit of each field is lower than this number."""
 
 
 class StreamConsumer(Model):

@@ -38,8 +38,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """Base class that sets address and credentials before each connect.
 
-    redis-py calls `_connect` to open the socket, and then runs the handshake with the attributes that `_connect` has
-    set.
+    redis-py calls `_connect` to open the socket, and then performs the handshake with the attributes that `_connect`
+    has set.
     """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:

@@ -15,8 +15,11 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
     "no fields": (lambda e: e.add("s", {}), "'s' has 0 fields; expected 1 to 1000"),
     "too many fields": (lambda e: e.add("s", {str(n): "" for n in range(1001)}), "1001 fields; expected 1 to 1000"),
     "zero length": (lambda e: e.add("s", {"a": "b"}, max_length=0), "max_length of 's' is 0; expected at least 1"),
-    "a number as a value": (lambda e: e.set("k", ANY), "the value of 'k' is 0.5, a float; expected str or bytes"),
-    "a number in a field": (lambda e: e.add("s", {"a": ANY}), "a field of 's' is 0.5, a float; expected str or bytes"),
+    "a number as a value": (lambda e: e.set("k", ANY), "the value of 'k' is 0.5 of type float; expected str or bytes"),
+    "a number in a field": (
+        lambda e: e.add("s", {"a": ANY}),
+        "a field of 's' is 0.5 of type float; expected str or bytes",
+    ),
     "zero time": (lambda e: e.set("k", "v", timedelta()), "expires of 'k' is 0:00:00; expected at least a millisecond"),
     "fraction": (lambda e: e.increment("k", ANY), "increment of 'k' is 0.5; expected a whole number"),
     "increment too large": (
@@ -25,7 +28,7 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),
-        "b'k' has a SET; cannot add INCRBY; expected one kind of effect per key",
+        "cannot add INCRBY for b'k', which already has SET; each key can have only one kind of effect",
     ),
 }
 

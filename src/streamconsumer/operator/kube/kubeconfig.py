@@ -145,7 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"no usable kubeconfig: {path}: cannot be read: {error}") from None
+        raise InvalidSettings(f"no usable kubeconfig: cannot read {path}: {error}") from None
     except yaml.YAMLError:  # its text quotes the file, which contains credentials
         document = "invalid YAML"
     if not isinstance(document, dict):

@@ -1,1 +1,1 @@
-"""The reconcile of a StreamConsumer: parse the spec, apply and prune children, observe the pods, write the status."""
+"""Reconciles a StreamConsumer: parses the spec, applies and prunes children, observes the pods, writes the status."""

@@ -63,8 +63,8 @@ class StreamManager:
             if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
         } | limited_options(ReplyLimits(MAX_REPLY_BYTES + self.delivery.max_entry_bytes))
         self.command_refused = Event()
-        """Event that is set when a command was rejected because of a missing permission, or because the server does not
-        have the command. The consumer then repeats the preflight checks before its next read. Clones share the event.
+        """Event that is set when the server rejects a command because a permission is missing or the command is
+        unknown. The consumer then repeats the preflight checks before its next read. Clones share the event.
         """
         self.control = self._new_control()
 

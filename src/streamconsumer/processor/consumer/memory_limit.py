@@ -16,7 +16,7 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 """Approximate size limit of the reply to one read. If entries are large, a read requests fewer entries."""
 
 VALUE_BYTES = 16
-"""Number of bytes that are added to the size of each field name and each value."""
+"""Overhead in bytes that is added to the size of each field name and each value."""
 
 _PROC, _CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 

@@ -1,8 +1,8 @@
-"""Reading connection: writes packed commands and returns raw replies, without a client library in between.
+"""The connection on which a consumer reads entries: writes packed commands and returns raw replies.
 
-redis-py opens, encrypts and authenticates the connection. This class then takes over the transport. All connection
-types and options of redis-py therefore work, but a round trip takes less time: 12 microseconds of bookkeeping instead
-of 110 (measured). No command is retried, and a connection that has failed once is never used again.
+redis-py opens, encrypts and authenticates the connection. This class then takes over the transport from redis-py. All
+connection types and options of redis-py therefore work, but a round trip takes less time: 12 microseconds of
+bookkeeping instead of 110 (measured). No command is retried, and a connection that has failed once is never used again.
 
 The connection refuses a reply above `max_reply_bytes` while receiving it, because parsing such a reply could exceed the
 memory limit of the pod. The size of a reply includes `VALUE_BYTES` for each value, see `memory_limit`.
@@ -23,7 +23,7 @@ from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
 
 LARGE_REPLY_BYTES = 1024 * 1024
-"""The values of a reply are counted only above this size. A smaller reply fits into memory, whatever its content."""
+"""Size of a reply from which its values are counted. A smaller reply always fits into memory."""
 
 PROGRESS_SECONDS = 5.0
 """The connection counts as dead if a reply that has started does not grow within this time."""

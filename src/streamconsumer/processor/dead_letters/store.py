@@ -115,7 +115,7 @@ class DeadLetterStore:
         try:
             page = await self._read_range(dead_letter_id, dead_letter_id, 1)
         except ReplyTooLarge as error:
-            raise InvalidSettings(f"entry {dead_letter_id} of {self._key!r}: {error}; it is left unchanged") from None
+            raise InvalidSettings(f"entry {dead_letter_id} of {self._key!r} is left unchanged: {error}") from None
         if not page:
             return None
         if dead_letter := self._parse(*page[0]):

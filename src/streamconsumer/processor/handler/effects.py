@@ -84,7 +84,9 @@ class Effects:
         name = _to_bytes(key, "a key")
         other = next((each.command for each in self.operations if each.key == name and each.command != command), None)
         if other:
-            raise ValueError(f"{key!r} has a {other}; cannot add {command}; expected one kind of effect per key")
+            raise ValueError(
+                f"cannot add {command} for {key!r}, which already has {other}; each key can have only one kind of effect"
+            )
         self.operations.append(Operation(command, name, arguments))
         return self
 
@@ -94,4 +96,4 @@ def _to_bytes(value: StrOrBytes, description: str) -> bytes:
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise TypeError(f"{description} is {value!r:.80}, a {type(value).__name__}; expected str or bytes")
+    raise TypeError(f"{description} is {value!r:.80} of type {type(value).__name__}; expected str or bytes")

@@ -19,7 +19,7 @@ def traces_endpoint(environ: Mapping[str, str]) -> str | None:
 
 
 def probe_collector() -> str:
-    """Send an empty request in the same way as spans, with the OTEL_ environment variables of this process.
+    """Send an empty export request, as configured by the OTEL_ environment variables of this process.
 
     Returns the reason why the collector did not accept the request, or an empty string if the collector accepted it.
     """

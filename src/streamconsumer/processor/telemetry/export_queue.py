@@ -59,7 +59,7 @@ class ExportQueue:
         thread."""
         self._wake, self._idle = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        """Lock that is held while spans are counted or taken out of the queue, but not during a request. A `put` holds
+        """Lock that is held while spans are counted or taken out of the queue, but not during a request. `put` takes
         the lock only if it drops the span."""
         self._is_closing = self._is_aborted = False
         self._rejected = 0
