@@ -70,7 +70,7 @@ class Response:
 
 
 Routes = Mapping[str, Callable[[], Response | Awaitable[Response]]]
-"""Map from each path to the function that returns the response. A coroutine function responds later."""
+"""Map from each path to the function that returns the response, either directly or as a coroutine."""
 
 
 def text_response(status: int, text: str) -> Response:

@@ -62,7 +62,7 @@ class RedisUrl:
 
     @property
     def endpoint(self) -> str:
-        """Server, database and certificate verification in a canonical form, without credentials."""
+        """The URL in canonical form: the server, the database, and whether the certificate is verified."""
         server = self.socket_path or f"{self.host.lower()}:{self.port}"
         return f"{self.scheme}://{server}/{self.database} {self.verifies_certificate} {self.verifies_host_name}"
 

@@ -283,8 +283,8 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server of the stream. Secrets must be in the namespace of the StreamConsumer. Clients read the
-    Secrets again each time they connect, so that a rotated password or certificate needs no restart."""
+    """Redis or Valkey server that holds the stream. Secrets must be in the namespace of the StreamConsumer. Clients
+    read the Secrets again each time they connect, so that a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""

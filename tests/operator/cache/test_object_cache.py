@@ -1,7 +1,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
+from streamconsumer.operator.cache.namespace_budget import MAX_NAMESPACE_BYTES
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
@@ -175,3 +177,71 @@ def test_tombstones_are_dropped_after_the_next_list() -> None:
     cache.remove(child())
     apply_list(cache, before)
     assert not cache._tombstones
+
+
+def large(number: int, namespace: str = "shop", size: int = 1_000_000) -> Manifest:
+    resource = stored(
+        manifest(f"large-{number}", namespace, env=[{"name": "A", "value": "x" * size}]), uid=f"u-{number}"
+    )
+    resource["metadata"]["resourceVersion"] = "1"
+    return resource
+
+
+def is_served(cache: ObjectCache, resource: Manifest) -> bool:
+    try:
+        cache.check_budget((resource["metadata"]["namespace"], resource["metadata"]["name"]))
+    except InvalidResource:
+        return False
+    return True
+
+
+def test_specs_of_one_namespace_above_the_budget_are_not_stored() -> None:
+    cache = ObjectCache()
+    resources = [large(number) for number in range(40)]
+    for resource in resources:
+        cache.upsert(resource)
+    served = [is_served(cache, resource) for resource in resources]
+    assert served == [True] * 16 + [False] * 24
+    assert sum(len(str(each["spec"])) for each in cache.consumers.values()) < MAX_NAMESPACE_BYTES
+    assert len(cache.consumers) == 40, "each StreamConsumer gets a status"
+    cache.upsert(large(0, "other"))
+    assert is_served(cache, large(0, "other")), "the budget of another namespace is not affected"
+
+
+def test_refused_spec_is_stored_after_others_were_deleted_and_the_spec_was_received_again() -> None:
+    cache = ObjectCache()
+    resources = [large(number) for number in range(17)]
+    for resource in resources:
+        cache.upsert(resource)
+    assert not is_served(cache, resources[16])
+    cache.remove(resources[0])
+    cache.upsert(resources[16])
+    assert is_served(cache, resources[16])
+    assert cache.consumers["shop", "large-16"]["spec"] == resources[16]["spec"]
+
+
+def test_thousands_of_ordinary_specs_are_within_the_budget() -> None:
+    cache = ObjectCache()
+    resources = [large(number, size=1000) for number in range(2500)]
+    for resource in resources:
+        cache.upsert(resource)
+    assert all(is_served(cache, resource) for resource in resources)
+
+
+def test_updates_of_one_spec_use_the_budget_once() -> None:
+    cache = ObjectCache()
+    for version in range(1, 50):
+        resource = large(1)
+        resource["metadata"]["resourceVersion"] = str(version)
+        cache.upsert(resource)
+        assert is_served(cache, resource)
+
+
+def test_annotations_count() -> None:
+    cache = ObjectCache()
+    resources = [large(number, size=1) for number in range(100)]
+    for resource in resources:
+        resource["metadata"]["annotations"] = {"notes": "x" * 250_000}
+        cache.upsert(resource)
+    assert 60 <= sum(is_served(cache, resource) for resource in resources) <= 66
+    assert sum("annotations" in each["metadata"] for each in cache.consumers.values()) <= 66

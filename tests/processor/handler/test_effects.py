@@ -28,7 +28,7 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),
-        "cannot add INCRBY for b'k', which already has SET; each key can have only one kind of effect",
+        "cannot add INCRBY for b'k', which already has SET; a key can have only one kind of effect",
     ),
 }
 

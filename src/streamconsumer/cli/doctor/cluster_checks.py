@@ -100,7 +100,7 @@ def _operator_facts(deployment: Manifest) -> OperatorFacts:
 
 
 def _names_secrets(manifest: Manifest) -> bool:
-    """Return True if the StreamConsumer is valid and names Secrets that the operator reads."""
+    """Return True if the StreamConsumer is valid and refers to Secrets that the operator reads."""
     try:
         consumer = StreamConsumer.parse(manifest)
     except InvalidResource:

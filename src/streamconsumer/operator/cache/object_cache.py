@@ -6,7 +6,9 @@ The reconciler reads objects from this cache instead of from the API server.
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 
+from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
+from streamconsumer.operator.cache.namespace_budget import OVER_BUDGET, NamespaceBudget
 from streamconsumer.operator.cache.transform import strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
@@ -21,6 +23,9 @@ class ObjectCache:
 
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
+        self._over_budget: set[Key] = set()
+        """StreamConsumers whose spec is not stored, because it exceeds the memory budget of the namespace."""
+        self._budget = NamespaceBudget()
         self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
@@ -34,11 +39,28 @@ class ObjectCache:
         if _version(manifest) <= self._tombstones.get(_uid(manifest), -1):
             return key
         if key and manifest["kind"] == names.KIND:
-            self.consumers[key] = _latest(self.consumers.get(key), manifest)
+            self._upsert_consumer(key, manifest)
         elif key:
             owned, child_id = self._owned[key], _child_id(manifest)
             owned[child_id] = _latest(owned.get(child_id), manifest)
         return key
+
+    def _upsert_consumer(self, key: Key, manifest: Manifest) -> None:
+        cached = self.consumers.get(key)
+        latest = _latest(None if key in self._over_budget else cached, manifest)
+        if latest is cached:
+            return
+        if self._budget.try_reserve(key, latest):
+            self._over_budget.discard(key)
+        else:
+            self._over_budget.add(key)
+            latest = self._budget.without_spec(latest)
+        self.consumers[key] = latest
+
+    def check_budget(self, key: Key) -> None:
+        """Raise InvalidResource if the spec of the StreamConsumer is not stored."""
+        if key in self._over_budget:
+            raise InvalidResource(OVER_BUDGET)
 
     def remove(self, manifest: Manifest) -> Key | None:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
@@ -48,6 +70,8 @@ class ObjectCache:
         if key and self.contains(manifest):
             if manifest["kind"] == names.KIND:
                 del self.consumers[key]
+                self._over_budget.discard(key)
+                self._budget.release(key)
             else:
                 self._forget(key, _child_id(manifest))
         return key

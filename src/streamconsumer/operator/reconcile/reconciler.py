@@ -82,6 +82,7 @@ class Reconciler:
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
         try:
+            self.cache.check_budget(key)
             consumer = StreamConsumer.parse(manifest)
             self._start_monitoring(state, consumer, manifest)
             if leftovers := self._children_of_previous_uid(key, consumer):

@@ -85,7 +85,7 @@ class Effects:
         other = next((each.command for each in self.operations if each.key == name and each.command != command), None)
         if other:
             raise ValueError(
-                f"cannot add {command} for {key!r}, which already has {other}; each key can have only one kind of effect"
+                f"cannot add {command} for {key!r}, which already has {other}; a key can have only one kind of effect"
             )
         self.operations.append(Operation(command, name, arguments))
         return self

@@ -1,4 +1,4 @@
-"""Spans that are recorded with the tracer provider of the program that runs the processor.
+"""Records spans with the tracer provider of the program in which the processor is embedded.
 
 The provider's SDK chooses the ids and makes the sampling decisions. Attempts are therefore not linked to each other,
 and each span takes as much time as a span of the SDK.
