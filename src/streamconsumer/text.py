@@ -44,7 +44,7 @@ class _LineEscapes(_Escapes):
 
 
 class _JsonEscapes:
-    """Translation table for JSON. Line feeds are kept, because JSON contains them only between values."""
+    """Translation table for JSON. Line feeds are kept: in JSON, they are only white space between values."""
 
     def __getitem__(self, code: int) -> str:
         character = chr(code)

@@ -244,8 +244,8 @@ class HandlerSpec(
     http: HttpHandlerSpec | None = None
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
     the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
-    message. Without this header, 429 and 503 are failures, as are 408, 425 and every other status outside 2xx and 4xx.
-    Failures are retried. Any other 4xx status makes the message a dead letter."""
+    message. Without this header, 429 and 503 are failures. 408, 425 and every status outside 2xx and 4xx are always
+    failures. Failures are retried. Any other 4xx status makes the message a dead letter."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one

@@ -256,7 +256,7 @@ async def test_effects_of_a_batch_handler_are_rejected(group: Group, result: Any
     await wait_until_settled(group, processor, 2)
     dead_letters = await group.dead_letters()
     assert len(dead_letters) == 2
-    assert "a batch handler returned Effects" in dead_letters[0]["streamconsumer.error-message"]
+    assert "a batch handler must not return Effects" in dead_letters[0]["streamconsumer.error-message"]
     assert not await group.client.exists("k")
 
 

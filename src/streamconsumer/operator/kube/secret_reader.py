@@ -27,7 +27,7 @@ TICK = timedelta(seconds=5)
 """The interval at which the operator searches for namespaces whose check is due."""
 
 UNUSED_AFTER = timedelta(minutes=30)
-"""If no Secret of a namespace was requested for this time, the permission in the namespace is no longer checked. This
+"""Time since the last request for a Secret of a namespace after which the permission there is no longer checked. This
 time is longer than the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (

@@ -140,8 +140,8 @@ return begin
 """
 """Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
 recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
-known. The other arguments are the ids of the entries in flight in this process. The script ignores a position that is
-after the end of the stream, because the stream was then deleted and created again.
+known. The other arguments are the ids of the entries in flight in this process. The script ignores a position after
+the end of the stream: such a position means that the stream was deleted and created again.
 
 After the snapshot, other consumers may have received entries that this consumer does not know. The script restores
 these entries as well. Entries that this consumer takes back stay in the schedule with a score below zero until a

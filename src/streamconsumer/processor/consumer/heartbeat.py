@@ -137,7 +137,7 @@ class HeartbeatThread:
             await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *sent)
 
     def _in_flight_since_last_beat(self, ids: list[str]) -> list[str]:
-        """Return the ids that were also in flight at the last heartbeat and that no script is settling.
+        """Return the ids that were already in flight at the last heartbeat, except ids that a script is settling.
 
         An entry that is in flight only between two heartbeats needs no renewal.
         """

@@ -208,6 +208,6 @@ def _reject_effects(result: Any) -> None:
     results = result if isinstance(result, list | tuple) else [result]
     if any(isinstance(each, Effects) for each in results):
         raise EffectsRejected(
-            "a batch handler returned Effects, which are applied with the acknowledgement of a single message; "
-            "nothing was applied. Return None and write to Redis yourself, or set handler.batch to false"
+            "a batch handler must not return Effects, because Effects need the acknowledgement of a single message; "
+            "no effect was applied. Return None and write to Redis yourself, or set handler.batch to false"
         )

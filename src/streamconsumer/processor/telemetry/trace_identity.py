@@ -85,7 +85,7 @@ class TraceIdentities:
         self.trace_fields: frozenset[str | bytes] = frozenset([field, field.encode()])
         """Name of the field that may hold a trace context, once as str and once as bytes."""
         self.never_samples = sampler.never_samples
-        """True if a message is sampled only when its producer's trace is sampled."""
+        """True if the sampling follows the producer: only messages of sampled traces are sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
         """Return the identity of a message. None if there is no span to record and no context to propagate."""
