@@ -111,6 +111,8 @@ class Installation:
 
 @pytest.fixture
 def installation(control_plane_with_crd: ControlPlane, tmp_path: Path) -> Iterator[Installation]:
+    # The operator would also check its permission in the namespaces of earlier tests.
+    control_plane_with_crd.kubectl("delete", "streamconsumers", "--all", "--all-namespaces")
     with fresh_namespace(control_plane_with_crd) as system, fresh_namespace(control_plane_with_crd) as tenant:
         installed = Installation(control_plane_with_crd, system, tenant, tmp_path)
         installed.apply_rbac()

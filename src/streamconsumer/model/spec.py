@@ -154,7 +154,7 @@ class RedisSpec(
         ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
         ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", CREDENTIALS_IN_URL),
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
-        ("!has(self.url) || has(self.sentinel) || self.url.matches(r'^rediss?://[^:/?]')", URL_NEEDS_HOST),
+        ("!has(self.url) || has(self.sentinel) || !self.url.matches(r'^rediss?://([:/?]|$)')", URL_NEEDS_HOST),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
             f"!has(self.url) || !has(self.cluster) || !self.cluster || {_CEL_DATABASE_0}",
@@ -197,7 +197,7 @@ class RedisSpec(
 
     @model_validator(mode="after")
     def _check_topology(self) -> Self:
-        if self.url and not self.sentinel and not re.match(r"rediss?://[^:/?]", self.url):
+        if self.url and not self.sentinel and re.match(r"rediss?://([:/?]|$)", self.url):
             raise ValueError(URL_NEEDS_HOST)
         if self.sentinel and self.cluster:
             raise ValueError(ONE_TOPOLOGY)

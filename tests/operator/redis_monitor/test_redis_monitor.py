@@ -1,6 +1,7 @@
 """Redis monitor with a real API server and real Redis servers, without pods."""
 
 import os
+import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -237,7 +238,7 @@ def test_large_secret_of_certificates_is_rejected(api_namespace: Namespace, oper
     tls = {"caSecretRef": {"name": "ca", "key": "ca.crt"}}
     api_namespace.create(manifest("large", redis={"url": "rediss://127.0.0.1:1/0", "tls": tls}))
     message = wait_for_condition(api_namespace, "large", "RedisReachable", "InvalidSettings")["message"]
-    assert f"Key ca.crt of Secret ca: found {len(pem)} bytes, expected at most 524288" in message
+    assert re.search("Key ca.crt of Secret ca: found 70005[45] bytes, expected at most 524288", message)
 
 
 def test_certificates_are_read_from_secrets(
