@@ -299,7 +299,7 @@ def test_a_status_write_keeps_the_generation(api_namespace: Namespace) -> None:
 
 def test_kubectl_explain_shows_descriptions_and_defaults(api: ApiServer) -> None:
     output = api.kubectl("explain", "stc.spec.redis")
-    assert "Redis or Valkey server of the stream." in " ".join(output.split())
+    assert "Redis or Valkey server that holds the stream." in " ".join(output.split())
     assert "in the form `redis://host:port/database`, or `rediss://…` for TLS." in " ".join(output.split())
     assert "<empty>" not in output
     output = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
