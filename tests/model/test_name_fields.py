@@ -58,15 +58,13 @@ def test_name_has_a_pattern_in_the_schema(field: str) -> None:
     assert {"enum", "pattern"} & set(schema) or any("matches(" in each for each in rules)
 
 
-@pytest.mark.parametrize(
-    ("field", "attack"),
-    [(field, attack) for field in NAMES for attack in ATTACKS if attack not in NO_ATTACKS.get(field, ())],
-)
-def test_hostile_name_is_refused(field: str, attack: str) -> None:
-    with pytest.raises(InvalidResource) as caught:
-        StreamConsumer.parse(with_value(field, ATTACKS[attack]))
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < 1000
+@pytest.mark.parametrize("field", NAMES)
+def test_each_hostile_name_is_refused(field: str) -> None:
+    for attack in ATTACKS.keys() - set(NO_ATTACKS.get(field, ())):
+        with pytest.raises(InvalidResource) as caught:
+            StreamConsumer.parse(with_value(field, ATTACKS[attack]))
+        assert str(caught.value).isprintable(), attack
+        assert len(str(caught.value)) < 1000, attack
 
 
 @pytest.mark.parametrize("control", UNREADABLE_CONTROLS, ids=ascii)
