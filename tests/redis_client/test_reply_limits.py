@@ -19,7 +19,6 @@ from streamconsumer.redis_client.pipeline_client import MAX_REPLY_BYTES, Pipelin
 from streamconsumer.redis_client.reply_limits import (
     INCOMPLETE,
     MAX_DEPTH,
-    ReplyCounter,
     ReplyDecoder,
     ReplyLimits,
     ReplyTooLarge,
@@ -140,15 +139,6 @@ def test_total_size_of_several_replies_is_limited() -> None:
         decode([reply], limits)
     limits.limit_total(2 * LIMIT)
     assert len(decode([reply], limits)) == 1
-
-
-def test_counter_raises_an_error_when_one_reply_exceeds_the_limit() -> None:
-    counter = ReplyCounter(100)
-    counter.add(100)
-    counter.restart(buffered=40)
-    counter.add(60)
-    with pytest.raises(ReplyTooLarge, match="100 bytes"):
-        counter.add(1)
 
 
 @asynccontextmanager
