@@ -5,8 +5,8 @@ connection, answers one request, and closes every connection after `TIMEOUT`. If
 oldest connections that have not sent a complete request are closed first. The kubelet sends the request of a probe
 immediately. The server therefore answers probes even while thousands of other connections are open and send nothing.
 
-An HTTP library would provide most of these limits, but no limit for the number of connections. The import of a library
-would also cost each pod about 10 MiB.
+An HTTP library would provide most of these limits, but no limit for the number of connections. To import `aiohttp.web`
+would also cost each pod 12.6 MiB (the growth of VmRSS after the import of `streamconsumer.processor.main`).
 """
 
 import asyncio
