@@ -7,12 +7,12 @@ read entries. The body of a probe response is plain text that contains the reaso
 
 import asyncio
 import threading
-import time
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
 
 from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 
 STUCK_AFTER = timedelta(seconds=60)
 """If the event loop sends no heartbeat for this time, `/livez` reports that the pod is not alive."""
@@ -28,14 +28,14 @@ timeout of the connection ends the read much earlier."""
 class Health:
     """Health of the consume loop. The event loop updates the health, and the thread of the probe server reads it."""
 
-    def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
-        self._stuck_after = stuck_after
-        self._last_heartbeat = time.monotonic()
+    def __init__(self, stuck_after: timedelta = STUCK_AFTER, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        self._stuck_after, self._clock = stuck_after, runtime.clock
+        self._last_heartbeat = self._clock()
         self._not_ready_reason = "starting"
 
     def heartbeat(self) -> None:
         """Record that the event loop is running."""
-        self._last_heartbeat = time.monotonic()
+        self._last_heartbeat = self._clock()
 
     def mark_ready(self) -> None:
         """Record that the pod can read entries."""
@@ -47,7 +47,7 @@ class Health:
 
     def liveness(self) -> tuple[bool, str]:
         """Return whether the pod is alive, and the reason."""
-        seconds = time.monotonic() - self._last_heartbeat
+        seconds = self._clock() - self._last_heartbeat
         if seconds < self._stuck_after.total_seconds():
             return True, "ok"
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
@@ -62,7 +62,8 @@ class LivenessMonitor:
 
     The pod therefore stays alive while its handlers are slow or Redis is unavailable."""
 
-    def __init__(self, health: Health, poll_interval_seconds: float) -> None:
+    def __init__(self, health: Health, poll_interval_seconds: float, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        self._clock = runtime.clock
         self._health, self._stuck_after_seconds = health, poll_interval_seconds + STUCK_READ_AFTER.total_seconds()
         self.reading_since: float | None = None
         """Time at which the current read started, in monotonic seconds. None while no read is running."""
@@ -70,7 +71,7 @@ class LivenessMonitor:
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
-            if self.reading_since is None or time.monotonic() - self.reading_since < self._stuck_after_seconds:
+            if self.reading_since is None or self._clock() - self.reading_since < self._stuck_after_seconds:
                 self._health.heartbeat()
             await asyncio.sleep(HEARTBEAT_INTERVAL.total_seconds())
 

@@ -7,7 +7,6 @@ creates the components that the loop uses.
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
@@ -24,6 +23,7 @@ from streamconsumer.processor.message import ConsumerId, Entry, reset_current, s
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, ProcessorHooks, build_pipeline
 from streamconsumer.processor.pipeline.reconnect import ReconnectBackoff
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.processor.telemetry import MessageTracing
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class RedisStreamProcessor:
         telemetry: MessageTracing | None = None,
         metrics: Metrics | None = None,
         health: Health | None = None,
+        runtime: Runtime = DEFAULT_RUNTIME,
     ) -> None:
         self.stream_manager = stream_manager
         self.stream_name = stream_name
@@ -79,8 +80,8 @@ class RedisStreamProcessor:
         self.drain_timeout = drain_timeout
         self.metrics = metrics or Metrics()
         self.health = health or Health()
-        self._telemetry = telemetry
-        self._thread_pool = HandlerThreadPool(concurrency)
+        self._telemetry, self._runtime = telemetry, runtime
+        self._thread_pool = HandlerThreadPool(concurrency, runtime)
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
@@ -93,8 +94,8 @@ class RedisStreamProcessor:
         self._stop_forced = asyncio.Event()
         self._first_attempt_done = asyncio.Event()
         """Event that is set after the first attempt to open the consumer, even if the attempt failed."""
-        self._reconnect_backoff = ReconnectBackoff(stream_name, consumer_group_name, self.metrics, self.health)
-        self._liveness_monitor = LivenessMonitor(self.health, poll_interval)
+        self._reconnect_backoff = ReconnectBackoff(stream_name, consumer_group_name, self.metrics, self.health, runtime)
+        self._liveness_monitor = LivenessMonitor(self.health, poll_interval, runtime)
         self._pipeline = self._build_pipeline()
 
     # -- public interface ------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ class RedisStreamProcessor:
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
         replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
         is_replay = has_failed and replay is not None and replay.is_pending
-        self._liveness_monitor.reading_since = time.monotonic()
+        self._liveness_monitor.reading_since = self._runtime.clock()
         try:
             entries = await pipeline.consumer.read(self.batch_count)
         finally:
@@ -259,7 +260,7 @@ class RedisStreamProcessor:
         entry = pipeline.in_flight.get(message_id) or Entry.standalone(message_id)
         context = (entry, pipeline.consumer_id, data)
         result, decision = None, None
-        token, started = set_current(context), time.perf_counter()
+        token, started = set_current(context), self._runtime.clock()
         try:
             result = await pipeline.attempt_runner.run(entry, context, data)
         except BaseException:
@@ -267,7 +268,7 @@ class RedisStreamProcessor:
             if decision is None:  # cancelled, or the process ends
                 raise
         finally:
-            self.metrics.record_duration(time.perf_counter() - started)
+            self.metrics.record_duration(self._runtime.clock() - started)
             reset_current(token)
         if entry.is_standalone:
             if decision is None:  # called without the loop, so no read would send the acknowledgement
@@ -322,7 +323,7 @@ class RedisStreamProcessor:
 
     async def _drain(self) -> None:
         """Release unstarted messages, wait for running messages, then leave the group. Leases are renewed meanwhile."""
-        deadline = time.monotonic() + self.drain_timeout.total_seconds()
+        deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
         await self._release_unstarted()  # entries whose attempts failed during the drain
@@ -365,6 +366,7 @@ class RedisStreamProcessor:
             ),
             metrics=self.metrics,
             telemetry=self._telemetry,
+            runtime=self._runtime,
         )
 
     @property

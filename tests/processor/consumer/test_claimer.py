@@ -24,6 +24,7 @@ from streamconsumer.processor.consumer.liveness import (
     ConsumerInfo,
 )
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.processor.runtime import start_thread
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
@@ -205,6 +206,7 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
         on_lost=lost.extend,
         is_alive=lambda: True,
         is_receiving=lambda: False,
+        start_thread=start_thread,
     )
     target = intake._dead_letter_writer if script == "write_many" else intake.leases
     run = getattr(target, script)
@@ -251,6 +253,7 @@ async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settl
         on_lost=lost.extend,
         is_alive=lambda: True,
         is_receiving=lambda: False,
+        start_thread=start_thread,
     )
     write_many = consumer._dead_letter_writer.write_many
 

@@ -40,6 +40,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing
 
 __all__ = [
@@ -65,13 +66,16 @@ def build_consumer(  # noqa: PLR0917 - what a processor has
     in_flight_ids: Callable[[], Collection[str]],
     metrics: Metrics,
     telemetry: MessageTracing | None,
+    runtime: Runtime,
 ) -> Consumer:
     """Return the consumer for a manager. `in_flight_ids` returns the ids of the entries in flight."""
     if not isinstance(manager, StreamManager):
         return PollingConsumer(manager, *consumer_id)
     block = timedelta(seconds=poll_interval_seconds)
-    consumer = RedisConsumer(manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids)
-    consumer.claimer = PendingClaimer(consumer, metrics)
+    consumer = RedisConsumer(
+        manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids, runtime=runtime
+    )
+    consumer.claimer = PendingClaimer(consumer, metrics, runtime)
     if telemetry is not None:
         consumer.ack_buffer.on_sent = telemetry.on_acknowledged
         telemetry.dead_letter_stream = consumer.dead_letter_stream

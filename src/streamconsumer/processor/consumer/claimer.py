@@ -19,6 +19,7 @@ from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.retention import StreamTrimmer
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
@@ -40,8 +41,8 @@ are left."""
 class PendingClaimer:
     """Finds and claims pending entries for one consumer."""
 
-    def __init__(self, consumer: RedisConsumer, metrics: Metrics) -> None:
-        self._consumer, self._metrics = consumer, metrics
+    def __init__(self, consumer: RedisConsumer, metrics: Metrics, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        self._consumer, self._metrics, self._runtime = consumer, metrics, runtime
         self._execute, self.min_idle = consumer.manager.execute, consumer.manager.min_idle
         self._stream, self._group, self._consumer_name = consumer.consumer_id
         self._consumer_infos: list[ConsumerInfo] = []
@@ -73,6 +74,7 @@ class PendingClaimer:
             on_lost=on_lost,
             is_alive=is_alive,
             is_receiving=lambda: self._consumer.is_receiving,
+            start_thread=self._runtime.start_thread,
         )
         heartbeat.start()
         return heartbeat.stop

@@ -5,7 +5,6 @@ The thread keeps the leases alive while a handler blocks the event loop.
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle, islice
@@ -17,6 +16,7 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.message import ConsumerId
+from streamconsumer.processor.runtime import ThreadMain
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class HeartbeatThread:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
         is_receiving: Callable[[], bool],
+        start_thread: Callable[[str, ThreadMain], object],
     ) -> None:
         """Prepare the thread.
 
@@ -59,13 +60,13 @@ class HeartbeatThread:
         self._stopped = asyncio.Event()
         self._request_stop: Callable[[], object] = lambda: None
         self._abort: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._start_thread = start_thread
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._start_thread("heartbeat", self._run)
 
     async def stop(self) -> None:
         """Stop the renewal of leases.
@@ -81,11 +82,12 @@ class HeartbeatThread:
         except TimeoutError:
             self._abort()
 
-    def _run(self) -> None:
-        with suppress(asyncio.CancelledError):
-            asyncio.run(self._heartbeat_loop())
-        with suppress(RuntimeError):  # the processor's event loop is closed
-            self._loop.call_soon_threadsafe(self._stopped.set)
+    async def _run(self) -> None:
+        try:
+            await self._heartbeat_loop()
+        finally:
+            with suppress(RuntimeError):  # the processor's event loop is closed
+                self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _heartbeat_loop(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()

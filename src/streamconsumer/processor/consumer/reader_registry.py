@@ -9,9 +9,9 @@ After a failover, an outdated client id may belong to another client. The harm i
 that client then ends as if it had timed out. Only consumers that have recently announced themselves are woken.
 """
 
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -31,8 +31,8 @@ class ReaderRegistry:
     If the user has no permission for CLIENT UNBLOCK, released entries wait for the next liveness check.
     """
 
-    def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
-        self._execute, self._consumer_name = execute, consumer
+    def __init__(self, execute: Execute, stream: str, group: str, consumer: str, random: Random) -> None:
+        self._execute, self._consumer_name, self._random = execute, consumer, random
         self._key = group_key(stream, group, "readers")
 
     async def register(self, client_id: int) -> None:
@@ -51,6 +51,6 @@ class ReaderRegistry:
             recent_members = [
                 name for name, announced_at in (await members()).items() if now_seconds - announced_at < RECENT_SECONDS
             ]
-            for name in random.sample(recent_members, len(recent_members)):
+            for name in self._random.sample(recent_members, len(recent_members)):
                 if name in readers and await self._execute("CLIENT", "UNBLOCK", readers[name]):
                     return

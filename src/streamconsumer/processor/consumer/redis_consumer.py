@@ -37,6 +37,7 @@ from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, Encod
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
@@ -63,6 +64,7 @@ class RedisConsumer:
         block: timedelta,
         metrics: Metrics,
         in_flight_ids: Callable[[], Collection[str]] = tuple,
+        runtime: Runtime = DEFAULT_RUNTIME,
     ) -> None:
         self.manager, self._metrics = manager, metrics
         self.consumer_id = ConsumerId(stream, group, consumer)
@@ -82,11 +84,11 @@ class RedisConsumer:
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
         self._max_reply_bytes = limits.reply_bytes
-        self.read_size = ReadSize(limits)
+        self.read_size = ReadSize(limits, runtime.clock)
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
-        self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id)
+        self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
         self.snapshot = GroupSnapshot(manager.execute, *self.consumer_id)
@@ -385,10 +387,8 @@ class RedisConsumer:
         self._is_group_lost = True
         begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
         self._metrics.groups_recreated += 1
-        log.warning(
-            "consumer group was missing; recreated",
-            extra={"stream": self._stream, "group": self._group, "position": begin},
-        )
+        log_fields = {"stream": self._stream, "group": self._group, "position": begin}
+        log.warning("consumer group was missing; recreated", extra=log_fields)
         await self._restore_ownership()
 
     async def _restore_ownership(self) -> None:

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from streamconsumer.errors import HandlerUnusable
 from streamconsumer.model import names
 from streamconsumer.processor.error_logging import format_error
 from streamconsumer.processor.message import current_messages
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 
 Handler = Callable[[dict[Any, Any]], Any]
 BatchHandler = Callable[[list[dict[Any, Any]]], Any]
@@ -23,8 +23,8 @@ AsyncHandler = Callable[[Any], Awaitable[Any]]
 class HandlerThreadPool:
     """Threads for handlers that are not async, at most one per concurrent message. Threads start on demand."""
 
-    def __init__(self, max_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix="handler")
+    def __init__(self, max_threads: int, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+        self._pool = runtime.create_thread_pool(max_threads)
         self.busy_ids: set[str] = set()
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""

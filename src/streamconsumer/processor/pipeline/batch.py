@@ -10,7 +10,6 @@ in its batch failed.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,8 +40,9 @@ class BatchRunner:
         consumer_id: ConsumerId,
         telemetry: MessageTracing | None,
         metrics: Metrics,
+        clock: Callable[[], float],
     ) -> None:
-        self._handler, self._policy = handler, policy
+        self._handler, self._policy, self._clock = handler, policy, clock
         self._in_flight, self._settler, self._metrics = in_flight, settler, metrics
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
@@ -100,7 +100,7 @@ class BatchRunner:
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
         """Call the handler. Raises only cancellations and process exits; any other error is settled by
         `entry.decision`."""
-        token, started = set_current(messages), time.perf_counter()
+        token, started = set_current(messages), self._clock()
         try:
             await self._run_traced(entries, messages)
         except BaseException as error:
@@ -109,7 +109,7 @@ class BatchRunner:
             ):
                 raise  # `_run_attempt` has already decided on any other error and logged it.
         finally:
-            self._metrics.record_duration(time.perf_counter() - started)
+            self._metrics.record_duration(self._clock() - started)
             reset_current(token)
 
     async def _run_traced(self, entries: Sequence[Entry], messages: list[Message]) -> None:

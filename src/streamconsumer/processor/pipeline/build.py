@@ -22,6 +22,7 @@ from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.prefetch import Prefetch
 from streamconsumer.processor.pipeline.recovery_loop import RecoveryLoop
 from streamconsumer.processor.pipeline.settlement import Settler
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing
 
 
@@ -91,10 +92,11 @@ def build_pipeline(
     *,
     metrics: Metrics,
     telemetry: MessageTracing | None,
+    runtime: Runtime,
 ) -> Pipeline:
     """Create the components and connect them."""
     is_batch, delivery, batch_count = settings.is_batch, settings.delivery, settings.batch_count
-    breaker = CircuitBreaker(delivery.breaker)
+    breaker = CircuitBreaker(delivery.breaker, runtime.clock)
     in_flight = InFlightTable(
         (lambda first: batch_runner.run(first)) if is_batch else hooks.handle_entry,  # noqa: PLW0108 - created later
         concurrency=settings.concurrency,
@@ -104,11 +106,19 @@ def build_pipeline(
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker if delivery.breaker.failures else None,
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
+        clock=runtime.clock,
     )
-    consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
+    consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed = consumer.on_entry_removed
     settler = Settler(
-        consumer, in_flight, delivery, breaker, consumer_id=consumer_id, metrics=metrics, telemetry=telemetry
+        consumer,
+        in_flight,
+        delivery,
+        breaker,
+        consumer_id=consumer_id,
+        metrics=metrics,
+        telemetry=telemetry,
+        random=runtime.random,
     )
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
@@ -121,6 +131,7 @@ def build_pipeline(
         consumer_id=consumer_id,
         telemetry=telemetry,
         metrics=metrics,
+        clock=runtime.clock,
     )
     recovery_loop = RecoveryLoop(
         consumer,
@@ -130,17 +141,36 @@ def build_pipeline(
         log_context=consumer_id.log_context,
         metrics=metrics,
         telemetry=telemetry,
+        random=runtime.random,
     )
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
-    # If `trace_fields` is None, every message can get a span, which the fast path does not support.
-    can_use_fast_path = not is_batch and not settings.ordering_key and attempt_runner.trace_fields is not None
-    if can_use_fast_path and hooks.fast_path_handler and consumer.ack_nowait:
-        collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
-        fast_path = FastPath(hooks.fast_path_handler, *collaborators, consumer.encoding, consumer_id, metrics)
-        in_flight.fast_path = fast_path.run
+    if not is_batch and not settings.ordering_key and hooks.fast_path_handler:
+        fast_path = _build_fast_path(
+            hooks.fast_path_handler, in_flight, attempt_runner, settler, breaker, consumer, metrics, runtime
+        )
     return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
+
+
+def _build_fast_path(  # noqa: PLR0917 - one per collaborator
+    handler: AsyncHandler,
+    in_flight: InFlightTable,
+    attempt_runner: AttemptRunner,
+    settler: Settler,
+    breaker: CircuitBreaker,
+    consumer: Consumer,
+    metrics: Metrics,
+    runtime: Runtime,
+) -> FastPath | None:
+    """Return the fast path. None if every message can get a span, or if acknowledgements are only asynchronous."""
+    if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
+        return None
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
+    context = (consumer.encoding, consumer.consumer_id, metrics, runtime.clock)
+    fast_path = FastPath(handler, *collaborators, *context)
+    in_flight.fast_path = fast_path.run
+    return fast_path
 
 
 def _single_message_handler(require_handler: Callable[[], AsyncHandler]) -> Callable[[], AsyncHandler]:

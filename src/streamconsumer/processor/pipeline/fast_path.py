@@ -7,7 +7,6 @@ entries start, nor the state of the in-flight table that other components use.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
@@ -39,12 +38,13 @@ class FastPath:
         encoding: Encoding,
         consumer_id: ConsumerId,
         metrics: Metrics,
+        clock: Callable[[], float],
     ) -> None:
         self.handler = handler
         """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
         self._breaker, self._ack, self._encoding = breaker, ack, encoding
-        self._consumer_id, self._metrics = consumer_id, metrics
+        self._consumer_id, self._metrics, self._clock = consumer_id, metrics, clock
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
         """Handle ordinary entries. Returns the first entry that is not ordinary, or None if the loop must not take
@@ -52,7 +52,7 @@ class FastPath:
         in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
         ready, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
-        ack, duration_counts, clock = self._ack, metrics.duration_counts, time.perf_counter
+        ack, duration_counts, clock = self._ack, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
         data: dict[Any, Any] | None
         token, started = set_current([]), clock()

@@ -53,11 +53,12 @@ class InFlightTable:
         timeout: timedelta | None = None,
         gate: AdmissionGate | None = None,
         max_held_bytes: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy_ids = busy_ids
         """Ids of messages that threads are handling, including messages whose task was cancelled."""
-        self._gate = gate
+        self._gate, self._clock = gate, clock
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
         self._held_memory = HeldMemory(max_held_bytes)
@@ -176,9 +177,9 @@ class InFlightTable:
         return unstarted
 
     async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers. Cancels them at `deadline` (monotonic seconds) or when `force_stop` is set."""
+        """Wait for running handlers. Cancels them at `deadline` (seconds of the clock) or when `force_stop` is set."""
         forced = asyncio.create_task(force_stop.wait())
-        while self.tasks and not forced.done() and (seconds_left := deadline - time.monotonic()) > 0:
+        while self.tasks and not forced.done() and (seconds_left := deadline - self._clock()) > 0:
             tasks = {forced, *self.tasks.values()}
             await asyncio.wait(tasks, timeout=seconds_left, return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()

@@ -1,11 +1,11 @@
 """Reconnect backoff: logs Redis errors in the consume loop, and computes the pause after each error."""
 
 import logging
-import random
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.redis_client.errors_table import classify_error
 
 log = logging.getLogger(__name__)
@@ -17,9 +17,10 @@ MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 5.0
 class ReconnectBackoff:
     """Counts consecutive failures of the consume loop, and computes the pauses."""
 
-    def __init__(self, stream: str, group: str, metrics: Metrics, health: Health) -> None:
+    def __init__(self, stream: str, group: str, metrics: Metrics, health: Health, runtime: Runtime) -> None:
         self._stream, self._metrics, self._health = stream, metrics, health
         self._log_context = f"stream {stream!r}, group {group!r}"
+        self._random = runtime.random
         self.consecutive_failures = 0
 
     def record_failure(self, error: Exception) -> float:
@@ -36,7 +37,7 @@ class ReconnectBackoff:
             log_fields = {"code": error_info.code, "consecutive_failures": self.consecutive_failures}
             log.log(level, error_info.message, extra=log_fields)
         bound: float = min(MIN_PAUSE_SECONDS * 2 ** min(self.consecutive_failures, 20), MAX_PAUSE_SECONDS)
-        return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, protects no secret
+        return bound * self._random.uniform(0.5, 1)
 
     def record_success(self) -> None:
         """Reset the backoff after a successful read."""

@@ -7,10 +7,10 @@ drain.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from random import Random
 
 from streamconsumer.processor.consumer import ClaimPage, Consumer, PendingClaimer
 from streamconsumer.processor.error_logging import logging_redis_errors
@@ -50,11 +50,13 @@ class RecoveryLoop:
         log_context: str,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
+        random: Random,
     ) -> None:
         self._consumer, self._in_flight, self._metrics = consumer, in_flight, metrics
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
+        self._random = random
         self._claim_lock = asyncio.Lock()
         """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
@@ -96,7 +98,7 @@ class RecoveryLoop:
 
     async def _claim_idle_loop(self, claimer: PendingClaimer) -> None:
         while not self.is_stopped:
-            spread = random.uniform(0.75, 1)  # noqa: S311 - spreads pods, protects no secret
+            spread = self._random.uniform(0.75, 1)
             await asyncio.sleep(claimer.min_idle.total_seconds() / IDLE_SCANS_PER_MIN_IDLE * spread)
             await self._claim_from(claimer.find_idle)
 

@@ -6,11 +6,11 @@ command fails, the entry stays pending and the command is retried, so that no en
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 from streamconsumer.errors import EffectsRejected, UndecodableEntry
@@ -67,10 +67,11 @@ class Settler:
         consumer_id: ConsumerId,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
+        random: Random,
     ) -> None:
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
         self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
-        self._metrics, self._telemetry = metrics, telemetry
+        self._metrics, self._telemetry, self._random = metrics, telemetry, random
 
     # -- before the attempt --------------------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class Settler:
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
-        jitter = random.random()  # noqa: S311 - spreads retries, protects no secret
+        jitter = self._random.random()
         is_uncounted = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
         decision = decide(error, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
         entry.decision = FailureDecision(decision, error, current_traceparent())
