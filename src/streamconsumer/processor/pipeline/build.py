@@ -5,7 +5,7 @@ A processor builds a new pipeline on each start, so that a run uses no state of 
 
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer, build_consumer
@@ -84,6 +84,13 @@ class Pipeline:
     """None if every message goes through `ProcessorHooks.handle_entry`."""
 
 
+class _Observers(TypedDict):
+    """Arguments that several components have in common."""
+
+    metrics: Metrics
+    telemetry: MessageTracing | None
+
+
 def build_pipeline(
     manager: StreamManagerProtocol,
     consumer_id: ConsumerId,
@@ -110,15 +117,9 @@ def build_pipeline(
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed = consumer.on_entry_removed
+    observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(
-        consumer,
-        in_flight,
-        delivery,
-        breaker,
-        consumer_id=consumer_id,
-        metrics=metrics,
-        telemetry=telemetry,
-        random=runtime.random,
+        consumer, in_flight, delivery, breaker, consumer_id=consumer_id, random=runtime.random, **observers
     )
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
@@ -129,9 +130,8 @@ def build_pipeline(
         delivery,
         max_count=batch_count,
         consumer_id=consumer_id,
-        telemetry=telemetry,
-        metrics=metrics,
         clock=runtime.clock,
+        **observers,
     )
     recovery_loop = RecoveryLoop(
         consumer,
@@ -139,17 +139,15 @@ def build_pipeline(
         may_claim=hooks.may_claim,
         batch_count=batch_count,
         log_context=consumer_id.log_context,
-        metrics=metrics,
-        telemetry=telemetry,
         random=runtime.random,
+        **observers,
     )
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
     if not is_batch and not settings.ordering_key and hooks.fast_path_handler:
-        fast_path = _build_fast_path(
-            hooks.fast_path_handler, in_flight, attempt_runner, settler, breaker, consumer, metrics, runtime
-        )
+        collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
+        fast_path = _build_fast_path(hooks.fast_path_handler, *collaborators, consumer_id, metrics, runtime)
     return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
 
 
@@ -160,6 +158,7 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     settler: Settler,
     breaker: CircuitBreaker,
     consumer: Consumer,
+    consumer_id: ConsumerId,
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
@@ -167,7 +166,7 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
         return None
     collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
-    context = (consumer.encoding, consumer.consumer_id, metrics, runtime.clock)
+    context = (consumer.encoding, consumer_id, metrics, runtime.clock)
     fast_path = FastPath(handler, *collaborators, *context)
     in_flight.fast_path = fast_path.run
     return fast_path
