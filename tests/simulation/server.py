@@ -1,0 +1,275 @@
+"""Simulated server: a real Redis or Valkey that runs on the virtual clock, and one command at a time.
+
+The simulation serves blocking reads itself: it sends them without BLOCK, and again as soon as the stream contains a new
+entry. It also assigns the client ids, because the ids of the real server depend on earlier connections.
+"""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from socket import AF_UNIX, socket
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hiredis
+
+from tests.cluster.redis_servers import Flavour
+from tests.simulation.loop import START_MICROSECONDS, SimulationLoop
+from tests.simulation.server_clock import ServerClock
+
+Arguments = list[bytes]
+"""A command: its name and its arguments."""
+
+START_TIMEOUT_SECONDS = 20.0
+
+WRITE_COMMANDS = {
+    *(b"XADD", b"XACK", b"XCLAIM", b"XAUTOCLAIM", b"XGROUP", b"XREADGROUP", b"XTRIM", b"XDEL", b"XSETID", b"EVAL"),
+    *(b"EVALSHA", b"FCALL", b"HSET", b"HDEL", b"ZADD", b"ZREM", b"SET", b"DEL", b"UNLINK", b"RENAME", b"HINCRBY"),
+}
+"""Commands that CLIENT PAUSE WRITE holds, as far as the engine and the scenarios use them."""
+
+
+class RealServer:
+    """Process of a real server on the virtual clock. It is used for many simulations, one after another."""
+
+    def __init__(self, flavour: Flavour) -> None:
+        self.flavour = flavour
+        self._folder = TemporaryDirectory(prefix="simulated-server-")
+        folder = Path(self._folder.name)
+        self.clock = ServerClock(folder, START_MICROSECONDS)
+        self._socket_path = folder / "socket"
+        options = ["--port", "0", "--unixsocket", self._socket_path, "--save", "", "--appendonly", "no", "--hz", "1"]
+        self._process = subprocess.Popen(
+            [flavour.find(), *options],
+            cwd=folder,
+            env={**os.environ, **self.clock.environment()},
+            stdout=subprocess.DEVNULL,
+        )
+        self.control = self._connect_when_ready()
+
+    def connect(self) -> "RealConnection":
+        """Open a connection."""
+        return RealConnection(self._socket_path)
+
+    def reset(self) -> None:
+        """Delete all data and all settings of the previous simulation."""
+        self.clock.set(START_MICROSECONDS)
+        for command in (("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "SET", "maxmemory", "0")):
+            self.control.execute(*command)
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def _connect_when_ready(self) -> "RealConnection":
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            try:
+                return self.connect()
+            except OSError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    self.stop()
+                    raise
+                time.sleep(0.01)
+
+
+class RealConnection:
+    """Synchronous connection to the real server."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket(AF_UNIX)
+        self._socket.connect(str(path))
+        self._socket.settimeout(30)
+
+    def send(self, arguments: Sequence[Any]) -> tuple[bytes, Any]:
+        """Execute one command. Returns the reply as bytes, and parsed."""
+        self._socket.sendall(hiredis.pack_command(tuple(arguments)))
+        parser, raw = hiredis.Reader(notEnoughData=_INCOMPLETE), b""
+        while True:
+            data = self._socket.recv(262_144)
+            if not data:
+                raise ConnectionError("the real server closed the connection")
+            raw += data
+            parser.feed(data)
+            if (reply := parser.gets()) is not _INCOMPLETE:
+                return raw, reply
+
+    def execute(self, *arguments: Any) -> Any:
+        """Execute one command and return its reply. Raises hiredis.ReplyError for an error reply."""
+        _, reply = self.send(arguments)
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+_INCOMPLETE = object()
+
+
+class ParkedRead:
+    """A blocking read that waits for entries."""
+
+    def __init__(self, arguments: Arguments, reply: Callable[[bytes], None], timer: asyncio.TimerHandle) -> None:
+        self.arguments, self.reply, self.timer = arguments, reply, timer
+        self.stream = arguments[_index(arguments, b"STREAMS") + 1]
+        self.group = arguments[2]
+
+
+class SimulatedServer:
+    """Server of one simulation: executes commands in the order in which the network delivers them."""
+
+    def __init__(self, real: RealServer, loop: SimulationLoop) -> None:
+        self.real, self._loop = real, loop
+        self.clock_offset = 0
+        """Microseconds by which the server's clock differs from the virtual time."""
+        self.parked: dict[int, ParkedRead] = {}
+        """Parked reads by client id, in the order in which they arrived."""
+        self.on_executed: Callable[[int, Arguments, Any], object] = lambda *_: None
+        """Called after each command with the client id, the command and its parsed reply."""
+        self.write_pauses = 0
+        """Number of faults that hold writes."""
+        self._held: list[Callable[[], None]] = []
+        self._sessions: dict[int, RealConnection] = {}
+
+    # -- connections ---------------------------------------------------------------------------------------------------
+
+    def open(self, client_id: int) -> None:
+        """Open the real connection of a client."""
+        self._sessions[client_id] = self.real.connect()
+
+    def close(self, client_id: int) -> None:
+        """Close the real connection of a client. Drops its parked read."""
+        if read := self.parked.pop(client_id, None):
+            read.timer.cancel()
+        if session := self._sessions.pop(client_id, None):
+            session.close()
+
+    def close_all(self) -> None:
+        for client_id in list(self._sessions):
+            self.close(client_id)
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def receive(self, client_id: int, arguments: Arguments, reply: Callable[[bytes], None]) -> None:
+        """Execute a command. Calls `reply` with the bytes of the reply, for a blocking read possibly much later."""
+        name = arguments[0].upper()
+        if self.write_pauses and name in WRITE_COMMANDS:
+            self._held.append(lambda: self.receive(client_id, arguments, reply))
+            return
+        if name == b"CLIENT" and (answer := self._answer_client_command(client_id, arguments)) is not None:
+            self.on_executed(client_id, arguments, answer)
+            reply(answer)
+            return
+        if name == b"XREADGROUP" and b"BLOCK" in (block := [each.upper() for each in arguments]):
+            index = block.index(b"BLOCK")
+            milliseconds = int(arguments[index + 1])
+            self._read_or_park(client_id, arguments[:index] + arguments[index + 2 :], milliseconds, reply)
+            return
+        reply(self._execute(client_id, arguments))
+
+    def resume_writes(self) -> None:
+        """Execute the held commands in order, unless another fault still holds writes."""
+        held, self._held = self._held, []
+        for execute in held:
+            execute()
+
+    def end_parked_read(self, client_id: int) -> bool:
+        """End a parked read with an empty reply. Returns False if the client has no parked read."""
+        read = self.parked.pop(client_id, None)
+        if read is not None:
+            read.timer.cancel()
+            read.reply(b"*-1\r\n")
+        return read is not None
+
+    def administer(self, *arguments: Any) -> Any:
+        """Execute a command of an administrator, a producer or a foreign program. Returns its reply or its error."""
+        self.sync_clock()
+        _, reply = self.real.control.send(arguments)
+        self.on_executed(0, [_to_bytes(each) for each in arguments], reply)
+        self.serve_parked()
+        return reply
+
+    def inspect(self, *arguments: Any) -> Any:
+        """Execute a command that changes nothing, without telling the ledger. Returns its reply or its error."""
+        self.sync_clock()
+        return self.real.control.send(arguments)[1]
+
+    def set_option(self, name: str, value: str) -> None:
+        """Set an option of the real server."""
+        self.inspect("CONFIG", "SET", name, value)
+
+    def sync_clock(self) -> None:
+        """Set the clock of the real server to the virtual time."""
+        self.real.clock.set(self._loop.microseconds + self.clock_offset)
+
+    def serve_parked(self) -> None:
+        """Execute each parked read whose stream has a new entry, or whose group no longer exists."""
+        for client_id, read in list(self.parked.items()):
+            if client_id in self.parked and self._has_reply(read):
+                session = self._sessions[client_id]
+                self.sync_clock()
+                raw, parsed = session.send(read.arguments)
+                if parsed is not None:
+                    self.parked.pop(client_id).timer.cancel()
+                    self.on_executed(client_id, read.arguments, parsed)
+                    read.reply(raw)
+
+    def _execute(self, client_id: int, arguments: Arguments) -> bytes:
+        self.sync_clock()
+        raw, parsed = self._sessions[client_id].send(arguments)
+        self.on_executed(client_id, arguments, parsed)
+        if self.parked:
+            self.serve_parked()
+        return raw
+
+    def _read_or_park(
+        self, client_id: int, arguments: Arguments, milliseconds: int, reply: Callable[[bytes], None]
+    ) -> None:
+        self.sync_clock()
+        raw, parsed = self._sessions[client_id].send(arguments)
+        if parsed is None:
+            timer = self._loop.after(milliseconds * 1000, self.end_parked_read, client_id)
+            self.parked[client_id] = ParkedRead(arguments, reply, timer)
+            return
+        self.on_executed(client_id, arguments, parsed)
+        reply(raw)
+
+    def _has_reply(self, read: ParkedRead) -> bool:
+        groups = self.real.control.send(("XINFO", "GROUPS", read.stream))[1]
+        if isinstance(groups, hiredis.ReplyError):
+            return True
+        for line in groups:
+            group = dict(zip(line[::2], line[1::2], strict=True))
+            if group[b"name"] == read.group:
+                last = self.real.control.send(("XREVRANGE", read.stream, "+", "-", "COUNT", 1))[1]
+                return bool(last) and _id(last[0][0]) > _id(group[b"last-delivered-id"])
+        return True
+
+    def _answer_client_command(self, client_id: int, arguments: Arguments) -> bytes | None:
+        match arguments[1].upper():
+            case b"ID":
+                return b":%d\r\n" % client_id
+            case b"UNBLOCK":
+                return b":%d\r\n" % self.end_parked_read(int(arguments[2]))
+            case _:
+                return None
+
+
+def _index(arguments: Arguments, word: bytes) -> int:
+    return [each.upper() for each in arguments].index(word)
+
+
+def _id(entry_id: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return int(milliseconds), int(sequence)
+
+
+def _to_bytes(argument: Any) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()

@@ -1,0 +1,50 @@
+"""Clock of the simulated servers: a C library, preloaded into a real server, that reads the time from a mapped file."""
+
+import mmap
+import shutil
+import struct
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+SOURCE = Path(__file__).with_name("server_clock.c")
+
+
+@cache
+def has_compiler() -> bool:
+    """Return True if a C compiler is on PATH."""
+    return shutil.which("cc") is not None
+
+
+class ServerClock:
+    """Clock of one server, in microseconds since 1970. Time stands still until `set` is called."""
+
+    def __init__(self, folder: Path, microseconds: int) -> None:
+        self.path = folder / "clock"
+        self.path.write_bytes(struct.pack("=q", microseconds))
+        with self.path.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), 8)
+
+    def set(self, microseconds: int) -> None:
+        """Set the time that the server sees from now on."""
+        self._page[:8] = struct.pack("=q", microseconds)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that give this clock to a server."""
+        return {"LD_PRELOAD": str(library()), "SIMULATED_CLOCK": str(self.path)}
+
+
+@cache
+def library() -> Path:
+    """Compile the library once per Python process. Returns its path."""
+    folder = TemporaryDirectory(prefix="server-clock-")
+    _folders.append(folder)
+    path = Path(folder.name) / "server_clock.so"
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", path, SOURCE, "-ldl"]
+    subprocess.run(command, check=True)
+    return path
+
+
+_folders: list[TemporaryDirectory[str]] = []
+"""Folders that exist until the Python process ends."""
