@@ -90,7 +90,7 @@ class Ledger:
         self._attempts: defaultdict[int, int] = defaultdict(int)
         self._dead_lettered: set[str] = set()
 
-    # -- what happens ----------------------------------------------------------------------------------------------------
+    # -- what happens --------------------------------------------------------------------------------------------------
 
     def on_added(self, entry_id: str, number: int) -> None:
         """Record an entry of the producer."""
@@ -146,7 +146,7 @@ class Ledger:
                         "order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running"
                     )
 
-    # -- comparison with the server --------------------------------------------------------------------------------------
+    # -- comparison with the server ------------------------------------------------------------------------------------
 
     def check(self, cause: str) -> None:
         """Compare the records with the server, after the command or fault `cause`."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -68,10 +69,9 @@ class Network:
     async def connect(self, protocol_factory: Callable[[], Any], _host: str, _port: int) -> tuple[Any, Any]:
         """Open a connection. Raises ConnectionRefusedError if the server does not accept connections."""
         thread = CURRENT_THREAD.get()
-        connected: asyncio.Future[None] = self.loop.create_future()
+        connected: asyncio.Future[bool] = self.loop.create_future()
         self.send_up(thread.process, lambda: self._accept(thread, connected))
-        is_accepted = await connected
-        if is_accepted is None:
+        if not await connected:
             raise ConnectionRefusedError(111, "Connection refused")
         self._last_client_id += 1
         connection = Connection(self, self._last_client_id, thread)
@@ -86,9 +86,14 @@ class Network:
         protocol.connection_made(connection)
         return connection, protocol
 
-    def _accept(self, thread: Thread, connected: "asyncio.Future[Any]") -> None:
-        answer = None if self.refusals else True
-        self.send_down(thread.process, lambda: connected.done() or connected.set_result(answer))
+    def _accept(self, thread: Thread, connected: "asyncio.Future[bool]") -> None:
+        is_accepted = not self.refusals
+
+        def arrive() -> None:
+            if not connected.done():
+                connected.set_result(is_accepted)
+
+        self.send_down(thread.process, arrive)
 
     def send_up(self, process: Process, deliver: Callable[[], object], not_before: int = 0) -> int:
         """Deliver to the server. Returns the time of arrival in microseconds."""
@@ -222,7 +227,7 @@ class Connection(asyncio.Transport):
         while self._commands and not self._is_waiting and self._is_server_open:
             arguments = self._commands.popleft()
             self._is_waiting = True
-            self.network.server.receive(self.client_id, arguments, lambda raw, each=arguments: self._reply(each, raw))
+            self.network.server.receive(self.client_id, arguments, partial(self._reply, arguments))
 
     def _reply(self, arguments: list[bytes], raw: bytes) -> None:
         """Send the reply to the command, and execute the next command."""

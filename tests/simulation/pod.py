@@ -87,7 +87,7 @@ class Pod:
         if self.processor is not None:
             await self.processor.stop_listening()
 
-    # -- handlers --------------------------------------------------------------------------------------------------------
+    # -- handlers ------------------------------------------------------------------------------------------------------
 
     def _callback(self) -> Any:
         if self.plan.handler in {"thread", "hung_thread"} and not self.plan.is_batch:
@@ -128,7 +128,7 @@ class Pod:
         if seconds is not None:
             self._loop.call_later(seconds, self._ledger.on_end, run, None)
 
-    # -- threads ---------------------------------------------------------------------------------------------------------
+    # -- threads -------------------------------------------------------------------------------------------------------
 
     def _start_thread(self, name: str, main: ThreadMain) -> None:
         async def run() -> None:

@@ -41,7 +41,7 @@ class RealServer:
         folder = Path(self._folder.name)
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
-        options = ["--port", "0", "--unixsocket", self._socket_path, "--save", "", "--appendonly", "no", "--hz", "1"]
+        options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
         self._process = subprocess.Popen(
             [flavour.find(), *options],
             cwd=folder,

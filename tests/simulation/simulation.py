@@ -58,6 +58,7 @@ class Simulation:
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
+        self.loop.on_exit = self._on_exit
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +152,13 @@ class Simulation:
         successor = Pod(replace(pod.plan, name=name), self.loop, self.ledger, Random(f"{self.plan.seed} {name}"))
         self.loop.after(REPLACEMENT_DELAY, self._launch, successor)
 
+    def _on_exit(self, process: Process, _error: BaseException) -> None:
+        """End a process whose event loop has ended, and start another pod in its place."""
+        pod = next(each for each in self.all_pods if each.process is process)
+        pod.crash()
+        self.network.cut_all(process)
+        self.replace(pod)
+
     def _add(self, message: Any) -> None:
         reply = self.server.administer("XADD", STREAM, message.entry_id, "n", message.number, "key", message.key)
         if not isinstance(reply, ReplyError):
@@ -206,7 +214,7 @@ class Simulation:
         return any(
             fault.kind in SILENCING
             and fault.at <= now <= fault.end + EXCUSED_SECONDS * SECOND
-            and (FAULTS[fault.kind] and (not fault.pod or fault.pod == base_name or fault.kind in _SERVER_FAULTS))
+            and (not fault.pod or fault.pod == base_name or fault.kind in _SERVER_FAULTS)
             for fault in self._active_faults
         )
 
