@@ -85,6 +85,10 @@ class Ledger:
         """Number of starts of an entry that another pod was handling, as the liveness rule permits after a fault."""
         self.is_silenced: Callable[[Process], bool] = lambda _process: False
         """Returns True if a fault silences the process, or has silenced it within the last `EXCUSED_SECONDS`."""
+        self.on_run: Callable[[Run], object] = lambda _run: None
+        """Called when a handler starts or ends."""
+        self.on_state: Callable[[EntryRecord, str, str], object] = lambda *_: None
+        """Called before a state change with the record, the new state and the command or fault that caused it."""
         self.transitions: Counter[tuple[str, str, str]] = Counter()
         """Number of state changes by previous state, new state, and the command or fault that caused the change."""
         self._attempts: defaultdict[int, int] = defaultdict(int)
@@ -121,11 +125,13 @@ class Ledger:
         if key:
             self._check_order(run)
         record.runs.append(run)
+        self.on_run(run)
         return run
 
     def on_end(self, run: Run, outcome: Any) -> None:
         """Record the end of a handler. `outcome` is its result or its error."""
         run.ended_at, run.outcome = self._loop.time(), outcome
+        self.on_run(run)
 
     def _on_second_start(self, run: Run, other: Run) -> None:
         if other.process is run.process:
@@ -150,17 +156,24 @@ class Ledger:
 
     def check(self, cause: str) -> None:
         """Compare the records with the server, after the command or fault `cause`."""
-        pending = {
-            _text(line[0]): _text(line[1])
-            for line in self._inspect("XPENDING", self._stream, self._group, "-", "+", 1000)
-        }
-        present = {_text(line[0]) for line in self._inspect("XRANGE", self._stream, "-", "+")}
-        last_delivered = self._last_delivered()
-        self._read_dead_letters()
+        pending_lines, entries, groups, dead_letters = (
+            [] if isinstance(reply, ReplyError) or reply is None else reply
+            for reply in self._server.inspect_many(
+                ("XPENDING", self._stream, self._group, "-", "+", 1000),
+                ("XRANGE", self._stream, "-", "+"),
+                ("XINFO", "GROUPS", self._stream),
+                ("XRANGE", self._dead_letter_stream, "-", "+"),
+            )
+        )
+        pending = {_text(line[0]): _text(line[1]) for line in pending_lines}
+        present = {_text(line[0]) for line in entries}
+        last_delivered = self._last_delivered(groups)
+        self._add_dead_letters(dead_letters)
         now = self._loop.time()
         for record in self.entries.values():
             state = self._state(record, pending, present, last_delivered)
             if state != record.state:
+                self.on_state(record, state, cause)
                 self.transitions[record.state, state, cause] += 1
                 if state == "settled":
                     record.settled_at = now
@@ -200,22 +213,18 @@ class Ledger:
             if record.entry_id in self._dead_lettered and not record.runs and not record.foreign:
                 self._report("dead_letter_without_start", f"{record.entry_id} is dead-lettered but was never started")
 
-    def _read_dead_letters(self) -> None:
-        for _, fields in self._inspect("XRANGE", self._dead_letter_stream, "-", "+"):
+    def _add_dead_letters(self, dead_letters: list[Any]) -> None:
+        for _, fields in dead_letters:
             pairs = dict(zip(fields[::2], fields[1::2], strict=True))
             if entry_id := pairs.get(b"streamconsumer.message-id"):
                 self._dead_lettered.add(_text(entry_id))
 
-    def _last_delivered(self) -> tuple[int, int] | None:
-        for line in self._inspect("XINFO", "GROUPS", self._stream):
+    def _last_delivered(self, groups: list[Any]) -> tuple[int, int] | None:
+        for line in groups:
             group = dict(zip(line[::2], line[1::2], strict=True))
             if group[b"name"] == self._group.encode():
                 return _id(_text(group[b"last-delivered-id"]))
         return None
-
-    def _inspect(self, *command: Any) -> Any:
-        reply = self._server.inspect(*command)
-        return [] if isinstance(reply, ReplyError) or reply is None else reply
 
     def _report(self, invariant: str, text: str) -> None:
         self.violations.append(Violation(invariant, f"{self._loop.time() - 1_700_000_000:.3f} s: {text}"))

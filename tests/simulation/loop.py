@@ -63,13 +63,11 @@ class Thread:
 
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.name = process, name
+        self.label = process.name if name == "main" else f"{process.name}/{name}"
+        self.trace_label = self.label.encode()
         self.ready: deque[asyncio.Handle] = deque()
         self.holds = 0
         """Number of faults that hold the thread at present."""
-
-    @property
-    def label(self) -> str:
-        return self.process.name if self.name == "main" else f"{self.process.name}/{self.name}"
 
 
 WORLD = Process("world")

@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from tests.simulation.loop import CURRENT_THREAD, Process, SimulationLoop, Thread, context_of
-from tests.simulation.server import SimulatedServer
+from tests.simulation.server import ADMINISTRATOR, SimulatedServer
 
 MIN_DELAY_MICROSECONDS, MAX_DELAY_MICROSECONDS = 40, 400
 """Range of the delay of each direction without a fault."""
@@ -59,12 +59,17 @@ class Network:
         """Number of faults during which the server has reached `maxclients`."""
         self.on_reply: Callable[[Connection, bytes, bytes], object] = lambda *_: None
         """Called with the connection, the name of the command and the reply when the server sends a reply."""
-        self._last_client_id = 0
+        self._last_client_id = ADMINISTRATOR
+        self._labels: dict[int, str] = {}
         loop.connect = self.connect
 
     def link(self, process: Process) -> Link:
         """Return the link of a process."""
         return self.links.setdefault(process, Link())
+
+    def label(self, client_id: int) -> str:
+        """Return the name of the thread that opened a connection. Empty for administrators and producers."""
+        return self._labels.get(client_id, "")
 
     async def connect(self, protocol_factory: Callable[[], Any], _host: str, _port: int) -> tuple[Any, Any]:
         """Open a connection. Raises ConnectionRefusedError if the server does not accept connections."""
@@ -76,6 +81,7 @@ class Network:
         self._last_client_id += 1
         connection = Connection(self, self._last_client_id, thread)
         self.connections[connection.client_id] = connection
+        self._labels[connection.client_id] = thread.label
         if self.full:
             connection.deliver(b"-ERR max number of clients reached\r\n")
             connection.cut()

@@ -1,7 +1,6 @@
 """One simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
 
 import gc
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -10,12 +9,13 @@ from typing import Any
 from hiredis import ReplyError
 
 from tests.simulation.faults import FAULTS, SILENCING
-from tests.simulation.ledger import EXCUSED_SECONDS, Ledger, Violation
+from tests.simulation.ledger import EXCUSED_SECONDS, EntryRecord, Ledger, Run, Violation
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, Thread
 from tests.simulation.network import UNSTABLE_REPLIES, Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, Plan
 from tests.simulation.pod import GROUP, STREAM, Pod
-from tests.simulation.server import Arguments, RealServer, SimulatedServer
+from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
+from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
 
 MAX_STEPS = 2_000_000
 
@@ -42,7 +42,7 @@ class Result:
 class Simulation:
     """The parts of one run. The faults use them."""
 
-    def __init__(self, plan: Plan, real: RealServer) -> None:
+    def __init__(self, plan: Plan, real: RealServer, show: Show | None = None) -> None:
         self.plan = plan
         real.reset()
         self.loop = SimulationLoop(Random(f"{plan.seed} schedule"))
@@ -54,11 +54,13 @@ class Simulation:
         """Pods by the name in the plan. A replacement takes the place of its predecessor."""
         self.all_pods: list[Pod] = []
         self._active_faults: list[FaultPlan] = []
-        self._trace = hashlib.sha256()
+        self.trace = Trace(show)
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
         self.loop.on_exit = self._on_exit
+        self.ledger.on_run = self._on_run
+        self.ledger.on_state = self._on_state
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class Simulation:
         violations = [*self.ledger.violations, *(Violation("background", each) for each in self.loop.errors)]
         return Result(
             tuple(violations),
-            self._trace.hexdigest()[:16],
+            self.trace.digest(),
             self.loop.steps,
             (self.loop.microseconds - START_MICROSECONDS) / SECOND,
             len(self.ledger.entries),
@@ -167,7 +169,7 @@ class Simulation:
     def _start_fault(self, fault: FaultPlan) -> None:
         if fault.pod and fault.pod not in self.pods:
             return
-        self._trace.update(f"{self.loop.microseconds} fault {fault.kind} {fault.pod}\n".encode())
+        self._trace_fault("fault", fault)
         self._active_faults.append(fault)
         end = FAULTS[fault.kind](self, fault)
         self.ledger.check(fault.kind)
@@ -175,7 +177,7 @@ class Simulation:
             self.loop.after(fault.duration, self._end_fault, fault, end)
 
     def _end_fault(self, fault: FaultPlan, end: Any) -> None:
-        self._trace.update(f"{self.loop.microseconds} end {fault.kind} {fault.pod}\n".encode())
+        self._trace_fault("fault ends", fault)
         end()
         self.ledger.check(fault.kind)
 
@@ -220,17 +222,32 @@ class Simulation:
 
     # -- trace ---------------------------------------------------------------------------------------------------------
 
+    def _trace_fault(self, event: str, fault: FaultPlan) -> None:
+        self.trace.add(self.loop.microseconds, event.encode(), f"{fault.kind} {fault.pod}".encode())
+        self.trace.tell(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
+
     def _on_step(self, thread: Thread) -> None:
-        self._trace.update(f"{self.loop.microseconds} {thread.label}\n".encode())
+        self.trace.add(self.loop.microseconds, thread.trace_label)
 
     def _on_executed(self, client_id: int, arguments: Arguments, _reply: Any) -> None:
-        self._trace.update(f"{self.loop.microseconds} {client_id} ".encode() + b" ".join(arguments[:20]) + b"\n")
-        if client_id:
-            self.ledger.check(arguments[0].decode(errors="replace"))
+        self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
+        if self.trace.show:
+            self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+        if client_id and arguments[0].upper() in WRITE_COMMANDS:
+            self.ledger.check(operation_name(arguments))
 
     def _on_reply(self, connection: Connection, name: bytes, raw: bytes) -> None:
         if name not in UNSTABLE_REPLIES:
-            self._trace.update(f"{self.loop.microseconds} {connection.client_id} ".encode() + raw)
+            self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
+        if self.trace.show:
+            self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
+
+    def _on_run(self, run: Run) -> None:
+        event = f"starts attempt {run.attempt}" if run.ended_at is None else f"ends with {run.outcome!r}"
+        self.trace.tell(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
+
+    def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
+        self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
 _SERVER_FAULTS = {
@@ -238,9 +255,9 @@ _SERVER_FAULTS = {
 }
 
 
-def simulate(plan: Plan, real: RealServer) -> Result:
-    """Run a plan."""
-    simulation = Simulation(plan, real)
+def simulate(plan: Plan, real: RealServer, show: Show | None = None) -> Result:
+    """Run a plan. `show` is called with each line of the trace."""
+    simulation = Simulation(plan, real, show)
     result = simulation.run()
     loop = simulation.loop
     del simulation
