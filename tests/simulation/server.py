@@ -26,6 +26,9 @@ Arguments = list[bytes]
 
 START_TIMEOUT_SECONDS = 20.0
 
+FOREVER_MICROSECONDS = 10**12
+"""Virtual duration of a read with BLOCK 0."""
+
 ADMINISTRATOR = 0
 """Client id of administrators, producers and foreign programs."""
 
@@ -288,7 +291,8 @@ class SimulatedServer:
         self.sync_clock()
         raw, parsed = self._sessions[client_id].send(arguments)
         if parsed is None:
-            timer = self._loop.after(milliseconds * 1000, self.end_parked_read, client_id)
+            wait = milliseconds * 1000 if milliseconds else FOREVER_MICROSECONDS
+            timer = self._loop.after(wait, self.end_parked_read, client_id)
             self.parked[client_id] = ParkedRead(arguments, reply, timer)
             return
         self.on_executed(client_id, arguments, parsed)
