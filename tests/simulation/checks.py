@@ -139,9 +139,10 @@ def check_outcomes(simulation: "Simulation") -> None:
     """Compare the outcome of each entry with the decision of its handler."""
     ledger, plan = simulation.ledger, simulation.plan
     has_own_manager = any(pod.manager for pod in plan.pods)
+    is_failing = any(has_open_breaker(pod) for pod in simulation.all_pods if pod.is_listening)
     for record in ledger.records.values():
         hangs = any(run.is_live for run in record.runs)
-        if record.is_open and not hangs and not (has_own_manager and record.runs):
+        if record.is_open and not hangs and not is_failing and not (has_own_manager and record.runs):
             ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
         if not record.foreign_at:
             _check_dead_letter(simulation, record)

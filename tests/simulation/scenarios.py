@@ -19,7 +19,7 @@ def generate(seed: int, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
     """Return the plan of a seed. `fault_kinds` are the kinds from which a plan without a scenario chooses."""
     random = Random(seed)
     if fault_kinds == COMMON_FAULTS and random.random() < SCENARIO_SHARE:
-        return random.choice(SCENARIOS)(seed, random)
+        return random.choice(RARE if random.random() < RARE_SHARE else FREQUENT)(seed, random)
     return _random_plan(seed, random, fault_kinds)
 
 
@@ -204,9 +204,16 @@ def _leftover_cancellation(seed: int, random: Random) -> Plan:
     return Plan(seed, pods, _messages(times), (), has_probes=True, scenario="leftover_cancellation")
 
 
-SCENARIOS: tuple[Callable[[int, Random], Plan], ...] = (
-    *(_slow_network, _idle_pods_killed, _max_clients, _backlog, _many_due, _schedule_lost, _blocked_lane),
-    *(_trimmed_backlog, _group_lost_twice, _retries_then_loss, _own_ids, _long_write_pause, _foreign_names),
-    *(_own_manager, _leftover_cancellation),
+FREQUENT: tuple[Callable[[int, Random], Plan], ...] = (
+    *(_slow_network, _idle_pods_killed, _max_clients, _backlog, _trimmed_backlog, _group_lost_twice, _own_ids),
+    *(_long_write_pause, _own_manager, _leftover_cancellation),
 )
+RARE: tuple[Callable[[int, Random], Plan], ...] = (
+    *(_many_due, _schedule_lost, _blocked_lane, _retries_then_loss, _foreign_names),
+)
+"""Scenarios that take many messages or much virtual time."""
+
+RARE_SHARE = 0.03
+
+SCENARIOS = (*FREQUENT, *RARE)
 """Functions that make the plan of a scenario."""
