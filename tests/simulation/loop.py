@@ -212,13 +212,15 @@ class SimulationLoop(asyncio.BaseEventLoop):
             for task in self._tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._tasks.clear()
-            self._timers.clear()
-            self._active.clear()
-            self.before_step, self.connect = lambda _thread: None, None
-            gc.collect()
-            super().close()
+            self.before_step, self.on_exit, self.connect = lambda _thread: None, lambda *_: None, None
+            while gc.collect():
+                """A `finally` block can keep its coroutine until the next collection."""
         finally:
             sys.unraisablehook = hook
+            self._timers.clear()
+            self._active.clear()
+            WORLD.threads["main"].ready.clear()  # callbacks of the `finally` blocks
+            self.close()
 
     def _start_due_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self.microseconds:

@@ -11,7 +11,7 @@ from hiredis import ReplyError
 from tests.simulation.faults import FAULTS, SILENCING
 from tests.simulation.ledger import EXCUSED_SECONDS, EntryRecord, Ledger, Run, Violation
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, Thread
-from tests.simulation.network import UNSTABLE_REPLIES, Connection, Network
+from tests.simulation.network import Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, Plan
 from tests.simulation.pod import GROUP, STREAM, Pod
 from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
@@ -236,9 +236,8 @@ class Simulation:
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments))
 
-    def _on_reply(self, connection: Connection, name: bytes, raw: bytes) -> None:
-        if name not in UNSTABLE_REPLIES:
-            self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
+    def _on_reply(self, connection: Connection, raw: bytes) -> None:
+        self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
         if self.trace.show:
             self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
 
