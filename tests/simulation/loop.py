@@ -39,6 +39,10 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_dead = False
+        self.is_stopping = False
+        """True after SIGTERM."""
+        self.is_exiting = False
+        """True after an error such as KeyboardInterrupt has ended the event loop, until the process ends."""
         self.max_timer_delay = 0
         """Maximum number of microseconds by which the timers of the process run late."""
         self.threads = {"main": Thread(self, "main")}
@@ -68,6 +72,8 @@ class Thread:
         self.ready: deque[asyncio.Handle] = deque()
         self.holds = 0
         """Number of faults that hold the thread at present."""
+        self.failing_writes: list[object] = []
+        """Faults because of which the thread cannot allocate what it sends."""
 
 
 WORLD = Process("world")
@@ -80,6 +86,7 @@ class SimulationTask(asyncio.Task[Any]):
     """Task whose hash is its number, so that the order of a set of tasks does not depend on memory addresses."""
 
     number = 0
+    process = WORLD
 
     def __hash__(self) -> int:
         return self.number
@@ -111,7 +118,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """Called with a process and the SystemExit or KeyboardInterrupt that has reached its event loop."""
         self.connect: Callable[..., Any] | None = None
         """Opens a simulated connection. Set by the network."""
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[SimulationTask] = []
         """All tasks. Without a reference, Python would run the `finally` blocks of a process that has been killed."""
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._sequence = itertools.count()
@@ -205,6 +212,10 @@ class SimulationLoop(asyncio.BaseEventLoop):
             thread.ready.clear()
             self._active.pop(thread, None)
 
+    def tasks_of(self, process: Process) -> "list[SimulationTask]":
+        """Return the unfinished tasks of a process."""
+        return [task for task in self._tasks if task.process is process and not task.done()]
+
     def dispose(self) -> None:
         """Delete all tasks. Python runs the `finally` blocks of unfinished coroutines, whose errors mean nothing."""
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
@@ -252,6 +263,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task = SimulationTask(coro, loop=self, **options)
         task.number = next(self._sequence)
+        task.process = (options.get("context") or copy_context()).get(CURRENT_THREAD, WORLD.threads["main"]).process
         self._tasks.append(task)
         return task
 

@@ -169,6 +169,8 @@ class Connection(asyncio.Transport):
         return not self._is_open
 
     def write(self, data: Any) -> None:
+        if self.thread.failing_writes:
+            raise MemoryError
         if self._is_open:
             copy = bytes(data)
             process = self.thread.process

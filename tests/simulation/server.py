@@ -40,6 +40,16 @@ WRITE_COMMANDS = {
 """Commands that can change data, as far as the engine and the faults use them. CLIENT PAUSE WRITE holds them."""
 
 
+_RESET_COMMANDS = (
+    ("REPLICAOF", "NO", "ONE"),
+    ("CONFIG", "SET", "maxmemory", "0"),
+    ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ("ACL", "SETUSER", "default", "+eval"),
+    ("FLUSHALL",),
+    ("SCRIPT", "FLUSH"),
+)
+
+
 class RealServer:
     """Process of a real server on the virtual clock. It is used for many simulations, one after another."""
 
@@ -65,7 +75,7 @@ class RealServer:
     def reset(self) -> None:
         """Delete all data and all settings of the previous simulation."""
         self.clock.set(START_MICROSECONDS)
-        for command in (("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "SET", "maxmemory", "0")):
+        for command in _RESET_COMMANDS:
             self.control.execute(*command)
 
     def stop(self) -> None:
@@ -153,6 +163,8 @@ class SimulatedServer:
         """Called after each command with the client id, the command and its parsed reply."""
         self.write_pauses = 0
         """Number of faults that hold writes."""
+        self.refusals: list[Callable[[bytes], bytes | None]] = []
+        """Functions of faults that return the error with which the server rejects a command, by its name, or None."""
         self._held: list[Callable[[], None]] = []
         self._sessions: dict[int, RealConnection] = {}
 
@@ -169,6 +181,10 @@ class SimulatedServer:
         if session := self._sessions.pop(client_id, None):
             session.close()
 
+    def is_open(self, client_id: int) -> bool:
+        """Return True if the client is connected."""
+        return client_id in self._sessions
+
     def close_all(self) -> None:
         for client_id in list(self._sessions):
             self.close(client_id)
@@ -182,6 +198,10 @@ class SimulatedServer:
         name = arguments[0].upper()
         if self.write_pauses and name in WRITE_COMMANDS:
             self._held.append(lambda: self.receive(client_id, arguments, reply))
+            return
+        if error := next(filter(None, (refuse(name) for refuse in self.refusals)), None):
+            self.on_executed(client_id, arguments, error)
+            reply(error)
             return
         if name == b"CLIENT" and (answer := self._answer_client_command(client_id, arguments)) is not None:
             self.on_executed(client_id, arguments, answer)
@@ -200,20 +220,25 @@ class SimulatedServer:
         for execute in held:
             execute()
 
-    def end_parked_read(self, client_id: int) -> bool:
-        """End a parked read with an empty reply. Returns False if the client has no parked read."""
+    def end_parked_read(self, client_id: int, raw: bytes = b"*-1\r\n") -> bool:
+        """End a parked read, by default with an empty reply. Returns False if the client has no parked read."""
         read = self.parked.pop(client_id, None)
         if read is not None:
             read.timer.cancel()
-            read.reply(b"*-1\r\n")
+            read.reply(raw)
         return read is not None
 
     def administer(self, *arguments: Any) -> Any:
         """Execute a command of an administrator, a producer or a foreign program. Returns its reply or its error."""
+        reply = self.administer_quietly(*arguments)
+        self.serve_parked()
+        return reply
+
+    def administer_quietly(self, *arguments: Any) -> Any:
+        """Execute a command of an administrator. Blocked reads get its entries at the next `serve_parked`."""
         self.sync_clock()
         _, reply = self.real.control.send(arguments)
         self.on_executed(ADMINISTRATOR, [_to_bytes(each) for each in arguments], reply)
-        self.serve_parked()
         return reply
 
     def inspect(self, *arguments: Any) -> Any:
