@@ -78,11 +78,18 @@ class RealServer:
         for command in _RESET_COMMANDS:
             self.control.execute(*command)
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
+
+    close = stop
 
     def _connect_when_ready(self) -> "RealConnection":
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
