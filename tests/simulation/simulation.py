@@ -94,6 +94,10 @@ class Simulation:
         self._failed_probes: Counter[Pod] = Counter()
         self._deadlines = Deadlines(self)
         self.trace = Trace(show)
+        self.on_fault: Callable[[FaultPlan], object] = lambda _fault: None
+        """Called before a fault starts."""
+        self.on_command: Callable[[Arguments, Any], object] = lambda *_: None
+        """Called after a command of a pod with its reply, before the ledger compares the states of the entries."""
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
@@ -256,6 +260,7 @@ class Simulation:
         if fault.pod and fault.pod not in self.pods:
             return
         self._trace_fault("fault", fault)
+        self.on_fault(fault)
         end = FAULTS[fault.kind](self, fault)
         self._last_fault_at = self.ledger.now
         self.ledger.check(fault.kind)
@@ -326,10 +331,12 @@ class Simulation:
     def _on_step(self, thread: Thread) -> None:
         self.trace.add(self.loop.microseconds, thread.trace_label)
 
-    def _on_executed(self, client_id: int, arguments: Arguments, _reply: Any) -> None:
+    def _on_executed(self, client_id: int, arguments: Arguments, reply: Any) -> None:
         self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
         if self.trace.show:
             self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+        if client_id:
+            self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
@@ -348,9 +355,16 @@ class Simulation:
         self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
-def simulate(plan: Plan, real: RealServer, show: Show | None = None) -> Result:
-    """Run a plan. `show` is called with each line of the trace."""
+def simulate(
+    plan: Plan,
+    real: RealServer,
+    show: Show | None = None,
+    *,
+    observe: Callable[[Simulation], object] = lambda _simulation: None,
+) -> Result:
+    """Run a plan. `show` is called with each line of the trace, `observe` with the simulation before it runs."""
     simulation = Simulation(plan, real, show)
+    observe(simulation)
     result = simulation.run()
     loop = simulation.loop
     del simulation
