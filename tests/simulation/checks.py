@@ -25,6 +25,9 @@ FOREIGN_OWNER_SECONDS = 60.0
 RETRY_SECONDS = 25.0
 """Time without a fault within which a retry starts after its delay, in addition to the time for which slots are busy."""
 
+UNREAD_SECONDS = 15.0
+"""Time without a fault within which a pod without running handlers reads an entry."""
+
 MAX_BACKOFF_SECONDS = 4.0
 
 BACKGROUND_TASKS = (
@@ -70,11 +73,19 @@ class Deadlines:
         if any(has_open_breaker(pod) for pod in pods):
             return
         live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
+        is_idle = not any(run.is_live for record in self._ledger.records.values() for run in record.runs)
         listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
         for record in self._ledger.records.values():
             if record.is_open and not any(run.is_live for run in record.runs):
                 self._check_owner(record, listening_since, live_names)
                 self._check_retry(record, listening_since)
+                if is_idle and record.state == "unread":
+                    self._check_unread(record, listening_since)
+
+    def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
+        seconds = self._ledger.now - max(calm_since, record.since)
+        if seconds > UNREAD_SECONDS and self._is_new(record, "not_read"):
+            self._ledger.report("not_read", f"{record.entry_id} is unread after {seconds:.1f} s; no handler is running")
 
     def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
         if record.state != "owned" or record.owner in live_names:
@@ -86,8 +97,8 @@ class Deadlines:
         limit = FOREIGN_OWNER_SECONDS
         if previous:
             limit = NODE_LOSS_SECONDS if any(pod.is_node_lost for pod in previous) else TAKE_OVER_SECONDS
-        if self._ledger.now - since > limit + self._busy_seconds and self._is_new(record, "take_over"):
-            seconds = self._ledger.now - since
+        seconds = self._ledger.now - since
+        if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
@@ -96,10 +107,15 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        limit = RETRY_SECONDS + self._busy_seconds
-        if self._ledger.now - since > limit and self._is_new(record, "late_retry"):
-            seconds = self._ledger.now - since
+        seconds = self._ledger.now - since
+        if seconds > RETRY_SECONDS + self._seconds_until_slot() and self._is_new(record, "late_retry"):
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
+
+    def _seconds_until_slot(self) -> float:
+        """Return the longest time until a slot is free. 0 if a slot is free."""
+        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
+        has_slot = any(pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods)
+        return 0.0 if has_slot else self._busy_seconds
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
         is_new = invariant not in record.reported
@@ -214,6 +230,14 @@ def check_background_tasks(simulation: "Simulation") -> None:
         for name in BACKGROUND_TASKS:
             if not names[name]:
                 simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
+
+
+def check_readiness(simulation: "Simulation") -> None:
+    """Report pods that are not ready although no fault is active."""
+    for pod in simulation.all_pods:
+        is_ready, reason = pod.health.readiness()
+        if pod.is_listening and not is_ready and simulation.has_been_calm:
+            simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 
 def check_memory(simulation: "Simulation") -> None:

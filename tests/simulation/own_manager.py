@@ -13,7 +13,8 @@ class OwnManager:
     """Stream manager that is no StreamManager. `kind` selects its mistake."""
 
     def __init__(self, kind: ManagerKind) -> None:
-        self._kind, self._client = kind, Redis.from_url("redis://server:6379/0", protocol=2)
+        self._kind = kind
+        self._client = Redis.from_url("redis://server:6379/0", protocol=2, socket_timeout=None)
         self._reads = 0
 
     async def create_group(self, stream_name: str, group_name: str) -> None:

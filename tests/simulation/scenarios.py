@@ -71,7 +71,7 @@ def _messages(times: list[int], entry_id: str = "*") -> tuple[MessagePlan, ...]:
 
 def _slow_network(seed: int, random: Random) -> Plan:
     """All pods are slow in both directions while handlers run for long."""
-    pods = _pods(random.choice([2, 3]), random.choice(["long", "slow"]), concurrency=random.choice([2, 4]))
+    pods = _pods(random.choice([2, 3]), "long", concurrency=random.choice([2, 4]))
     delay = random.randrange(600_000, 1_300_000)
     at = random.randrange(0, 8 * SECOND)
     faults = tuple(FaultPlan("slow", at, 30 * SECOND, pod.name, delay) for pod in pods)
@@ -80,7 +80,7 @@ def _slow_network(seed: int, random: Random) -> Plan:
 
 def _idle_pods_killed(seed: int, random: Random) -> Plan:
     """Most pods are killed while they are idle, and then one that has entries."""
-    count = random.choice([12, 16, 20])
+    count = random.choice([12, 20, 30])
     pods = _pods(count, "slow", concurrency=4)
     kill_at = random.randrange(5, 12) * SECOND
     faults = [FaultPlan("removed", kill_at, pod=pod.name) for pod in pods[2:]]
@@ -92,9 +92,13 @@ def _idle_pods_killed(seed: int, random: Random) -> Plan:
 
 def _max_clients(seed: int, random: Random) -> Plan:
     """The server has reached `maxclients` from the moment after idle pods have connected."""
-    pods = _pods(2, random.choice(["slow", "long"]), concurrency=random.choice([1, 4]))
-    faults = (FaultPlan("max_clients", 4 * SECOND, 60 * SECOND),)
-    times = [random.randrange(5 * SECOND, 9 * SECOND) for _ in range(random.choice([1, 5]))]
+    pods = _pods(4, "long", concurrency=random.choice([1, 4]))
+    faults = (
+        FaultPlan("removed", 1500_000, pod=random.choice(pods).name),
+        FaultPlan("max_clients", 7 * SECOND, 60 * SECOND),
+    )
+    early = [SECOND] * random.choice([1, 2])
+    times = early + [random.randrange(8 * SECOND, 12 * SECOND) for _ in range(random.choice([1, 2, 3]))]
     return Plan(seed, pods, _messages(times), faults, scenario="max_clients")
 
 
@@ -181,7 +185,7 @@ def _long_write_pause(seed: int, random: Random) -> Plan:
 
 def _foreign_names(seed: int, random: Random) -> Plan:
     """Another program has used very many consumer names."""
-    faults = (FaultPlan("many_consumers", SECOND, amount=random.choice([5_000, 50_000])),)
+    faults = (FaultPlan("many_consumers", SECOND, amount=random.choice([*[5_000] * 7, 50_000])),)
     return Plan(seed, _pods(2, "instant"), _messages([2 * SECOND] * 5), faults, scenario="foreign_names")
 
 

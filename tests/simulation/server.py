@@ -29,6 +29,9 @@ Command = tuple[Any, ...]
 
 START_TIMEOUT_SECONDS = 20.0
 
+FOREVER_MICROSECONDS = 10**12
+"""Virtual duration of a read with BLOCK 0."""
+
 ADMINISTRATOR = 0
 """Client id of administrators, producers and foreign programs."""
 
@@ -326,7 +329,8 @@ class SimulatedServer:
     ) -> None:
         raw, parsed = self._send(client_id, arguments)
         if parsed is None:
-            timer = self._loop.after(milliseconds * 1000, self.end_parked_read, client_id)
+            wait = milliseconds * 1000 if milliseconds else FOREVER_MICROSECONDS
+            timer = self._loop.after(wait, self.end_parked_read, client_id)
             self.parked[client_id] = ParkedRead(arguments, reply, timer)
             return
         self.on_executed(client_id, arguments, parsed)

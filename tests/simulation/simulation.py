@@ -16,6 +16,7 @@ from tests.simulation.checks import (
     check_idle_cost,
     check_memory,
     check_outcomes,
+    check_readiness,
     missing_slots,
 )
 from tests.simulation.foreign_faults import FAULTS
@@ -144,6 +145,7 @@ class Simulation:
         self._run_for(quiet - (self.loop.microseconds - START_MICROSECONDS))
         self._run_for(self.plan.settle_within, self._is_settled)
         check_background_tasks(self)
+        check_readiness(self)
         check_outcomes(self)
         if self._is_settled() and not self.ledger.violations:
             self._run_for(SETTLING)
