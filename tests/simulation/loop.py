@@ -227,6 +227,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         try:
             for task in self._tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
+            self._forget_callbacks()
             self._tasks.clear()
             self.after_step = None
             self.before_step, self.on_exit, self.connect = lambda _thread: None, lambda *_: None, None
@@ -236,10 +237,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
                     """A `finally` block can keep its coroutine until the next collection."""
         finally:
             sys.unraisablehook = hook
-            self._timers.clear()
-            self._active.clear()
-            WORLD.threads["main"].ready.clear()  # callbacks of the `finally` blocks
+            self._forget_callbacks()  # of the `finally` blocks
             self.close()
+
+    def _forget_callbacks(self) -> None:
+        self._timers.clear()
+        self._active.clear()
+        WORLD.threads["main"].ready.clear()
 
     def _start_due_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self.microseconds:
