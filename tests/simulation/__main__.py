@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import FLAVOURS
 from tests.simulation.coverage import cover
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
@@ -120,7 +121,7 @@ def _print_coverage(options: argparse.Namespace) -> int:
         print(coverage.to_json())
         return 0
     print("\n".join(coverage.lines(options.faults)), end="\n\n")
-    for seed, invariants in sorted(coverage.violations.items(), key=lambda item: item[1]):
+    for seed, invariants in sorted(coverage.new_violations.items(), key=lambda item: item[1]):
         print(f"violates {', '.join(invariants)}: {replay_command(seed, options.servers[0])}")
     return 0
 
@@ -216,4 +217,7 @@ def _with_fixed_hashes(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _with_fixed_hashes(sys.argv[1:])
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MissingTool as error:
+        sys.exit(str(error))

@@ -114,7 +114,9 @@ class Deadlines:
     def _seconds_until_slot(self) -> float:
         """Return the longest time until a slot is free. 0 if a slot is free."""
         pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        has_slot = any(pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods)
+        has_slot = any(
+            pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
+        )
         return 0.0 if has_slot else self._busy_seconds
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:

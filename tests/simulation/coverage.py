@@ -25,8 +25,8 @@ from tests.simulation.trace import operation_name
 
 STATES = ("unread", "owned", "postponed", "settled", "orphaned", "gone")
 
-MAX_MOMENTS = 6
-"""Number of moments that are recorded per await point."""
+MAX_MOMENTS, MAX_MOMENTS_PER_SEED = 6, 2
+"""Numbers of moments that are recorded per await point. The moments of the shortest simulations are preferred."""
 
 RECORDED_SHARE = 0.25
 """Share of the time in which seeds run unchanged."""
@@ -82,7 +82,7 @@ class Coverage:
             if task.done():
                 return
             for point in points_of(task.get_coro()):
-                if len(self.moments[point]) < MAX_MOMENTS:
+                if len(self.moments[point]) < MAX_MOMENTS_PER_SEED:
                     after_start = simulation.loop.microseconds - START_MICROSECONDS
                     pod = task.process.name.partition("~")[0]
                     self.moments[point].append((simulation.loop.steps, seed, after_start, pod))
@@ -109,6 +109,17 @@ class Coverage:
             },
             indent=1,
         )
+
+    @property
+    def new_violations(self) -> dict[str, list[str]]:
+        """Violated invariants by seed, without those that the seed violates without the further fault."""
+        new = {}
+        for seed, invariants in self.violations.items():
+            base, is_longer, _ = seed.partition("+")
+            known = self.violations.get(base, []) if is_longer else []
+            if found := sorted(set(invariants) - set(known)):
+                new[seed] = found
+        return new
 
     def lines(self, kinds: tuple[str, ...]) -> Iterator[str]:
         """Yield both tables."""
@@ -191,8 +202,11 @@ def _cover_one(seed: str, server: str, fault_kinds: tuple[str, ...]) -> Coverage
     result = simulate(
         plan_of(seed, fault_kinds), server_of_worker(server), observe=lambda each: coverage.observe(each, seed)
     )
-    if "+" in seed:
-        coverage.moments.clear()
+    moments = coverage.moments
+    coverage.moments = defaultdict(list)
+    if "+" not in seed:
+        for point, found in moments.items():
+            coverage.moments[point] = [(result.steps, *moment[1:]) for moment in found]
     if not result.is_ok:
         coverage.violations[seed] = sorted({violation.invariant for violation in result.violations})
     return coverage

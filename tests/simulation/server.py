@@ -91,6 +91,7 @@ class RealServer:
 
     def stop(self) -> None:
         """End the process."""
+        self.control.close()
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
@@ -104,7 +105,7 @@ class RealServer:
                 return self.connect()
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
-                    self.stop()
+                    self._process.kill()
                     raise
                 time.sleep(0.01)
 
@@ -114,7 +115,11 @@ class RealConnection:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket(AF_UNIX)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._socket.settimeout(30)
 
     def send(self, arguments: Sequence[Any], *observed: Command) -> tuple[bytes, Any, list[Any]]:
