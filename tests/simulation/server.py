@@ -272,7 +272,7 @@ class SimulatedServer:
         return reply
 
     def inspect(self, *arguments: Any) -> Any:
-        """Execute a command without telling the ledger. Returns its reply or its error."""
+        """Execute a command that the ledger does not see. Returns its reply or its error."""
         self.sync_clock()
         self._observations.clear()
         return self.real.control.send(arguments)[1]

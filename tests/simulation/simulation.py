@@ -328,7 +328,7 @@ class Simulation:
 
     def _trace_fault(self, event: str, fault: FaultPlan) -> None:
         self.trace.add(self.loop.microseconds, event.encode(), f"{fault.kind} {fault.pod}".encode())
-        self.trace.tell(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
+        self.trace.log(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
 
     def _on_step(self, thread: Thread) -> None:
         self.trace.add(self.loop.microseconds, thread.trace_label)
@@ -336,7 +336,7 @@ class Simulation:
     def _on_executed(self, client_id: int, arguments: Arguments, reply: Any) -> None:
         self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+            self.trace.log(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
         if client_id:
             self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
@@ -347,14 +347,14 @@ class Simulation:
         self.received_bytes[connection.thread.process] += len(raw)
         self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
+            self.trace.log(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
 
     def _on_run(self, run: Run) -> None:
         event = f"starts attempt {run.attempt}" if run.ended_at is None else f"ends with {run.outcome!r}"
-        self.trace.tell(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
+        self.trace.log(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
 
     def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
-        self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
+        self.trace.log(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
 def simulate(
