@@ -90,7 +90,9 @@ class Deadlines:
     def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
         if record.state != "owned" or record.owner in live_names:
             return
-        previous = [pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None]
+        previous = [
+            pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None
+        ]
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
         limit = FOREIGN_OWNER_SECONDS
         if previous:
@@ -112,7 +114,9 @@ class Deadlines:
     def _seconds_until_slot(self) -> float:
         """Return the longest time until a slot is free. 0 if a slot is free."""
         pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        has_slot = any(pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods)
+        has_slot = any(
+            pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
+        )
         return 0.0 if has_slot else self._busy_seconds
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
@@ -244,7 +248,9 @@ def check_memory(simulation: "Simulation") -> None:
     for pod in simulation.all_pods:
         if not pod.is_listening or pod.processor is None or pod.plan.manager:
             continue
-        if any(run.is_live and run.process is pod.process for r in simulation.ledger.records.values() for run in r.runs):
+        if any(
+            run.is_live and run.process is pod.process for r in simulation.ledger.records.values() for run in r.runs
+        ):
             continue
         pipeline = pod.processor._pipeline
         table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
@@ -287,5 +293,3 @@ def missing_slots(simulation: "Simulation") -> list[str]:
         for pod in simulation.all_pods
         if pod.is_listening and not has_open_breaker(pod) and running[pod.process] < pod.plan.concurrency
     ]
-
-

@@ -24,7 +24,7 @@ from tests.simulation.activity import Activity
 from tests.simulation.handlers import EFFECT_KEY
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop
 from tests.simulation.records import EntryRecord, Loss, Run, Violation
-from tests.simulation.server import SimulatedServer
+from tests.simulation.server import SimulatedServer, head_commands
 
 MIN_IDLE_SECONDS = 30.0
 """A live consumer keeps its entries if the server has heard from it within this time."""
@@ -48,6 +48,14 @@ class Ledger:
         self._loop, self._server, self._activity = loop, server, activity
         self._stream, self._group = stream, group
         self._dead_letter_stream = group_key(stream, group, "dead-letters")
+        groups, last_entry = head_commands(stream)
+        self._state_commands = (
+            ("XPENDING", stream, group, "-", "+", 100_000),
+            groups,
+            ("XLEN", stream),
+            ("XLEN", self._dead_letter_stream),
+        )
+        server.observed = (*self._state_commands, last_entry)
         self.records: dict[int, EntryRecord] = {}
         """All entries by the number of their message."""
         self._by_id: dict[str, EntryRecord] = {}
@@ -153,7 +161,9 @@ class Ledger:
             self.excuses["stale"] += 1
         else:
             ago = self.now - settled_at
-            self.report("started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago")
+            self.report(
+                "started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago"
+            )
 
     def _cannot_know(self, process: Process, changed_at: float) -> bool:
         """Return True if the process cannot know a change yet. It must know how long a fault has stopped it."""
@@ -169,7 +179,9 @@ class Ledger:
         return any(begin <= settled_at <= end for begin, end in self._rerun_windows)
 
     def _is_foreign(self, record: EntryRecord) -> bool:
-        return bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
+        return (
+            bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
+        )
 
     def _check_order(self, run: Run) -> None:
         for record in self.records.values():
@@ -269,17 +281,14 @@ class Ledger:
     def _read_group(self) -> tuple[dict[str, str], tuple[int, int] | None]:
         """Return the owners of the pending entries, and the last-delivered id. None if there is no group."""
         stream, group = self._stream, self._group
-        raw_pending, groups, length, dead_letters = self._server.inspect_many(
-            ("XPENDING", stream, group, "-", "+", 100_000),
-            ("XINFO", "GROUPS", stream),
-            ("XLEN", stream),
-            ("XLEN", self._dead_letter_stream),
-        )
+        raw_pending, groups, length, dead_letters = self._server.inspect_many(*self._state_commands)
         if self._lengths != (length, dead_letters):
             self._present = {_text(line[0]) for line in self._inspect("XRANGE", stream, "-", "+")}
             self._read_dead_letters()
             self._lengths = (length, dead_letters)
-        pending = {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
+        pending = (
+            {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
+        )
         for line in () if isinstance(groups, ReplyError) else groups:
             fields = dict(zip(line[::2], line[1::2], strict=True))
             if fields[b"name"] == group.encode():

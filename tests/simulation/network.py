@@ -23,9 +23,6 @@ MIN_DELAY_MICROSECONDS, MAX_DELAY_MICROSECONDS = 40, 400
 SPLIT_SHARE = 0.1
 """Share of the replies that arrive in two pieces."""
 
-UNSTABLE_REPLIES = {b"INFO", b"CONFIG", b"HELLO"}
-"""Commands whose replies differ between two runs. These replies are not split, and not part of the trace."""
-
 
 @dataclass
 class Link:
@@ -57,8 +54,8 @@ class Network:
         """Number of faults during which the server refuses connections, as if it were down."""
         self.full = 0
         """Number of faults during which the server has reached `maxclients`."""
-        self.on_reply: Callable[[Connection, bytes, bytes], object] = lambda *_: None
-        """Called with the connection, the name of the command and the reply when the server sends a reply."""
+        self.on_reply: Callable[[Connection, bytes], object] = lambda *_: None
+        """Called with the connection and the reply when the server sends a reply."""
         self._last_client_id = ADMINISTRATOR
         self._labels: dict[int, str] = {}
         loop.connect = self.connect
@@ -242,7 +239,7 @@ class Connection(asyncio.Transport):
         self._is_waiting = False
         if not self._is_server_open:
             return
-        self.network.on_reply(self, arguments[0].upper(), raw)
+        self.network.on_reply(self, raw)
         limit = self.network.link(self.thread.process).reply_limit
         if limit is not None and len(raw) > limit:
             self.cut()
@@ -252,7 +249,7 @@ class Connection(asyncio.Transport):
             self.cut()
             return
         random = self.network.random
-        if len(raw) > 1 and arguments[0].upper() not in UNSTABLE_REPLIES and random.random() < SPLIT_SHARE:
+        if len(raw) > 1 and random.random() < SPLIT_SHARE:
             middle = random.randrange(1, len(raw))
             self.deliver(raw[:middle])
             self.deliver(raw[middle:])

@@ -23,7 +23,7 @@ from tests.simulation.foreign_faults import FAULTS
 from tests.simulation.handlers import PROBE_NUMBER
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, Thread
-from tests.simulation.network import UNSTABLE_REPLIES, Connection, Network
+from tests.simulation.network import Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
 from tests.simulation.records import EntryRecord, Run, Violation
@@ -95,6 +95,10 @@ class Simulation:
         self._failed_probes: Counter[Pod] = Counter()
         self._deadlines = Deadlines(self)
         self.trace = Trace(show)
+        self.on_fault: Callable[[FaultPlan], object] = lambda _fault: None
+        """Called before a fault starts."""
+        self.on_command: Callable[[Arguments, Any], object] = lambda *_: None
+        """Called after a command of a pod with its reply, before the ledger compares the states of the entries."""
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
@@ -258,6 +262,7 @@ class Simulation:
         if fault.pod and fault.pod not in self.pods:
             return
         self._trace_fault("fault", fault)
+        self.on_fault(fault)
         end = FAULTS[fault.kind](self, fault)
         self._last_fault_at = self.ledger.now
         self.ledger.check(fault.kind)
@@ -323,37 +328,45 @@ class Simulation:
 
     def _trace_fault(self, event: str, fault: FaultPlan) -> None:
         self.trace.add(self.loop.microseconds, event.encode(), f"{fault.kind} {fault.pod}".encode())
-        self.trace.tell(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
+        self.trace.log(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
 
     def _on_step(self, thread: Thread) -> None:
         self.trace.add(self.loop.microseconds, thread.trace_label)
 
-    def _on_executed(self, client_id: int, arguments: Arguments, _reply: Any) -> None:
+    def _on_executed(self, client_id: int, arguments: Arguments, reply: Any) -> None:
         self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+            self.trace.log(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+        if client_id:
+            self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
 
-    def _on_reply(self, connection: Connection, name: bytes, raw: bytes) -> None:
+    def _on_reply(self, connection: Connection, raw: bytes) -> None:
         self.received_bytes[connection.thread.process] += len(raw)
-        if name not in UNSTABLE_REPLIES:
-            self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
+        self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
+            self.trace.log(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
 
     def _on_run(self, run: Run) -> None:
         event = f"starts attempt {run.attempt}" if run.ended_at is None else f"ends with {run.outcome!r}"
-        self.trace.tell(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
+        self.trace.log(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
 
     def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
-        self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
+        self.trace.log(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
-def simulate(plan: Plan, real: RealServer, show: Show | None = None) -> Result:
-    """Run a plan. `show` is called with each line of the trace."""
+def simulate(
+    plan: Plan,
+    real: RealServer,
+    show: Show | None = None,
+    *,
+    observe: Callable[[Simulation], object] = lambda _simulation: None,
+) -> Result:
+    """Run a plan. `show` is called with each line of the trace, `observe` with the simulation before it runs."""
     simulation = Simulation(plan, real, show)
+    observe(simulation)
     result = simulation.run()
     loop = simulation.loop
     del simulation
