@@ -182,6 +182,8 @@ def is_reject(error: object) -> bool:
 def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
     if not any(isinstance(run.outcome, Effects) for run in record.runs):
         return
+    if record.settled_at is not None and simulation.ledger.is_undone(record.settled_at):
+        return
     count = simulation.ledger.effect_count(record.number)
     is_committed = record.state == "settled" and record.number not in simulation.ledger.dead_letters
     if count > 1 or (is_committed and count == 0):

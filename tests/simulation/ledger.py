@@ -155,7 +155,7 @@ class Ledger:
 
     def _on_start_after_settlement(self, record: EntryRecord, run: Run) -> None:
         settled_at = record.settled_at or 0.0
-        if record.may_run_again or self._is_foreign(record) or self._may_rerun(settled_at):
+        if self._is_foreign(record) or self.is_undone(settled_at):
             self.excuses["settlement undone"] += 1
         elif self._cannot_know(run.process, settled_at):
             self.excuses["stale"] += 1
@@ -175,7 +175,8 @@ class Ledger:
         heard_at = self._activity.first_heard_after(process, changed_at)
         return heard_at is None or self._loop.time() - heard_at < DETECTION_SECONDS
 
-    def _may_rerun(self, settled_at: float) -> bool:
+    def is_undone(self, settled_at: float) -> bool:
+        """Return True if a fault has undone what was settled at this time."""
         return any(begin <= settled_at <= end for begin, end in self._rerun_windows)
 
     def _is_foreign(self, record: EntryRecord) -> bool:

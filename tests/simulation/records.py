@@ -75,8 +75,6 @@ class EntryRecord:
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
     foreign_at: float = 0.0
     settled_at: float | None = None
-    may_run_again: bool = False
-    """True if a fault has undone the settlement of the entry, or its acknowledgement."""
     reported: set[str] = field(default_factory=set)
     """Invariants that were reported for this entry. Each is reported once."""
 

@@ -129,7 +129,7 @@ class Simulation:
             self.server.close_all()
             if gc_was_enabled:
                 gc.enable()
-        violations = [*self.ledger.violations, *(Violation("background", each) for each in self.loop.errors)]
+        violations = [*self.ledger.violations, *map(loop_violation, self.loop.errors)]
         return Result(
             tuple(violations),
             self.trace.digest(),
