@@ -357,6 +357,11 @@ class Simulation:
         self.trace.log(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
+def loop_violation(text: str) -> Violation:
+    """Return the violation for an error that no task has handled."""
+    return Violation("unretrieved" if "never retrieved" in text else "background", text)
+
+
 def simulate(
     plan: Plan,
     real: RealServer,
