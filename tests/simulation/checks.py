@@ -1,10 +1,12 @@
 """Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
 
 from collections import Counter
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
@@ -23,7 +25,7 @@ FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
 RETRY_SECONDS = 25.0
-"""Time without a fault within which a retry starts after its delay, in addition to the time for which slots are busy."""
+"""Time without a fault within which a retry starts after its delay, in addition to the time while slots are busy."""
 
 UNREAD_SECONDS = 15.0
 """Time without a fault within which a pod without running handlers reads an entry."""
@@ -230,7 +232,7 @@ def check_background_tasks(simulation: "Simulation") -> None:
             simulation.ledger.report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
         if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
             continue
-        names = Counter(task.get_coro().__qualname__ for task in simulation.loop.tasks_of(pod.process))
+        names = Counter(task.main_function for task in simulation.loop.tasks_of(pod.process))
         names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
         for name in BACKGROUND_TASKS:
             if not names[name]:
@@ -255,8 +257,9 @@ def check_memory(simulation: "Simulation") -> None:
         ):
             continue
         pipeline = pod.processor._pipeline
+        assert isinstance(pipeline.consumer, RedisConsumer)
         table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
-        held = {
+        held: dict[str, Sized] = {
             "entries in flight": table.entries,
             "tasks": table.tasks,
             "retry timers": table._retry_timers,

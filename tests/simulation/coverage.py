@@ -43,7 +43,7 @@ UNREACHED: dict[str, str] = {}
 
 @dataclass
 class Coverage:
-    """What simulations have reached."""
+    """Pairs and states that simulations have reached."""
 
     pairs: Counter[Pair] = field(default_factory=Counter)
     """How many times a fault started while a task was suspended at an await point."""

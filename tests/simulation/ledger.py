@@ -76,6 +76,8 @@ class Ledger:
         self.is_ordered = False
         """True if entries with the same key must run in order."""
         self._attempts: defaultdict[int, int] = defaultdict(int)
+        self._live_runs: list[Run] = []
+        """Runs that had not ended at the last start of a handler."""
         self._rerun_windows: list[tuple[float, float]] = []
         self._present: set[str] = set()
         self._lengths = (-1, -1)
@@ -185,12 +187,12 @@ class Ledger:
         )
 
     def _check_order(self, run: Run) -> None:
-        for record in self.records.values():
-            if record.key != run.key or record.number == run.number:
-                continue
-            for other in record.runs:
-                if other.is_live and other.process is run.process and not other.loss and not other.is_thread:
-                    self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs = [other for other in self._live_runs if other.is_live]
+        for other in self._live_runs:
+            is_same_lane = (other.key, other.process) == (run.key, run.process) and other.number != run.number
+            if is_same_lane and not other.loss and not other.is_thread:
+                self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs.append(run)
 
     # -- comparison with the server ------------------------------------------------------------------------------------
 
@@ -254,9 +256,10 @@ class Ledger:
             record.orphaned_since = self.now
             if not record.foreign and self._may_report(record, "lost"):
                 self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
-        elif calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS:
-            if record.foreign and self._may_report(record, "orphaned"):
-                self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
+            return
+        is_overdue = calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS
+        if is_overdue and record.foreign and self._may_report(record, "orphaned"):
+            self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
 
     def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
         if owner:
