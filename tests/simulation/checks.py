@@ -27,6 +27,9 @@ FOREIGN_OWNER_SECONDS = 60.0
 RETRY_SECONDS = 25.0
 """Time without a fault within which a retry starts after its delay, in addition to the time while slots are busy."""
 
+READY_SECONDS = 5.0
+"""Time after the start within which a pod becomes ready."""
+
 UNREAD_SECONDS = 15.0
 """Time without a fault within which a pod without running handlers reads an entry."""
 
@@ -243,7 +246,8 @@ def check_readiness(simulation: "Simulation") -> None:
     """Report pods that are not ready although no fault is active."""
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
-        if pod.is_listening and not is_ready and simulation.has_been_calm:
+        is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
+        if pod.is_listening and not is_ready and not is_new and simulation.has_been_calm:
             simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 

@@ -277,6 +277,12 @@ class SimulatedServer:
         self._observations.clear()
         return self.real.control.send(arguments)[1]
 
+    def execute_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Execute commands that the ledger does not see in one round trip. Returns their replies or their errors."""
+        self.sync_clock()
+        self._observations.clear()
+        return self.real.control.send_all(commands)
+
     def inspect_many(self, *commands: Command) -> list[Any]:
         """Execute commands that change nothing in one round trip. Returns their replies, which can be errors.
 
