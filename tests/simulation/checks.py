@@ -1,10 +1,12 @@
 """Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
 
+import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
@@ -23,7 +25,7 @@ FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
 RETRY_SECONDS = 25.0
-"""Time without a fault within which a retry starts after its delay, in addition to the time for which slots are busy."""
+"""Time without a fault within which a retry starts after its delay, if a slot is free."""
 
 READY_SECONDS = 5.0
 """Time after the start within which a pod becomes ready."""
@@ -233,11 +235,16 @@ def check_background_tasks(simulation: "Simulation") -> None:
             simulation.ledger.report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
         if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
             continue
-        names = Counter(task.get_coro().__qualname__ for task in simulation.loop.tasks_of(pod.process))
+        names = Counter(coroutine_name(task) for task in simulation.loop.tasks_of(pod.process))
         names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
         for name in BACKGROUND_TASKS:
             if not names[name]:
                 simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
+
+
+def coroutine_name(task: asyncio.Task[Any]) -> str:
+    """Return the qualified name of the coroutine that a task runs."""
+    return str(getattr(task.get_coro(), "__qualname__", ""))
 
 
 def check_readiness(simulation: "Simulation") -> None:
@@ -259,6 +266,7 @@ def check_memory(simulation: "Simulation") -> None:
         ):
             continue
         pipeline = pod.processor._pipeline
+        assert isinstance(pipeline.consumer, RedisConsumer)
         table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
         held = {
             "entries in flight": table.entries,

@@ -254,9 +254,10 @@ class Ledger:
             record.orphaned_since = self.now
             if not record.foreign and self._may_report(record, "lost"):
                 self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
-        elif calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS:
-            if record.foreign and self._may_report(record, "orphaned"):
-                self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
+            return
+        is_overdue = calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS
+        if is_overdue and record.foreign and self._may_report(record, "orphaned"):
+            self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
 
     def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
         if owner:

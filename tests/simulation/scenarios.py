@@ -1,4 +1,4 @@
-"""Plans from seeds. Most plans choose everything at random; the others vary a scenario that random plans reach rarely."""
+"""Plans from seeds. Most plans choose everything at random. The others vary a scenario that random plans seldom hit."""
 
 from collections.abc import Callable
 from random import Random
@@ -168,7 +168,8 @@ def _retries_then_loss(seed: int, random: Random) -> Plan:
 
 def _own_ids(seed: int, random: Random) -> Plan:
     """A stream with ids of its producer is deleted and made again while messages are handled."""
-    handler = random.choice(["slow", "effects", "failing", "rejecting"])
+    handlers: list[HandlerKind] = ["slow", "effects", "failing", "rejecting"]
+    handler = random.choice(handlers)
     pods = _pods(random.choice([1, 2]), handler, concurrency=random.choice([1, 4]))
     messages = tuple(MessagePlan(number, SECOND + number * 150_000, "x", f"{number + 1}-0") for number in range(10))
     faults = (FaultPlan("stream_recreated", random.randrange(SECOND, 4 * SECOND)),)
