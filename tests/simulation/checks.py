@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
@@ -268,7 +269,7 @@ def check_memory(simulation: "Simulation") -> None:
         pipeline = pod.processor._pipeline
         assert isinstance(pipeline.consumer, RedisConsumer)
         table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
-        held = {
+        held: dict[str, Sized] = {
             "entries in flight": table.entries,
             "tasks": table.tasks,
             "retry timers": table._retry_timers,

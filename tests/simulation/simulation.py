@@ -1,4 +1,4 @@
-"""Simulation of a plan: runs a plan on the real engine and a real server, and checks the promises after each command."""
+"""Simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
 
 import gc
 from collections import Counter
