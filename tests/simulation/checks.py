@@ -1,8 +1,9 @@
 """Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sized
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
@@ -25,7 +26,7 @@ FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
 RETRY_SECONDS = 25.0
-"""Time without a fault within which a retry starts after its delay, in addition to the time while slots are busy."""
+"""Time without a fault within which a retry starts after its delay, if a slot is free."""
 
 READY_SECONDS = 5.0
 """Time after the start within which a pod becomes ready."""
@@ -235,11 +236,16 @@ def check_background_tasks(simulation: "Simulation") -> None:
             simulation.ledger.report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
         if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
             continue
-        names = Counter(task.main_function for task in simulation.loop.tasks_of(pod.process))
+        names = Counter(coroutine_name(task) for task in simulation.loop.tasks_of(pod.process))
         names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
         for name in BACKGROUND_TASKS:
             if not names[name]:
                 simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
+
+
+def coroutine_name(task: asyncio.Task[Any]) -> str:
+    """Return the qualified name of the coroutine that a task runs."""
+    return str(getattr(task.get_coro(), "__qualname__", ""))
 
 
 def check_readiness(simulation: "Simulation") -> None:

@@ -28,7 +28,7 @@ class OwnManager:
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, Any]]:
-        """Read new entries. The mistakes: it blocks forever, raises CancelledError, or returns an odd item."""
+        """Read new entries. A mistake makes it block for ever, raise CancelledError, or return an item without data."""
         self._reads += 1
         if self._kind == "own_cancelled" and self._reads == 2:
             raise asyncio.CancelledError

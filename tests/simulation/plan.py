@@ -42,7 +42,7 @@ ManagerKind = Literal["", "own", "own_blocking", "own_cancelled", "own_busy_grou
 
 @dataclass(frozen=True)
 class PodPlan:
-    """Pod of a Deployment."""
+    """Plan of a pod."""
 
     name: str
     start_at: int
@@ -73,7 +73,7 @@ class MessagePlan:
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """Fault and its time. `faults` describes the kinds."""
+    """Plan of a fault. `faults` and `foreign_faults` describe the kinds."""
 
     kind: str
     at: int

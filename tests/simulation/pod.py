@@ -23,7 +23,7 @@ STREAM, GROUP = "orders", "billing"
 
 
 class Pod:
-    """Pod with one processor. After a crash, a new pod with a new name continues, as a Deployment does."""
+    """Simulated pod. After a crash, a new pod with a new name continues, as a Deployment does."""
 
     def __init__(
         self, plan: PodPlan, loop: SimulationLoop, ledger: Ledger, random: Random, *, consumer: str = ""
@@ -67,7 +67,7 @@ class Pod:
             self._change = self._context.copy().run(self._loop.create_task, self._stop())
 
     def crash(self) -> None:
-        """End the process immediately."""
+        """Kill the process."""
         if not self.process.is_dead:
             self._loop.kill(self.process)
             self.died_at = self._ledger.now

@@ -40,7 +40,7 @@ class Run:
     started_at: float = 0.0
     ended_at: float | None = None
     outcome: Any = None
-    """Value that the handler returned or raised. Meaningless until `ended_at` is set."""
+    """Result or error of the handler. Meaningless until `ended_at` is set."""
     loss: Loss | None = None
     """Set if the process lost the entry during the run."""
     is_thread: bool = False
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class EntryRecord:
-    """History of one entry. An entry of a new stream with the same id has another record."""
+    """Known facts about an entry. An entry of a new stream with the same id has another record."""
 
     entry_id: str
     number: int

@@ -1,4 +1,4 @@
-"""Plans from seeds. Most plans choose everything at random. The others vary a scenario that random plans miss."""
+"""Plans from seeds. Most plans choose everything at random. The others vary a scenario that random plans seldom hit."""
 
 from collections.abc import Callable
 from random import Random

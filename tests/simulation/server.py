@@ -71,6 +71,7 @@ class RealServer:
             cwd=folder,
             env={**os.environ, **self.clock.environment()},
             stdout=subprocess.DEVNULL,
+            stderr=(folder / "errors").open("wb"),
         )
         self.control = self._connect_when_ready()
 
@@ -106,7 +107,8 @@ class RealServer:
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     self._process.kill()
-                    raise
+                    errors = (self._socket_path.parent / "errors").read_text(errors="replace")
+                    raise RuntimeError(f"{self.flavour.name}: the server did not start; it wrote: {errors}") from None
                 time.sleep(0.01)
 
 

@@ -170,7 +170,7 @@ class Simulation:
         return self._open_record is None
 
     def _occupy_slots(self) -> None:
-        """Add enough messages that each slot must get one, and check that all slots run at the same time."""
+        """Add more messages than slots, and check that all slots run at the same time."""
         pods = [pod for pod in self.all_pods if pod.is_listening]
         per_slot = MAX_ENTRIES_PER_READ if self.plan.pods[0].is_batch else 1
         count = sum(pod.plan.concurrency * per_slot + MAX_ENTRIES_PER_READ for pod in pods)
@@ -287,7 +287,7 @@ class Simulation:
 
     @property
     def has_been_calm(self) -> bool:
-        """True if no fault has been active in the time that the engine needs to repair everything."""
+        """True if no fault was active within the time that the engine needs to repair everything."""
         return not self._active_faults and (
             self._last_fault_at == 0.0 or self.ledger.now - self._last_fault_at > FOREIGN_SECONDS
         )
