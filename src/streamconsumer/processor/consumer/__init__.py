@@ -23,7 +23,7 @@ Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 - Each reply that contains entries has a size limit, derived from the memory limit of the container. The reading
   connection counts received bytes, and is closed if they exceed the limit, because the size of an entry is unknown
   before it is received. The entries in the dropped reply are then claimed by a script, which measures each entry and
-  returns the values only below the limit. Ordinary reads need no further command.
+  returns the values only of entries below the limit. A read whose reply is below the limit needs no additional command.
 - The consumer increments the delivery count of an entry only when the handler starts. XREADGROUP from `0` and XCLAIM
   would also increment the counts of entries whose handling has not started. If one message crashed its process, all
   messages of its batch would then become dead letters.

@@ -5,12 +5,13 @@ therefore makes these checks before its first write:
 
 - The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
 - An earlier commit. If the reply to a commit is lost, the entry may become pending again, either through a lease
-  renewal at the same time or because a lost group was recreated at an earlier position. A companion key therefore
-  stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+  renewal at the same time or because a lost group was recreated at an earlier position. To detect an earlier commit of
+  the same entry, a companion key stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
 - The types of the keys. SET would replace a value of any type, and the other commands would fail on a key of another
   type.
-- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. If
-  one of these resources is missing, Redis rejects the first write of a script, but never a later write.
+- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. If a
+  permission, memory, disk space or a replica is missing, Redis rejects the first write of a script, but never a later
+  write.
 
 One failure after the first write remains possible: XADD fails if the stream already contains the highest possible id.
 """
@@ -164,7 +165,8 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """Return the error, or, if a permission is missing, a new error that lists the required permissions."""
+    """Return the error unchanged. If a permission is missing, return a new error that lists the required
+    permissions."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM the script that applies effects requires the permissions {REQUIRED_PERMISSIONS} ({error})"

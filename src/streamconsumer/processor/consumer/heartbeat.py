@@ -21,7 +21,7 @@ from streamconsumer.processor.message import ConsumerId
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 200
-"""Maximum number of leases that one command renews. The server needs 2 ms for such a command."""
+"""Maximum number of leases that one command renews. The server needs 2 ms to renew this number of leases."""
 
 STOP_TIMEOUT_SECONDS = 0.5
 """Time for which `stop` waits for a running renewal."""
@@ -48,8 +48,8 @@ class HeartbeatThread:
 
         `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
         lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread also resets the
-        idle time of the consumer. The ids of the entries in the incomplete reply are not known yet, so the thread
-        cannot renew their leases.
+        idle time of the consumer. While a reply is incomplete, the ids of its entries are unknown, so the thread cannot
+        renew their leases.
         """
         self._is_receiving = is_receiving
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
@@ -70,8 +70,8 @@ class HeartbeatThread:
     async def stop(self) -> None:
         """Stop the renewal of leases.
 
-        Waits for a running renewal. The renewal may make acknowledged entries pending again, and the thread must then
-        acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
+        Waits for a running renewal. A renewal may make acknowledged entries pending again. In that case, the thread
+        must acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
         cancelled.
         """
         self._request_stop()

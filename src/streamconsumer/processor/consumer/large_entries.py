@@ -1,15 +1,15 @@
 """Claims of pending entries whose values may be too large to be read.
 
 A script claims entries and returns their values only up to a size, so that the reply fits into the memory of the pod.
-For an entry above the limit, the script returns the field names and the sizes of the values. Such an entry becomes a
-dead letter without its values.
+For an entry above the limit, the script returns the field names and the sizes of the values. An entry above the limit
+becomes a dead letter without its values.
 
-If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. The claim
-is repeated with a smaller size, down to one entry. If the connection is cut MAX_CUTS times for one entry alone, this
-entry counts as unreadable. A lost reply loses no entry: the entries are pending with this consumer, and the script
-returns them again.
+If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. After a
+cut, the claim is repeated for fewer bytes, down to one entry. If the connection is cut MAX_CUTS times while one entry
+is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are pending with this
+consumer, and the script returns them again.
 
-The script is used only for redelivered entries, so that reading new entries needs no additional command.
+Only redelivered entries are read by the script, so that reading new entries needs no additional command.
 """
 
 import asyncio
@@ -28,16 +28,17 @@ from streamconsumer.processor.message import Entry, UnreadableEntry
 log = logging.getLogger(__name__)
 
 MAX_CUTS = 3
-"""An entry that is read alone counts as unreadable after the connection was cut this number of times."""
+"""Number of connection cuts after which an entry that is claimed alone counts as unreadable."""
 
 MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
-"""Maximum size of a field name, and of all field names, in the dead letter of an unreadable entry."""
+"""Maximum size in bytes of each field name, and of all field names together, in the dead letter of an unreadable
+entry."""
 
 NAME_OVERHEAD_BYTES = 8
 """Number of bytes that are added to the size of each field name, so that an empty name also has a size."""
 
 REPLY_TIMEOUT_SECONDS = 15.0
-"""Maximum time until the reply to a claim begins. The script needs about one second for a million fields."""
+"""Maximum time until the reply to a claim begins. The claim script needs about one second for a million fields."""
 
 BOUNDED_READ = f"""
 local function measure(fields)
@@ -78,8 +79,8 @@ end
 """
 """First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. `add` returns False
 and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry is always added. If
-an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay marks. The size and
-the number of fields of this entry follow."""
+an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay marks. `add` also
+adds the size of the entry and its number of fields to `entries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class Claimed:
     trimmed: int
     """Number of entries that the stream no longer contains."""
     examined: int = 0
-    """Number of entries that were claimed or could not be claimed. All other entries did not fit into the reply."""
+    """Number of listed entries that the script claimed or failed to claim. The other listed entries did not fit into
+    the reply."""
 
 
 class BoundedReads:
@@ -146,7 +148,7 @@ class BoundedReads:
     async def execute(self, *command: Any) -> Any:
         """Execute one command. Closes the connection before it raises a Redis error.
 
-        Raises ConnectionCut only if the connection was established before.
+        Raises ConnectionCut only if the connection had been established.
         """
         async with self._lock:
             try:
@@ -166,7 +168,7 @@ class BoundedReads:
         return self._connection is not None and self._connection.is_receiving
 
     async def close(self) -> None:
-        """Close the connection. The next call connects to the current primary."""
+        """Close the connection. The next call of a script connects to the current primary."""
         async with self._lock:
             await self._close()
 
