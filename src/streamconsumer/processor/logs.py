@@ -27,7 +27,7 @@ class _TraceContextFilter(logging.Filter):
 class _TextFormatter(logging.Formatter):
     """Formats a record as one line: `ERROR message failed; will retry  message_id=… error=…`.
 
-    A stack trace follows. Its lines are indented, so that no line of an exception looks like a record.
+    A stack trace follows. The lines of the stack trace are indented, so that no such line looks like a record.
     """
 
     def format(self, record: logging.LogRecord) -> str:

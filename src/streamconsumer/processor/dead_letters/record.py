@@ -1,8 +1,8 @@
 """Record format of dead letters and of replayed entries. The functions in this module have no side effects.
 
 A dead letter consists of the unchanged fields of the entry, followed by the failure fields. The first failure field is
-`streamconsumer.reason`. All fields before the last field with this name are original fields, even if an original field
-has the same name. The dead letter of a dead letter is therefore parsed correctly.
+`streamconsumer.reason`. All fields before the last field named `streamconsumer.reason` are original fields, even if an
+original field has the same name. The dead letter of a dead letter is therefore parsed correctly.
 
 A replayed entry consists of the original fields, followed by three replay marks: the origin id, the number of replays,
 and the consumer group that the entry is replayed for. Only the end of an entry is checked for replay marks, so that the
@@ -66,11 +66,11 @@ class DeadLetterReason(StrEnum):
 
     UNREADABLE = "Unreadable"
     """The entry is too large for the memory of the pod or for its connection. The dead letter contains the field names
-    and the size of each value, but no values. Names may be truncated or missing."""
+    and the size of each value, but no values. Field names may be truncated or missing."""
 
     CRASHED = "Crashed"
     """The handling of the message started `delivery.maxDeliveries` times and never finished. The message probably
-    crashes its process."""
+    crashes the process that handles it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,8 @@ def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
 def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
     """Return the original fields, or one packed field if there are more than MAX_FIELDS.
 
-    Fields that already look packed are packed again, because `_unpack` would otherwise unpack a producer's own field.
+    If a producer's own field looks packed, the fields are packed once more, so that `_unpack` does not unpack the
+    producer's field.
     """
     if len(original) <= 2 * MAX_FIELDS and not _is_packed(original):
         return original

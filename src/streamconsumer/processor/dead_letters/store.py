@@ -36,8 +36,8 @@ LAST_ID = """
 local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return entries[1] and entries[1][1] or ''
 """
-"""KEYS: the dead-letter stream. Returns the id of its last entry, or an empty string. The reply does not contain the
-fields of the entry, which may be large."""
+"""KEYS: the dead-letter stream. Returns the id of the last entry in the dead-letter stream, or an empty string. The
+reply does not contain the fields of the entry, which may be large."""
 
 REDELIVER = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -83,8 +83,8 @@ class DeadLetterStore:
     ) -> AsyncIterator[DeadLetter]:
         """Yield the current dead letters, oldest first. Reads the dead-letter stream in pages.
 
-        Dead letters that are added after the start of the search are not included. Otherwise a message that is replayed
-        and fails again would be replayed forever.
+        Dead letters that are added after the start of the search are not included. If they were included, a message
+        that is replayed and fails again would be replayed forever.
         """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
@@ -128,9 +128,9 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        An unreadable dead letter contains no values. Its original entry becomes pending again instead.
+        An unreadable dead letter contains no values, so its original entry becomes pending again instead.
 
-        Returns the id of the entry that is delivered, or None if the dead letter no longer exists. Raises
+        Returns the id of the entry that the group receives, or None if the dead letter no longer exists. Raises
         InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
         """
         if dead_letter.is_unreadable:

@@ -25,8 +25,8 @@ from streamconsumer.processor.pipeline.settlement import Settler
 
 
 class FastPath:
-    """Handles ordinary messages. Not used if the handler takes batches, if an ordering key is set, or if the tracing
-    configuration requires a span for each message."""
+    """Handles ordinary messages. The fast path is not used if the handler takes batches, if an ordering key is set, or
+    if the tracing configuration requires a span for each message."""
 
     def __init__(  # noqa: PLR0917 - one per collaborator
         self,

@@ -34,7 +34,8 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits for capacity. The next check claims the remaining entries."""
+"""Maximum time that a claim waits for capacity. Entries that are not claimed within this time are claimed by the next
+check."""
 
 
 class RecoveryLoop:

@@ -198,7 +198,7 @@ class Settler:
         return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
-        """Apply the stored decision. If the user's own manager is used, do nothing.
+        """Apply the stored decision. Does nothing for a user's own manager.
 
         A user's own manager can neither postpone nor dead-letter entries, so its entries stay pending."""
         decision: FailureDecision | Effects = entry.decision
