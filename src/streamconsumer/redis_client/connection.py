@@ -72,7 +72,7 @@ class ResolvingConnection(AbstractConnection):
         await super().disconnect(nowait, error, failure_count, health_check_failed)
 
     async def _prepare_tls(self) -> None:
-        """Do nothing, because only TLS connections need a context."""
+        """Do nothing, because only TLS connections need a TLS context."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
@@ -130,7 +130,7 @@ class TlsConnection(TcpConnection, SSLConnection):
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
     async def _prepare_tls(self) -> None:
-        """Set the context again at each connect, because the certificates may have been rotated."""
+        """Set the TLS context again at each connect, because the certificates may have been rotated."""
         self.ssl_context.context = await self._address_source.credentials.tls_context()
 
 
@@ -151,7 +151,7 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 
 NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
 """Connection options for raw replies, without retries. By default, redis-py 8 would send each command, even a read, up
-to eleven times. The consume loop retries instead."""
+to eleven times. The consume loop, not the connection, retries after an error."""
 
 MAX_SERVER_QUERY_BYTES = 2_097_152
 """Maximum size of the reply to a command of `execute_once`. The reply to CLUSTER SLOTS has about 1 kB for each

@@ -1,4 +1,5 @@
-"""Redis URL, credentials and TLS settings of a pod. The files with these values are read at each connect.
+"""Redis URL, credentials and TLS settings of a pod. The files that contain the URL, credentials and certificates are
+read at each connect.
 
 The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
 new credentials. Open connections stay valid, because Redis checks the password only when a connection is
@@ -83,7 +84,7 @@ class RedisCredentials:
         return self._values.url.scheme
 
     async def refresh(self) -> None:
-        """Read the files again, in a thread. Raises InvalidSettings."""
+        """Read the files of the settings again, in a thread. Raises InvalidSettings."""
         if not any(name.endswith("_file") and value for name, value in self._settings):
             return
         values = await run_in_thread(self._read_values)

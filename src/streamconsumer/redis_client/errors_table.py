@@ -82,7 +82,8 @@ _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
 _NO_TLS = "WRONG_VERSION_NUMBER"
-"""OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause it."""
+"""OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause this
+error."""
 
 _TLS_MESSAGES = {
     "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
@@ -98,7 +99,7 @@ _TLS_MESSAGES = {
     "set redis.tls.certSecretRef",
     _NO_TLS: "the server does not use TLS at this port; use redis:// or another port in the URL",
 }
-"""Messages by a phrase in OpenSSL's error text. More specific phrases come first."""
+"""Maps a phrase in OpenSSL's error text to a message. More specific phrases come first."""
 
 
 def classify_error(error: BaseException, context: str) -> RedisErrorInfo:

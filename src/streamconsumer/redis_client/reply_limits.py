@@ -1,10 +1,11 @@
 """Limits of the replies that a connection accepts: size, nesting depth and types.
 
 A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. hiredis, the default parser of
-redis-py, stores even an endless reply completely. It also allocates all elements that an array declares: `*2000000000`
-takes 15 GB of virtual memory, and releasing it takes seconds. The parser in this module allocates only received
-elements, and refuses a reply as soon as the declared or received size exceeds the limit. Parsing in Python is much
-slower than hiredis. The reading connection of a consumer therefore uses hiredis, and counts the received bytes itself.
+redis-py, stores even an endless reply completely. hiredis also allocates all elements that an array declares:
+`*2000000000` takes 15 GB of virtual memory, and releasing this memory takes seconds. The parser in this module
+allocates only received elements, and refuses a reply as soon as the declared or received size exceeds the limit.
+Parsing in Python is much slower than hiredis. The reading connection of a consumer therefore uses hiredis, and counts
+the received bytes itself.
 
 The size of a reply is the number of received bytes plus ELEMENT_BYTES for each element, because an element of 4 bytes
 becomes an object of up to 80 bytes.
@@ -20,8 +21,8 @@ ELEMENT_BYTES = 64
 """Number of bytes that each element adds to the size of a reply, in addition to the received bytes."""
 
 ERROR_BYTES = 1024
-"""Size that an error in a reply has in addition to its bytes. An error becomes several objects, and handling an error
-takes 10 µs."""
+"""Number of bytes that each error adds to the size of a reply, in addition to the received bytes. An error becomes
+several objects, and handling an error takes 10 µs."""
 
 MAX_DEPTH = 8
 """Maximum nesting depth of arrays. The replies to the commands of this package have up to 4 levels."""

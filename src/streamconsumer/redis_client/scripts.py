@@ -1,9 +1,9 @@
-"""Lua scripts that the operator and the CLI run. The pods run some of them as well. In all scripts, KEYS[1] is the
-stream.
+"""Lua scripts that the operator and the CLI run. The pods also run some of these scripts. In all scripts, KEYS[1] is
+the stream.
 
-Several of these scripts only read. They replace commands whose replies can have any size, because a stream can have any
-number of groups, consumers and entries, and a name or a value can have up to 512 MB. The scripts return only numbers,
-ids and a limited number of short names.
+Several of these scripts only read. The reading scripts replace commands whose replies can have any size, because a
+stream can have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading
+scripts return only numbers, ids and a limited number of short names.
 """
 
 _READ = """
@@ -89,8 +89,8 @@ while count < limit and bytes < 16777216 do
 end
 return limit
 """
-"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the
-number. If there may be more entries, the number is ARGV[2].
+"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only this
+number. The reply is ARGV[2] if more entries may follow.
 
 XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 

@@ -20,8 +20,8 @@ MAX_CA_BYTES = 512 * 1024
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 7 * 1024
-"""Maximum size of a private key. An RSA key of 8192 bits is within this limit, and a signature takes less than
-100 ms."""
+"""Maximum size of a private key. An RSA key of 8192 bits is within this limit, and a signature with such a key takes
+less than 100 ms."""
 
 _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 """Python's default ciphers without DHE. With DHE, the server selects the size of the numbers in the client's
@@ -133,7 +133,7 @@ def _load_cert(context: ssl.SSLContext, certificates: str, key: str) -> None:
 
 
 def _pem_blocks(text: str, label: str, name: str, max_bytes: int) -> str:
-    """Return the blocks with this label. Blocks with headers are dropped, because they are encrypted."""
+    """Return the blocks with this label. Blocks with headers are dropped, because such blocks are encrypted."""
     block = rf"-----BEGIN ({label})-----[A-Za-z0-9+/=\s]*-----END \1-----"
     blocks = "\n".join(match[0] for match in re.finditer(block, text)) + "\n"
     if len(blocks) > max_bytes:

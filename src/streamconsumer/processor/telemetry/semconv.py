@@ -26,8 +26,8 @@ CLAIMED_FROM = "streamconsumer.claimed_from"
 """Consumer from which the entry was claimed."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
-"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the delay
-before the retry."""
+"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, the value includes the
+delay before the retry."""
 
 TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from the receipt of the entry until the call of the handler."""

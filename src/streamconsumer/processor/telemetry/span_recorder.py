@@ -48,8 +48,8 @@ MAX_UNACKNOWLEDGED = 100_000
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
-"""OpenTelemetry's context key of the current span. If this key is used directly, building a context takes a third of
-the time."""
+"""OpenTelemetry's context key of the current span. Direct use of this key reduces the time to build a context to a
+third."""
 
 _OUTCOMES = {outcome: otlp_encoding.attributes({semconv.OUTCOME: outcome}) for outcome in semconv.OUTCOMES}
 
@@ -104,7 +104,7 @@ class SpanRecorder:
     def on_ready(self, clock_offset_ns: int) -> None:
         """End the pod's startup span, because the group now exists.
 
-        The first recorded attempt is linked to this span.
+        The first recorded attempt is linked to the startup span.
         """
         self.clock_offset_ns = clock_offset_ns
         span, self._startup_span = self._startup_span, None
@@ -119,7 +119,7 @@ class SpanRecorder:
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
         """Start the span of an attempt and make it the current span.
 
-        Returns None if no span is recorded and there is no context to propagate. In this case, the caller does not call
+        Returns None if no span is recorded and there is no context to propagate. After None, the caller does not call
         `end_attempt`.
         """
         if self._identities.never_samples and self._identities.trace_fields.isdisjoint(data):
@@ -238,8 +238,8 @@ class SpanRecorder:
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Record a claim of another consumer's entries.
 
-        The span links to the attempts that were interrupted when the other process ended. The spans of these attempts
-        were never exported.
+        The span links to the attempts that were interrupted when the other process ended. The spans of the interrupted
+        attempts were never exported.
         """
         links: list[Link] = []
         for entry in entries:
@@ -349,7 +349,7 @@ class SpanRecorder:
     def _remember_until_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
         """Keep the span for `on_acknowledged`.
 
-        The span is not kept for a user's own manager, because acknowledgements are then not reported.
+        With a user's own manager, the span is not kept, because the consumer does not call `on_acknowledged`.
         """
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref

@@ -1,9 +1,9 @@
 """Identity of a message in traces: trace id, producer and sampling decision, with span ids that need no storage.
 
 The span id of an attempt is a hash of group, message id and attempt number. A consumer that claims a message can
-therefore compute the span id of the attempt that another process did not finish. The span of a dead letter can link to
-the last attempt in the same way. Storing the span id in Redis when an attempt starts would cost a round trip per
-message.
+therefore compute the span id of the attempt that another process did not finish. The span of a dead letter can also
+link to the last attempt by a computed span id. Storing the span id in Redis when an attempt starts would cost a round
+trip per message.
 
 If a message has no trace context of a producer, its trace id is also a hash. All attempts of the message therefore form
 one trace, and a sampling ratio samples all of them or none.
