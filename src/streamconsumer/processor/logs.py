@@ -1,4 +1,5 @@
-"""Logs to standard output, as JSON or as short text lines. Both formats include the ids of the current trace."""
+"""Logs to standard output, as JSON or as short text lines. JSON records and text lines include the ids of the current
+trace."""
 
 import logging
 import sys

@@ -139,7 +139,7 @@ class Entry:
         return has_replay_marks(self.fields)
 
     def field_value(self, name: bytes) -> bytes | None:
-        """Return the value of a field. None if the entry does not have the field."""
+        """Return the value of a field. Returns None if the entry does not have the field."""
         fields = strip_replay_marks(self.fields)
         names = fields[::2]
         return fields[2 * names.index(name) + 1] if name in names else None

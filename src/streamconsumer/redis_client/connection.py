@@ -18,7 +18,8 @@ from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 from streamconsumer.redis_client.reply_limits import ReplyLimits
 
 TIMEOUT_SECONDS = 2.0
-"""Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
+"""Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next sentinel or node is
+queried."""
 
 
 _DRIVER_INFO = DriverInfo()
@@ -38,8 +39,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """Base class that sets address and credentials before each connect.
 
-    redis-py calls `_connect` to open the socket, and then performs the handshake with the attributes that `_connect`
-    has set.
+    The base class in redis-py calls `_connect` to open the socket. Then redis-py performs the handshake with the
+    attributes that `_connect` has set.
     """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
@@ -180,8 +181,8 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
 def keeping_cancellation() -> Iterator[None]:
     """Raise CancelledError at the end of the block if the block has swallowed a cancellation of the current task.
 
-    redis-py sends commands with `asyncio.wait_for`. Before Python 3.12, `wait_for` swallows a cancellation that arrives
-    when the awaited coroutine ends.
+    The client redis-py sends commands with `asyncio.wait_for`. Before Python 3.12, `wait_for` swallows a cancellation
+    that arrives when the awaited coroutine ends.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -1,7 +1,7 @@
 """Limits of the replies that a connection accepts: size, nesting depth and types.
 
-A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. hiredis, the default parser of
-redis-py, stores even an endless reply completely. hiredis also allocates all elements that an array declares:
+A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. The default parser of redis-py,
+hiredis, stores even an endless reply completely. In addition, hiredis allocates all elements that an array declares:
 `*2000000000` takes 15 GB of virtual memory, and releasing this memory takes seconds. The parser in this module
 allocates only received elements, and refuses a reply as soon as the declared or received size exceeds the limit.
 Parsing in Python is much slower than hiredis. The reading connection of a consumer therefore uses hiredis, and counts
@@ -31,7 +31,7 @@ MAX_LINE_BYTES = 65_536
 """Maximum length of a simple string or an error."""
 
 MAX_ERROR_BYTES = 1000
-"""Maximum length of an error reply in bytes. A longer error is truncated."""
+"""Maximum length of an error reply in bytes. An error above this length is truncated."""
 
 INCOMPLETE = object()
 """Result of `ReplyDecoder.next_reply` if the received data contains no complete reply."""

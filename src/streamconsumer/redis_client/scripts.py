@@ -1,9 +1,9 @@
 """Lua scripts that the operator and the CLI run. The pods also run some of these scripts. In all scripts, KEYS[1] is
 the stream.
 
-Several of these scripts only read. The reading scripts replace commands whose replies can have any size, because a
-stream can have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading
-scripts return only numbers, ids and a limited number of short names.
+Several of these scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
+have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading scripts
+return only numbers, ids and a limited number of short names.
 """
 
 _READ = """

@@ -1,12 +1,12 @@
 """Finds the primary that holds the stream, at each connect. The primary has a fixed address, or is found through
 sentinels or in a Redis Cluster.
 
-All three methods find one server, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
-therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection is
-closed, and the next connect goes to the current primary. Two threads may search for the primary at the same time. A
+Each of these methods leads to exactly one server, because all keys of a consumer share a hash slot (`keys.group_key`).
+Callers therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection
+is closed, and the next connect goes to the current primary. Two threads may search for the primary at the same time. A
 remembered address or list is therefore replaced as a whole and never modified.
 
-Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients are not used,
+Each query to a sentinel or a node opens its own connection. The Sentinel and Cluster clients of redis-py are not used,
 because they keep connections open, need more permissions (SENTINEL MASTERS, COMMAND) and do not read credential files
 again.
 """

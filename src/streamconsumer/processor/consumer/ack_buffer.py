@@ -41,8 +41,8 @@ class AckBuffer:
         sending them."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
-        """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew the leases of these
-        entries.
+        """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew the leases of
+        entries in this set.
 
         After the script has settled an entry, the id stays in this set until the entry leaves the in-flight table."""
         self._settled_ids: set[str] = set()
@@ -108,7 +108,7 @@ class AckBuffer:
         """Yield a set of ids: those whose acknowledgement is unconfirmed, and those that are acknowledged while this
         context is open.
 
-        A reply that is received while the context is open may still list these entries as pending.
+        A reply that is received in this context may still list acknowledged entries as pending.
         """
         acked_ids = set().union(self._buffered, *self._unconfirmed)
         self._listeners.append(acked_ids)
@@ -137,7 +137,7 @@ class AckBuffer:
     def record_acked(self, message_id: str) -> None:
         """Record that a script acknowledged an entry.
 
-        The entry is acknowledged again if a lease renewal may have made it pending after the script.
+        The entry is acknowledged again if a lease renewal may have made the entry pending again after the script.
         """
         self._settled_ids.add(message_id)
         self._notify_acked(message_id)
@@ -166,7 +166,7 @@ class AckBuffer:
         return unanswered
 
     async def flush(self) -> None:
-        """Send the buffered ids in a separate XACK. Raises Redis errors; the ids then stay in the buffer."""
+        """Send the buffered ids in a separate XACK. Raises Redis errors. After an error, the ids stay in the buffer."""
         acks = self.take_batch()
         if not acks:
             return

@@ -34,8 +34,8 @@ MAX_IDLE_MILLISECONDS = 10**13
 `timedelta`."""
 
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Coroutine function that claims up to the given number of entries. A shorter result means that no claimable entries
-are left."""
+"""Coroutine function that claims up to the given number of entries. A result with fewer entries means that no claimable
+entries are left."""
 
 
 class PendingClaimer:

@@ -1,7 +1,7 @@
 """Commits a handler's effects and the acknowledgement in one Lua script, so that Redis applies both or neither.
 
-Other clients never see an intermediate state, but a script that fails keeps the writes it already made. The script
-therefore makes these checks before its first write:
+Other clients never see an intermediate state, but a failed script does not undo the writes that it has already made.
+The script therefore makes these checks before its first write:
 
 - The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
 - An earlier commit. If the reply to a commit is lost, the entry may become pending again, either through a lease
@@ -100,8 +100,8 @@ return 'done'
 """Lua script that applies effects and acknowledges the entry. KEYS: the stream, the remembered commits, the keys of the
 effects. ARGV: the group, the consumer, the entry id, and the maximum number of remembered commits. For each effect,
 ARGV then contains the command, the index of the key in KEYS, the number of arguments, and the arguments. Returns `done`
-if the effects were applied, `before` if they were committed earlier, and `lost` if the entry is not pending with this
-consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
+if the effects were applied, `before` if an earlier call committed the effects, and `lost` if the entry is not pending
+with this consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
 
 
 async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> bool:

@@ -144,8 +144,8 @@ recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4]
 known. ARGV[5…] contains the ids of the entries in flight in this process. The script ignores a position after the end
 of the stream: such a position means that the stream was deleted and created again.
 
-The script also restores the entries that other consumers received after the snapshot. This consumer does not know these
-entries. Entries that this consumer takes back stay in the schedule with a score below zero until a snapshot contains
+The script also restores entries that other consumers received after the snapshot, because this consumer does not know
+their ids. Entries that this consumer takes back stay in the schedule with a score below zero until a snapshot contains
 them, because the group may be lost again before the next snapshot. The script reads one entry at a time, because Lua
 copies the values of each entry, and these values may be large."""
 

@@ -70,8 +70,8 @@ class HeartbeatThread:
     async def stop(self) -> None:
         """Stop the renewal of leases.
 
-        Waits for a running renewal. A renewal may make acknowledged entries pending again. In that case, the thread
-        must acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
+        Waits for a running renewal. If the renewal makes acknowledged entries pending again, the thread must
+        acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
         cancelled.
         """
         self._request_stop()

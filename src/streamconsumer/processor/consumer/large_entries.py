@@ -1,8 +1,8 @@
 """Claims of pending entries whose values may be too large to be read.
 
-A script claims entries and returns their values only up to a size, so that the reply fits into the memory of the pod.
-For an entry above the limit, the script returns the field names and the sizes of the values. An entry above the limit
-becomes a dead letter without its values.
+A script claims entries and returns their values only up to a size limit, so that the reply fits into the memory of the
+pod. For an entry above the limit, the script returns the field names and the sizes of the values. An entry above the
+limit becomes a dead letter without its values.
 
 If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. After a
 cut, the claim is repeated for fewer bytes, down to one entry. If the connection is cut MAX_CUTS times while one entry

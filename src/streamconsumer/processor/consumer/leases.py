@@ -42,9 +42,9 @@ entries that another consumer owns.
 
 The script checks the owner first, because a renewal without this check would take an entry back from its new owner. If
 an entry in flight is not pending, another consumer has recreated the group. The script makes the entry pending again if
-the stream still contains the entry. (If another consumer has claimed and acknowledged the entry instead, the message
-has already been handled twice.) If another consumer has restored the entry (see `GroupSnapshot`), this consumer takes
-the entry back. An entry that was taken back stays in the schedule with a score below zero until a snapshot contains the
+the stream still contains the entry. If another consumer has claimed and acknowledged the entry instead, the message has
+already been handled twice. If another consumer has restored the entry (see `GroupSnapshot`), this consumer takes the
+entry back. An entry that was taken back stays in the schedule with a score below zero until a snapshot contains the
 entry.
 
 For 200 ids, one XPENDING query for a range of up to 400 entries takes 1.9 ms. One XPENDING query per id takes 3.4 ms in
@@ -117,8 +117,8 @@ class Leases:
     async def register(self) -> None:
         """Register this consumer, so that other consumers detect its death within seconds of its last heartbeat.
 
-        A server that is out of memory rejects the registration. Other consumers then claim this consumer's entries only
-        after `min_idle`, as they claim the entries of another program's consumers.
+        A server that is out of memory rejects the registration. Without the registration, other consumers claim this
+        consumer's entries only after `min_idle`, as they claim the entries of another program's consumers.
         """
         with suppress(OutOfMemoryError):
             await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)
@@ -127,8 +127,8 @@ class Leases:
     async def announce(self, now_seconds: float) -> None:
         """Store in the members hash that this consumer was active at `now_seconds` on the server's clock.
 
-        A server that is out of memory rejects the write. Other consumers then treat this consumer as absent and run
-        their liveness checks more often than needed.
+        A server that is out of memory rejects the write. After a rejected write, other consumers treat this consumer as
+        absent and run their liveness checks more often than needed.
         """
         with suppress(OutOfMemoryError):
             await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))

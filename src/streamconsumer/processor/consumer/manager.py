@@ -247,7 +247,7 @@ class StreamManager:
         await self.control.connection_pool.disconnect()
 
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
-        """Return the group's last-delivered id. None if the group does not exist or Redis rejects the query."""
+        """Return the group's last-delivered id. Returns None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
             for line in replies.array(await self.execute("XINFO", "GROUPS", stream), "XINFO GROUPS"):
                 group_info = replies.to_dict(line, "XINFO GROUPS")

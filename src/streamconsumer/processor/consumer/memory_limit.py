@@ -29,7 +29,8 @@ class MemoryLimits:
     """Approximate size of the entries that one read or one claim requests."""
 
     reply_bytes: int
-    """Maximum size of one reply, and of one entry. A larger entry becomes a dead letter without its values."""
+    """Maximum size of one reply, and of one entry. An entry above this size becomes a dead letter without its
+    values."""
 
     in_flight_bytes: int
     """Memory that large entries in flight may occupy. Above this limit, the processor reads no further entries."""

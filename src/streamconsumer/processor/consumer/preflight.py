@@ -1,9 +1,9 @@
 """Preflight checks of a Redis server: version, permissions of the user, and risky settings, in one round trip.
 
 The checks change no data. Redis checks permissions before arguments. Each command is therefore sent with arguments that
-Redis rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that the
-user has the permission. The permission for EVAL counts as granted only if the script `return 1` returns 1, because a
-proxy that rejects EVAL replies with its own error text.
+Redis rejects or that have no effect. The reply NOPERM means that the permission is missing; any other reply means that
+the user has the permission. The permission for EVAL counts as granted only if the script `return 1` returns 1, because
+a proxy that rejects EVAL replies with its own error text.
 """
 
 import re
@@ -118,8 +118,8 @@ def _unsupported_version_error(version: str) -> str:
 
 
 def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, Exception]) -> str:
-    """Return an error message that lists the missing required permissions. Empty if no required permission is
-    missing."""
+    """Return an error message that lists the missing required permissions. Returns an empty string if no required
+    permission is missing."""
     missing = {permission: reply for permission, reply in rejections.items() if permission not in OPTIONAL_PERMISSIONS}
     if not missing:
         return ""

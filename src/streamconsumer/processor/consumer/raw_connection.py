@@ -1,8 +1,9 @@
 """The connection on which a consumer reads entries: writes packed commands and returns raw replies.
 
-redis-py opens, encrypts and authenticates the connection. This class then takes over the transport from redis-py. All
-connection types and options of redis-py therefore work. The bookkeeping of a round trip takes 12 microseconds instead
-of redis-py's 110 (measured). No command is retried, and a connection that has failed once is never used again.
+The client redis-py opens, encrypts and authenticates the connection. `RawConnection` then takes over the transport from
+redis-py. All connection types and options of redis-py therefore work. The bookkeeping of a round trip takes 12
+microseconds instead of redis-py's 110 (measured). No command is retried, and a connection that has failed once is never
+used again.
 
 The connection refuses a reply above `max_reply_bytes` while receiving it, because parsing such a reply could exceed the
 memory limit of the pod. The size of a reply includes `VALUE_BYTES` for each value, see `memory_limit`.
@@ -23,7 +24,7 @@ from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
 
 LARGE_REPLY_BYTES = 1024 * 1024
-"""Minimum size of a reply whose values are counted. A smaller reply always fits into memory."""
+"""Minimum size of a reply whose values are counted. A reply below this size always fits into memory."""
 
 PROGRESS_SECONDS = 5.0
 """Time without progress after which the connection counts as dead while a reply is being received."""

@@ -1,7 +1,7 @@
 """Size of the next read: the number of entries, computed from the sizes of received entries and from failed reads.
 
-A read can fail without an outage, because of the size of its reply: the reply is larger than this process accepts, or
-the server or a proxy cuts the connection (`client-output-buffer-limit`).
+A large reply can make a read fail without an outage. This process refuses a reply above its limit, and the server or a
+proxy may cut the connection (`client-output-buffer-limit`).
 """
 
 import time

@@ -1,7 +1,7 @@
 """Registry of the consumers' reading connections, so that another consumer can claim released entries immediately.
 
 Each consumer stores the client id of its reading connection in a companion key. A consumer that releases entries ends
-the blocking read of one other consumer with CLIENT UNBLOCK. (A consumer also sends CLIENT UNBLOCK when it stops.) If a
+the blocking read of one other consumer with CLIENT UNBLOCK. A consumer also sends CLIENT UNBLOCK when it stops. If a
 read returns empty before its timeout, the consumer immediately claims due entries. A consumer that is reading always
 has a free slot for a claimed entry.
 

@@ -72,7 +72,7 @@ class RedisConsumer:
         self.encoding = manager.encoding
         self.claimer: PendingClaimer | None = None
         """Claimer of pending entries. None if lease renewal, claims, dead letters and postponed retries are not
-        available; failed messages then stay pending."""
+        available; without a claimer, failed messages stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
@@ -193,7 +193,7 @@ class RedisConsumer:
 
     @property
     def is_receiving(self) -> bool:
-        """True while a large reply is being received. The heartbeat then resets the idle time of this consumer."""
+        """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
         return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
 
     async def interrupt_read(self) -> None:

@@ -129,7 +129,7 @@ class StreamTrimmer:
         return safe_minimum(positions, smallest) if self._group in positions else ZERO_ID
 
     async def _age_bound(self) -> EntryId | None:
-        """Return the smallest id that is not older than `max_age`. None if `max_age` is not set.
+        """Return the smallest id that is not older than `max_age`. Returns None if `max_age` is not set.
 
         The age is measured by the server's clock, because this clock created the ids.
         """

@@ -265,7 +265,7 @@ def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: byt
 
 
 def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
-    """Return the origin id and the number of replays. None if the entry does not end with replay marks."""
+    """Return the origin id and the number of replays. Returns None if the entry does not end with replay marks."""
     if len(entry_fields) <= _MARKS_LENGTH:
         return None
     first, origin, second, replays, third = entry_fields[-_MARKS_LENGTH:-1]
@@ -312,7 +312,7 @@ def _is_packed(entry_fields: Sequence[bytes]) -> bool:
 
 
 def entry_time(entry_id: str) -> datetime | None:
-    """Return the time in an entry id. None if `datetime` cannot represent this time."""
+    """Return the time in an entry id. Returns None if `datetime` cannot represent this time."""
     try:
         return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     except (ValueError, OverflowError, OSError):

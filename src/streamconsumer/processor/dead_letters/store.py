@@ -83,8 +83,8 @@ class DeadLetterStore:
     ) -> AsyncIterator[DeadLetter]:
         """Yield the current dead letters, oldest first. Reads the dead-letter stream in pages.
 
-        Dead letters that are added after the start of the search are not included. If they were included, a message
-        that is replayed and fails again would be replayed forever.
+        Dead letters that are added after the start of the search are not included. Without this limit, a message that
+        is replayed and fails again would be replayed forever.
         """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
@@ -108,7 +108,8 @@ class DeadLetterStore:
             count = max(1, min(MAX_PAGE_SIZE, TARGET_PAGE_BYTES * count // max(size, 1)))
 
     async def get(self, dead_letter_id: str) -> DeadLetter | None:
-        """Return a dead letter. None if no entry with this id exists, for example after a replay, a drop or trimming.
+        """Return a dead letter. Returns None if no entry with this id exists, for example after a replay, a drop or
+        trimming.
 
         Raises InvalidSettings if the entry is not a dead letter of this group.
         """
@@ -128,7 +129,8 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        An unreadable dead letter contains no values, so its original entry becomes pending again instead.
+        An unreadable dead letter contains no values. For such a dead letter, the original entry becomes pending again
+        instead.
 
         Returns the id of the entry that the group receives, or None if the dead letter no longer exists. Raises
         InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
@@ -173,7 +175,7 @@ class DeadLetterStore:
         return dead_letter if is_own else None
 
     async def _last_id(self, older_than: timedelta | None) -> str:
-        """Return the last entry id that `find` reads. Empty if there are no entries."""
+        """Return the last entry id that `find` reads. Returns an empty string if there are no entries."""
         newest = await self._execute("EVAL", LAST_ID, 1, self._key)
         if not newest:
             return ""

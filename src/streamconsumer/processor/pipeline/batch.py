@@ -91,7 +91,8 @@ class BatchRunner:
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:
-        """Return the message for the handler. None if the entry is already settled or claimed by another consumer."""
+        """Return the message for the handler. Returns None if the entry is already settled or claimed by another
+        consumer."""
         data = await self._settler.prepare_data(entry)
         if data is None or entry.disposition:
             return None

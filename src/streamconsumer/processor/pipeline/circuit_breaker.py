@@ -17,8 +17,8 @@ A *trial* is the one message that the open breaker allows after each pause. A fa
 because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
 trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
 after the breaker has been open for an hour, so that messages that can never be handled become dead letters. An outage
-of more than an hour costs one attempt per pause. Only entries that this pod has read lose attempts. With the default
-settings, at most six messages per hour and pod become dead letters.
+of more than an hour costs one attempt per pause. During such an outage, only entries that this pod has read lose
+attempts. With the default settings, at most six messages per hour and pod become dead letters.
 """
 
 import time
@@ -66,7 +66,8 @@ class CircuitBreaker:
         return self.is_open and self._clock() - self._opened_at_seconds >= COUNT_TRIALS_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
-        """Return the seconds until a trial may start. None while the breaker is closed or a trial is running."""
+        """Return the seconds until a trial may start. Returns None while the breaker is closed or a trial is
+        running."""
         if self._pause_ends_at_seconds is None or self._is_trial_running:
             return None
         return max(0.0, self._pause_ends_at_seconds - self._clock())

@@ -108,7 +108,7 @@ class FastPath:
             reset_current(token)
 
     def _decode_if_ordinary(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the decoded data of an ordinary entry. None if the entry is not ordinary."""
+        """Return the decoded data of an ordinary entry. Returns None if the entry is not ordinary."""
         if not entry.is_first_delivery or entry.has_replay_marks():
             return None
         try:

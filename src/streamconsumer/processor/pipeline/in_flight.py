@@ -102,7 +102,7 @@ class InFlightTable:
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """Return the entry with this id. None if no such entry is in the table."""
+        """Return the entry with this id. Returns None if no such entry is in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:
@@ -263,7 +263,7 @@ class InFlightTable:
         return self._gate is not None and self._gate.allows_attempt()
 
     def _next_entry(self) -> Entry | None:
-        """Remove and return the entry that starts next. None if no entry may start.
+        """Remove and return the entry that starts next. Returns None if no entry may start.
 
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
         handled, a trial with an entry that has not failed can succeed and close the breaker."""

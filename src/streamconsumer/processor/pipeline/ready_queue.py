@@ -66,8 +66,8 @@ class ReadyQueue:
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Entries whose handler may start, except suspects. A suspect whose turn has come starts before these
-        entries."""
+        """Entries whose handler may start, except suspects. A suspect whose turn has come starts before the entries in
+        `ready`."""
         self.suspects: deque[Entry] = deque()
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""
@@ -105,7 +105,7 @@ class ReadyQueue:
         (self.suspects if entry.is_suspect else self.ready).append(entry)
 
     def pop(self) -> Entry | None:
-        """Remove and return the next entry. None if no entry may start."""
+        """Remove and return the next entry. Returns None if no entry may start."""
         if self.suspects and self._active_suspect is None and not (self._is_others_turn and self.ready):
             self._is_others_turn = True
             self._active_suspect = self.suspects.popleft()
@@ -114,7 +114,8 @@ class ReadyQueue:
         return self.ready.popleft() if self.ready else None
 
     def pop_untried(self) -> Entry | None:
-        """Remove and return the next entry that was just read and has not failed. None if there is no such entry."""
+        """Remove and return the next entry that was just read and has not failed. Returns None if there is no such
+        entry."""
         entry = next(self._untried(), None)
         if entry is not None:
             self.ready.remove(entry)
@@ -128,8 +129,8 @@ class ReadyQueue:
         return (entry for entry in self.ready if entry.attempt_counted)
 
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
-        """Remove and return the next entry that is not a suspect. None if there is no such entry, or if `may_start`
-        returns False for the entry."""
+        """Remove and return the next entry that is not a suspect. Returns None if there is no such entry, or if
+        `may_start` returns False for the entry."""
         return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
 
     def release_turn(self, entry: Entry) -> None:

@@ -75,7 +75,7 @@ class Settler:
     # -- before the attempt --------------------------------------------------------------------------------------------
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data for the handler. None if the handler must not be called."""
+        """Return the data for the handler. Returns None if the handler must not be called."""
         if entry.has_replay_marks():
             entry.is_replay = True
         is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
@@ -329,7 +329,8 @@ class Settler:
     ) -> None:
         """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
 
-        After an error, the write is retried. If the result is False, another consumer has claimed the entry."""
+        After an error, the write of the dead letter is retried. If the result is False, another consumer has claimed
+        the entry."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):

@@ -88,7 +88,7 @@ class RelatedSpans:
         self._ids, self._is_batch = ids, is_batch
 
     def attempt(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
-        """Return the span of an attempt in another process. None if the handler takes batches."""
+        """Return the span of an attempt in another process. Returns None if the handler takes batches."""
         if self._is_batch or number < 1:
             return None
         return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)

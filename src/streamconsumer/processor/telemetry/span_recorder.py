@@ -93,8 +93,8 @@ class SpanRecorder:
         self._common = lru_cache(64)(self._common_attributes)
         self._startup_span = startup_span
         self._startup_ref: SpanRef | None = None
-        """Startup span of the pod. None before the span has ended, and after the first recorded attempt has been linked
-        to it."""
+        """Startup span of the pod. None before this span has ended, and after the first recorded attempt has been
+        linked to this span."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
         """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
@@ -119,8 +119,8 @@ class SpanRecorder:
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
         """Start the span of an attempt and make it the current span.
 
-        Returns None if no span is recorded and there is no context to propagate. After None, the caller does not call
-        `end_attempt`.
+        Returns None if no span is recorded and there is no context to propagate. If the result is None, the caller does
+        not call `end_attempt`.
         """
         if self._identities.never_samples and self._identities.trace_fields.isdisjoint(data):
             return None
@@ -216,7 +216,8 @@ class SpanRecorder:
 
     @property
     def is_backlogged(self) -> bool:
-        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would help."""
+        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would let the queue
+        drain."""
         return self._queue.is_backlogged
 
     async def wait_for_export(self) -> None:

@@ -88,7 +88,7 @@ class TraceIdentities:
         """True if the sampling follows the producer: only messages of sampled traces are sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
-        """Return the identity of a message. None if there is no span to record and no context to propagate."""
+        """Return the identity of a message. Returns None if there is no span to record and no context to propagate."""
         producer = None if self._trust == "ignore" else extract(data, self._field)
         if self.never_samples and (producer is None or self._trust != "parent"):
             return None
