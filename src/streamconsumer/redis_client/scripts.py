@@ -55,15 +55,17 @@ if group and not failed then
 end
 return {{group, length, pending}}
 """
-"""Lua script that returns the state of the group ARGV[1] in three parts. If the command for a part fails, the part is
-an error.
+"""Lua script that returns the state of the group ARGV[1] in three parts: group, stream and pending entries. If the
+command for a part fails, the part is an error.
 
-- Group, or nil if the group does not exist: number of pending entries, number of consumers, last delivered id, number
-  of entries read, and lag. An unknown number is -1.
-- Length of the stream.
-- Pending entries, or nil if the first part is not a group: smallest pending id, number of entries that consumers other
-  than ARGV[2] own, and a text with consumer names. Each name is followed by the consumer's number of pending entries.
-  The text contains at most ARGV[3] consumers that are named like pods.
+The first part contains the group's number of pending entries, number of consumers, last delivered id, number of entries
+read, and lag. An unknown number is -1. The first part is nil if the group does not exist.
+
+The second part is the length of the stream.
+
+The third part contains the smallest pending id, the number of entries that consumers other than ARGV[2] own, and a text
+with consumer names. Each name is followed by the consumer's number of pending entries. The text contains at most
+ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group.
 """
 
 LAST_GENERATED_ID = f"""{_READ}

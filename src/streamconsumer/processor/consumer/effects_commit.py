@@ -1,17 +1,21 @@
 """Commits a handler's effects and the acknowledgement in one Lua script, so that Redis applies both or neither.
 
 Other clients never see an intermediate state, but a failed script does not undo the writes that it has already made.
-The script therefore makes these checks before its first write:
+The script therefore makes four checks before its first write.
 
-- The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
-- An earlier commit. If the reply to a commit is lost, the entry may become pending again, either through a lease
-  renewal at the same time or because a lost group was recreated at an earlier position. To detect an earlier commit of
-  the same entry, a companion key stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
-- The types of the keys. SET would replace a value of any type, and the other commands would fail on a key of another
-  type.
-- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. If a
-  permission, memory, disk space or a replica is missing, Redis rejects the first write of a script, but never a later
-  write.
+The first check is for the owner of the entry. The script applies no effect if the entry is pending with another
+consumer, or not pending.
+
+The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again, either
+through a lease renewal at the same time or because a lost group was recreated at an earlier position. A companion key
+therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+
+The third check is for the types of the keys. SET would replace a value of any type, and the other commands would fail
+on a key of another type.
+
+The fourth check is for permissions, memory, disk and replicas. The script first tries each command with arguments that
+have no effect. If a permission, memory, disk space or a replica is missing, Redis rejects the first write of a script,
+but never a later write.
 
 One failure after the first write remains possible: XADD fails if the stream already contains the highest possible id.
 """

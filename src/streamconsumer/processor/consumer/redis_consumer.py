@@ -308,7 +308,7 @@ class RedisConsumer:
         self.ack_buffer.add(message_id)
 
     async def flush(self) -> None:
-        """Send the buffered acknowledgements. Raises Redis errors; the ids then stay in the buffer."""
+        """Send the buffered acknowledgements. Raises Redis errors. After an error, the ids stay buffered."""
         await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:

@@ -1,15 +1,17 @@
 """Retention: trims an entry from the stream only after every group has acknowledged it.
 
 XTRIM ignores consumer groups. The trimmer therefore first determines an id below which every group has acknowledged
-every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for these reasons:
+every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for three reasons.
 
-- XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that XINFO
-  reported. If XPENDING ran before XINFO GROUPS, such an entry would be missing from both replies.
-- After the queries, entries are only added (with greater ids) or acknowledged. Entries that were safe to trim therefore
-  stay safe.
-- A group that is destroyed and recreated at its old position has no pending entries until its consumers restore them.
-  An id therefore counts as safe only after two checks in a row have found it safe. While the consumer's own group is
-  missing, no id is safe.
+First, XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that
+XINFO reported. If XPENDING ran before XINFO GROUPS, such an entry would be missing from both replies.
+
+Second, entries are only added (with greater ids) or acknowledged after the queries. Entries that were safe to trim
+therefore stay safe.
+
+Third, an id counts as safe only after two checks in a row have found the id safe. The reason is that a group that is
+destroyed and recreated at its old position has no pending entries until its consumers restore them. While the
+consumer's own group is missing, no id is safe.
 
 One case remains: another program may create a group at 0, or move a group back with XGROUP SETID, while the trimmer
 runs. A group that was created or moved back at that moment does not receive the trimmed entries. A group that starts at

@@ -1,13 +1,5 @@
 """Circuit breaker around the handler, so that messages lose no attempts while a service that the handler uses is down.
 
-```
-          consecutive failures               pause over, one message starts
-  closed ──────────────────────→ open (pause) ─────────────────────────────→ trial
-    ↑                             ↑  the pause doubles, up to its maximum      │ │
-    │                             └────────────────── failed ──────────────────┘ │
-    └──────────────────────────────────── succeeded ─────────────────────────────┘
-```
-
 The breaker has no side effects, and the caller can pass the clock. The dependency is the service that the handler uses.
 The breaker assumes that the dependency is up if the handler returns, and down if the handler raises an error. The
 breaker ignores a message that is rejected, deferred, cancelled or claimed by another consumer, because such a message
@@ -19,6 +11,14 @@ trial fails, and the breaker cannot distinguish this case from an outage. Failed
 after the breaker has been open for an hour, so that messages that can never be handled become dead letters. An outage
 of more than an hour costs one attempt per pause. During such an outage, only entries that this pod has read lose
 attempts. With the default settings, at most six messages per hour and pod become dead letters.
+
+```
+          consecutive failures               pause over, one message starts
+  closed ──────────────────────→ open (pause) ─────────────────────────────→ trial
+    ↑                             ↑  the pause doubles, up to its maximum      │ │
+    │                             └────────────────── failed ──────────────────┘ │
+    └──────────────────────────────────── succeeded ─────────────────────────────┘
+```
 """
 
 import time

@@ -1,11 +1,13 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries start in order of arrival, with two exceptions:
-- If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
-  value is not settled, later entries with this value wait in a queue, which is called a lane.
-- A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
-  most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
-  handlers fail without a crash do not block the other entries.
+Entries start in order of arrival, with two exceptions: entries with an ordering key, and suspects.
+
+If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
+value is not settled, later entries with this value wait in a queue, which is called a lane.
+
+A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
+most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
+handlers fail without a crash do not block the other entries.
 """
 
 from collections import deque
