@@ -326,7 +326,7 @@ class RedisStreamProcessor:
         deadline = time.monotonic() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
-        await self._release_unstarted()  # entries from a claim that was in progress
+        await self._release_unstarted()  # A claim that was in progress may have added entries.
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:

@@ -160,7 +160,7 @@ range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:
-    """Return connection options for raw replies that must not exceed the limits, without retries."""
+    """Return connection options without retries, for raw replies that must not exceed the limits."""
     return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
 
 

@@ -68,7 +68,7 @@ class RedisCredentials:
     """Redis settings, combined with the content of the files that the settings name."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
-        """Read the settings, and check all of them except certificates. Raises InvalidSettings for an invalid setting.
+        """Read the settings, and check all settings except certificates. Raises InvalidSettings for an invalid setting.
 
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
         Certificates are verified against the host name in the URL, not against the resolved host.

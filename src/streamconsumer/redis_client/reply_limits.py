@@ -80,7 +80,7 @@ class ReplyDecoder:
     def __init__(self, limits: ReplyLimits) -> None:
         self._limits = limits
         self._chunks: list[bytes] = []
-        """Data that was received after `_buffer`."""
+        """Data that was received after the data in `_buffer`."""
         self._missing = 0
         """Minimum number of bytes that are still missing from the current element."""
         self._buffer, self._position = b"", 0

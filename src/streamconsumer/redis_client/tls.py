@@ -1,8 +1,8 @@
 """TLS contexts from PEM text.
 
-The text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL,
-because the decryption of a private key can take hours. Certificates are passed as files in memory, because
-OpenSSL releases the interpreter lock only while it reads files.
+The PEM text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL, because
+the decryption of a private key can take hours. Certificates are passed as files in memory, because OpenSSL releases the
+interpreter lock only while it reads files.
 """
 
 import os
@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 MAX_CA_BYTES = 512 * 1024
-"""Maximum size of the CA certificates. The bundle of a Linux distribution has about 230 kB."""
+"""Maximum size of the CA certificates. The CA bundle of a Linux distribution has about 230 kB."""
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 7 * 1024
@@ -57,7 +57,8 @@ class TlsMaterial:
     verifies_host_name: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Return a context, which is shared if there are no PEM texts. Raises InvalidPem. Takes up to 0.2 s.
+        """Return a TLS context. Connections without PEM texts and with the same verification settings share a context.
+        Raises InvalidPem. Takes up to 0.2 s.
 
         The strict X.509 check of Python 3.13 is off, because it rejects the CA certificates of many clusters.
         """

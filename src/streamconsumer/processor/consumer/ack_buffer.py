@@ -1,7 +1,7 @@
 """Buffer of acknowledgements: collects entry ids until the next read or a separate XACK sends them.
 
-The buffer keeps an id until Redis has confirmed it. Unconfirmed ids are sent again, which is safe because a second XACK
-has no effect.
+The buffer keeps an id until Redis has confirmed it. Ids of unconfirmed acknowledgements are sent again. A second XACK
+for the same id has no effect.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ class AckBuffer:
         metrics: Metrics,
         in_flight_ids: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Create an empty buffer. `send` sends ids in a separate XACK and returns the number that Redis confirmed."""
+        """Create an empty buffer. `send` sends ids in a separate XACK and returns the number of ids that Redis
+        confirmed."""
         self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
@@ -46,8 +47,8 @@ class AckBuffer:
 
         After the script has settled an entry, the id stays in this set until the entry leaves the in-flight table."""
         self._settled_ids: set[str] = set()
-        """Ids of entries that a script has settled. An id is removed when the `settled_by_script` context of its entry
-        ends."""
+        """Ids of entries that a script has settled. An id is removed from this set when the context of
+        `settled_by_script` for its entry ends."""
         self._renewed_ids: set[str] = set()
         """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after the script
         settled them."""

@@ -61,7 +61,7 @@ class PendingClaimer:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
     ) -> Callable[[], Awaitable[None]]:
-        """Start to renew the leases of the entries in flight. Returns the function that stops the renewal.
+        """Start to renew the leases of the entries in flight. Returns a function that stops the renewal of leases.
 
         `on_lost` is called with the ids of entries that another consumer has claimed. No lease is renewed while
         `is_alive` returns False.

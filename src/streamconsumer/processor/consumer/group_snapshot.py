@@ -12,9 +12,9 @@ consumer has the entry in flight, the consumer takes the entry back with its nex
 the entry back, the entry becomes due, and any consumer may claim it. The due time of a restored entry ends with half a
 millisecond (.5), and the due time of a postponed entry does not.
 
-The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have this
-consumer, another program created the group. A processor restores the missing entries of such a group before it saves
-the next snapshot.
+The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have the
+consumer `~postponed`, another program created the group. A processor restores the missing entries of such a group
+before it saves the next snapshot.
 """
 
 from collections.abc import Sequence
@@ -151,7 +151,7 @@ copies the values of each entry, and these values may be large."""
 
 
 class GroupSnapshot:
-    """Saves and restores the snapshot of a group, for one of its consumers."""
+    """Saves and restores the snapshot of a group, for one of the group's consumers."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._group_and_consumer = execute, (group, consumer)

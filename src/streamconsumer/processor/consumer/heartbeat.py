@@ -122,12 +122,12 @@ class HeartbeatThread:
             try:
                 for begin in range(0, len(ids), PAGE_SIZE):
                     lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-            finally:  # Redis may have run a renewal even if it failed here
+            finally:  # Redis may have run a renewal even if the command failed here
                 unanswered = self._ack_buffer.record_renewed(ids)
             await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
             log.debug("lease renewal failed", extra={"error": str(error)})
-        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # `unanswered` entries may only be postponed
+        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
             with suppress(RuntimeError):  # the processor's event loop is closed
                 self._loop.call_soon_threadsafe(self._on_lost, claimed)
 
@@ -149,8 +149,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids of the leases to renew now.
 
-        If there are many ids, each heartbeat renews a different part of them. Each lease is still renewed several times
-        within `min_idle`.
+        If there are many ids, each heartbeat renews only a part of the leases. Even then, each lease is renewed several
+        times within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

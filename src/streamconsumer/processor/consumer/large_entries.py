@@ -5,11 +5,11 @@ pod. For an entry above the limit, the script returns the field names and the si
 limit becomes a dead letter without its values.
 
 If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. After a
-cut, the claim is repeated for fewer bytes, down to one entry. If the connection is cut MAX_CUTS times while one entry
-is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are pending with this
-consumer, and the script returns them again.
+connection cut, the claim is repeated with a smaller size limit, down to one entry. If the connection is cut MAX_CUTS
+times while one entry is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are
+pending with this consumer, and the script returns them again.
 
-Only redelivered entries are read by the script, so that reading new entries needs no additional command.
+The consumer uses the script only for redelivered entries, so that reading new entries needs no additional command.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ NAME_OVERHEAD_BYTES = 8
 """Number of bytes that are added to the size of each field name, so that an empty name also has a size."""
 
 REPLY_TIMEOUT_SECONDS = 15.0
-"""Maximum time until the reply to a claim begins. The claim script needs about one second for a million fields."""
+"""Maximum time until the reply to a claim begins to arrive. The claim script needs about one second for a million
+fields."""
 
 BOUNDED_READ = f"""
 local function measure(fields)
@@ -77,10 +78,10 @@ local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
   return true
 end
 """
-"""First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. `add` returns False
-and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry is always added. If
-an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay marks. `add` also
-adds the size of the entry and its number of fields to `entries`."""
+"""First part of the Lua scripts that return the values of entries. `add` claims an entry and adds it to `entries`.
+`add` returns False and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry
+is always added. If an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay
+marks. `add` also adds the size of the entry and its number of fields to `entries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Claimed:
 
 
 class BoundedReads:
-    """Runs the scripts that return values, on a connection that is opened by the first call."""
+    """Runs the scripts that return the values of entries, on a connection that the first call opens."""
 
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
         self._manager, self._limits, self._size = manager, limits, size
@@ -104,7 +105,7 @@ class BoundedReads:
         self._lock = asyncio.Lock()
 
     async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
-        """Run a script with the arguments `page_bytes`, `entry_bytes` and `ids_and_counts` at the end.
+        """Run a script. The last arguments of the script are `page_bytes`, `entry_bytes` and `ids_and_counts`.
 
         The script returns the number of examined entries, the number of trimmed entries, and the claimed entries. If
         the connection is cut, the script runs again with a smaller size.
@@ -118,7 +119,7 @@ class BoundedReads:
             except (ConnectionCut, UnreadableReply) as error:
                 if problem:
                     raise
-                if isinstance(error, UnreadableReply):  # the reply takes too long, and so would each repetition
+                if isinstance(error, UnreadableReply):  # a repetition would also take too long
                     problem = "" if self._size.shrink_to_minimum() else str(error)
                 else:
                     cuts += not self._size.shrink()
@@ -130,7 +131,7 @@ class BoundedReads:
                 return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
 
     async def execute_once(self, *command: Any) -> Any:
-        """Run a script with the arguments `page_bytes` and `entry_bytes` at the end.
+        """Run a script. The last arguments of the script are `page_bytes` and `entry_bytes`.
 
         If the connection is cut, the script does not run again: it has already claimed the entries in the lost reply.
         """

@@ -3,9 +3,9 @@
 The functions in this module have no side effects; the caller passes the current time.
 
 A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
-consumer that owns pending entries counts as dead if two checks, CONFIRMATION_DELAY apart, find that it has been silent
-for SILENCE_THRESHOLD. A single check is not enough, because every consumer appears silent right after a Redis outage.
-Live consumers send a heartbeat before the second check.
+consumer that owns pending entries counts as dead after two checks, CONFIRMATION_DELAY apart. Both checks must find that
+the consumer has been silent for SILENCE_THRESHOLD. A single check is not enough, because every consumer appears silent
+right after a Redis outage. Live consumers send a heartbeat before the second check.
 
 One check per CHECK_INTERVAL is enough for a group of any size, so the consumers take turns by the server's clock.
 Active consumers announce themselves in a companion hash (the members hash), because Redis before 7.2 does not count a
@@ -47,7 +47,8 @@ class ConsumerInfo:
 
 
 def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
-    """Return the idle times of other consumers that own pending entries and are silent for `SILENCE_THRESHOLD`."""
+    """Return the idle times of other consumers that own pending entries and have been silent for
+    `SILENCE_THRESHOLD`."""
     return {
         info.name: info.idle
         for info in consumers

@@ -113,9 +113,9 @@ class PendingEntries:
     async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
         """Claim entries for this consumer.
 
-        Redis claims an entry only if the entry has been idle for at least `idle`. If several consumers claim the same
-        entry, only the first claim therefore succeeds. The delivery counts are set to the counts in `pending`, because
-        a claim starts no attempt.
+        Redis claims an entry only if the entry has been idle for at least `idle`. A claim resets the idle time, so that
+        only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the counts in
+        `pending`, because a claim starts no attempt.
         """
         if not pending:
             return Claimed([], 0)

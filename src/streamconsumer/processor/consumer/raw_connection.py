@@ -30,7 +30,8 @@ PROGRESS_SECONDS = 5.0
 """Time without progress after which the connection counts as dead while a reply is being received."""
 
 MAX_RECEIVE_SECONDS = 30.0
-"""Maximum time to receive a reply that has started. A reply that takes longer is too large for the connection."""
+"""Maximum time to receive a reply that has started. A reply that takes longer than this time is too large for the
+connection."""
 
 _MIN_PROGRESS_BYTES = 1024
 """Minimum growth of a reply that counts as progress. The reply to XACK, which precedes the reply to a blocking read, is
@@ -94,7 +95,7 @@ class RawConnection(asyncio.Protocol):
         return bool(self._pending_replies) and self.bytes_received > LARGE_REPLY_BYTES // 16
 
     def send(self, packed: bytes, on_first_reply: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
-        """Send packed commands in one write. Returns a future of the last reply.
+        """Send packed commands in one write. Returns a future for the last reply.
 
         If `on_first_reply` is given, `packed` contains two commands. The callback receives the reply to the first
         command immediately, even while the second command is still blocking.

@@ -113,7 +113,8 @@ class FailureDetails:
         deliveries: int,
         traceparent: str = "",
     ) -> Self:
-        """Return the failure details for an exception. Texts are truncated and can be encoded as UTF-8.
+        """Return the failure details for an exception. The texts in the details are truncated, and can be encoded as
+        UTF-8.
 
         May raise any error, because `__str__` of the exception can fail.
         """

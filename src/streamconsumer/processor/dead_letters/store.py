@@ -71,7 +71,7 @@ class DeadLetterStore:
         """Ids of the entries that `find` has skipped because they exceed the limit of a reply."""
 
     async def check(self) -> None:
-        """Raise InvalidSettings if the stream, the group or the key is wrong, so that no dead letters can exist."""
+        """Raise InvalidSettings if no dead letters can exist because the stream, the group or the key is wrong."""
         key_type = replies.text(await self._execute("TYPE", self._key), "TYPE")
         if key_type == "none":
             await self._check_group()
@@ -129,8 +129,8 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        An unreadable dead letter contains no values. For such a dead letter, the original entry becomes pending again
-        instead.
+        An unreadable dead letter contains no values. The replay of an unreadable dead letter therefore makes its
+        original entry pending again.
 
         Returns the id of the entry that the group receives, or None if the dead letter no longer exists. Raises
         InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
@@ -175,7 +175,7 @@ class DeadLetterStore:
         return dead_letter if is_own else None
 
     async def _last_id(self, older_than: timedelta | None) -> str:
-        """Return the last entry id that `find` reads. Returns an empty string if there are no entries."""
+        """Return the id of the last entry that `find` reads. Returns an empty string if there are no entries."""
         newest = await self._execute("EVAL", LAST_ID, 1, self._key)
         if not newest:
             return ""

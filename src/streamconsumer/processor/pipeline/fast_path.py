@@ -119,7 +119,7 @@ class FastPath:
     async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None) -> None:
         if error is not None or entry.disposition == "timeout":
             self._attempt_runner.record_failure(entry, error)
-            if entry.decision is None and error is not None:  # cancelled by a claim or at the end of a drain
+            if entry.decision is None and error is not None:  # cancelled by a claim or when a drain ended
                 raise error
             await self._settler.apply_decision(entry)
         elif not entry.disposition:  # A cancelled handler that returns has not succeeded.

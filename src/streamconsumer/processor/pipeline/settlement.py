@@ -266,7 +266,7 @@ class Settler:
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
-        """Subtract attempts that do not count from the delivery counts in Redis.
+        """Reduce the delivery counts in Redis by the attempts that do not count.
 
         The counts must be correct before the entries wait for their retries, because this process may crash during
         the wait."""

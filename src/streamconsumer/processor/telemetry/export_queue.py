@@ -28,7 +28,8 @@ MAX_REQUEST_BYTES = 4 << 20
 the collector may have a lower limit. A span that is larger than this limit is sent alone."""
 
 HEALTHY_EXPORT_SECONDS = 0.5
-"""Maximum response time of a fast collector. The processor pauses reading only if the collector is fast."""
+"""Maximum response time of a collector that counts as fast. The processor pauses reading only if the collector is
+fast."""
 
 
 class ExportQueue:

@@ -1,7 +1,7 @@
 """Names of all attributes that are sent to a collector.
 
-Names follow version 1.44 of the semantic conventions for messaging, which are all still in development. Attributes that
-the conventions do not define start with `streamconsumer.`.
+Names follow version 1.44 of the semantic conventions for messaging. All of these conventions are still in development.
+Attributes that the conventions do not define start with `streamconsumer.`.
 """
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"

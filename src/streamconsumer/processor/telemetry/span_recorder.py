@@ -165,8 +165,8 @@ class SpanRecorder:
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
         """Start the span of a handler call with one batch, and make it the current span.
 
-        The messages have no common parent, so the span starts its own trace and links to each message. Attributes of
-        single messages are on the links. The span is recorded if its trace is sampled, or if a message that has a
+        The messages have no common parent, so the span starts its own trace and links to each message. The links carry
+        the attributes of single messages. The span is recorded if its trace is sampled, or if a message that has a
         producer's context is sampled.
         """
         trace_id = random_trace_id()
