@@ -16,7 +16,7 @@ Encoding = Literal["utf-8", "bytes"]
 
 
 class ConsumerId(NamedTuple):
-    """Identity of a consumer: stream, consumer group and consumer name. The processor creates this object once per
+    """Identity of a consumer: stream, consumer group and consumer name. The processor creates one `ConsumerId` per
     start."""
 
     stream: str

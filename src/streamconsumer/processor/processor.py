@@ -330,7 +330,7 @@ class RedisStreamProcessor:
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
-        """Release the unstarted entries, including those of a claim that is in progress."""
+        """Release the unstarted entries, including the entries of a claim that is in progress."""
         pipeline = self._pipeline
         await self._best_effort(pipeline.recovery_loop.finish_claim())
         await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))

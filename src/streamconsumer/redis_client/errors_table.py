@@ -67,7 +67,7 @@ _MESSAGES = {
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Maps a part of an exception's class name to the code of the error. The text of these exceptions of redis-py does not
+"""Maps a part of an exception's class name to the code of the error. The text of an exception with such a name does not
 contain the code."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")

@@ -91,8 +91,8 @@ while count < limit and bytes < 16777216 do
 end
 return limit
 """
-"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only this
-number. The reply is ARGV[2] if more entries may follow.
+"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the number
+of entries. The reply is ARGV[2] if more entries may follow.
 
 XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 

@@ -32,8 +32,8 @@ _CERTIFICATES, _KEYS = "CERTIFICATE", "(?:RSA |EC )?PRIVATE KEY"
 
 MAX_HANDSHAKE_BYTES = 16 * 1024
 """Maximum number of bytes that a server can send before the end of the handshake. OpenSSL verifies the signatures of
-all certificates in one call. Without the limit, a long chain with unusual RSA keys could block the event loop for
-0.5 s."""
+all certificates in one call. Without the limit, a long certificate chain with unusual RSA keys could block the event
+loop for 0.5 s."""
 
 
 class InvalidPem(Exception):

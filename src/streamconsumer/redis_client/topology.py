@@ -1,10 +1,11 @@
 """Finds the primary that holds the stream, at each connect. The primary has a fixed address, or is found through
 sentinels or in a Redis Cluster.
 
-Each of these methods leads to exactly one server, because all keys of a consumer share a hash slot (`keys.group_key`).
-Callers therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection
-is closed, and the next connect goes to the current primary. Two threads may search for the primary at the same time. A
-remembered address or list is therefore replaced as a whole and never modified.
+A fixed address, the sentinels and a Redis Cluster each lead to exactly one server, because all keys of a consumer share
+a hash slot (`keys.group_key`). Callers therefore do not need to know how the primary was found. After a failover, or
+after the error READONLY or MOVED, the connection is closed, and the next connect goes to the current primary. Two
+threads may search for the primary at the same time. A remembered address or list is therefore replaced as a whole and
+never modified.
 
 Each query to a sentinel or a node opens its own connection. The Sentinel and Cluster clients of redis-py are not used,
 because they keep connections open, need more permissions (SENTINEL MASTERS, COMMAND) and do not read credential files
@@ -97,7 +98,8 @@ class SentinelTopology(Topology):
 class ClusterTopology(Topology):
     """Asks the nodes of a Redis Cluster for the primary of the stream's hash slot.
 
-    Any node can answer. Each search begins with another node, because a node may be gone or may have missed a failover.
+    Any node can answer. Each search begins with a different node, because a node may be gone or may have missed a
+    failover.
     """
 
     def __init__(self, credentials: RedisCredentials, stream: str) -> None:

@@ -31,8 +31,8 @@ number exceeds the limit. A script then claims the entries in the dropped reply.
 returns the values only of entries below the limit. A read whose reply is below the limit needs no additional command.
 
 The consumer increments the delivery count of an entry only when the handler starts. XREADGROUP from `0` and XCLAIM
-would also increment the counts of entries whose handling has not started. With such counts, one message that crashes
-its process would turn all messages of its batch into dead letters.
+would also increment the counts of entries whose handling has not started. If these counts were incremented, one message
+that crashes its process would turn all messages of its batch into dead letters.
 """
 
 from collections.abc import Callable, Collection

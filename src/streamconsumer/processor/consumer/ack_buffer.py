@@ -106,8 +106,7 @@ class AckBuffer:
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """Yield a set of ids: those whose acknowledgement is unconfirmed, and those that are acknowledged while this
-        context is open.
+        """Yield the set of ids whose acknowledgement is unconfirmed, or is made while this context is open.
 
         A reply that is received in this context may still list acknowledged entries as pending.
         """

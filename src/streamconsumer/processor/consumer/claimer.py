@@ -111,7 +111,7 @@ class PendingClaimer:
     async def _refresh_members(self, now: float) -> None:
         """List the consumers of the group, and announce this consumer if its announcement is due.
 
-        The registered members are read again if a consumer was added or deleted, and at every tenth check.
+        The registered consumers are read again if a consumer was added or deleted, and at every tenth check.
         """
         previous_names = {info.name for info in self._consumer_infos}
         self._consumer_infos = await self._list_consumers()

@@ -13,8 +13,8 @@ the entry back, the entry becomes due, and any consumer may claim it. The due ti
 millisecond (.5), and the due time of a postponed entry does not.
 
 The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have the
-consumer `~postponed`, another program created the group. A processor restores the missing entries of such a group
-before it saves the next snapshot.
+consumer `~postponed`, another program created the group. In a group that another program created, a processor restores
+the missing entries before it saves the next snapshot.
 """
 
 from collections.abc import Sequence

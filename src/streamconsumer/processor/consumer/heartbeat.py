@@ -149,8 +149,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids of the leases to renew now.
 
-        If there are many ids, each heartbeat renews only a part of the leases. Even then, each lease is renewed several
-        times within `min_idle`.
+        If there are many ids, each heartbeat renews only a part of the leases. A heartbeat that renews only a part of
+        the leases still renews each lease several times within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

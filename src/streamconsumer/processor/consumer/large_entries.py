@@ -92,8 +92,8 @@ class Claimed:
     trimmed: int
     """Number of entries that the stream no longer contains."""
     examined: int = 0
-    """Number of listed entries that the script claimed or failed to claim. The other listed entries did not fit into
-    the reply."""
+    """Number of listed entries that the script claimed or failed to claim. Listed entries beyond this number did not
+    fit into the reply."""
 
 
 class BoundedReads:

@@ -165,7 +165,7 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. A reply that is too large returns none of its entries; the next read returns them."""
+        """Read new entries. Returns no entry of a too large reply; the next read returns the entries of that reply."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)

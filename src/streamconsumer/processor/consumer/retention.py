@@ -4,18 +4,19 @@ XTRIM ignores consumer groups. The trimmer therefore first determines an id belo
 every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for three reasons.
 
 First, XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that
-XINFO reported. If XPENDING ran before XINFO GROUPS, such an entry would be missing from both replies.
+XINFO reported. If XPENDING ran before XINFO GROUPS, an entry that is read between the two commands would be missing
+from both replies.
 
 Second, entries are only added (with greater ids) or acknowledged after the queries. Entries that were safe to trim
 therefore stay safe.
 
-Third, an id counts as safe only after two checks in a row have found the id safe. The reason is that a group that is
-destroyed and recreated at its old position has no pending entries until its consumers restore them. While the
-consumer's own group is missing, no id is safe.
+Third, an id counts as safe only after two checks in a row have found the id safe. A group that is destroyed and
+recreated at its old position has no pending entries until its consumers restore them. While the consumer's own group is
+missing, no id is safe.
 
 One case remains: another program may create a group at 0, or move a group back with XGROUP SETID, while the trimmer
-runs. A group that was created or moved back at that moment does not receive the trimmed entries. A group that starts at
-an earlier position never has a guarantee that the old entries still exist.
+runs. A group that is created or moved back while the trimmer runs does not receive the trimmed entries. A group that
+starts at an earlier position never has a guarantee that the old entries still exist.
 
 Each check sends XINFO GROUPS, one XPENDING per group and, if `max_age` is set, TIME. XTRIM with an exact id takes 4 ms
 for a million entries (measured, Redis 7.0 and Valkey 9.1).

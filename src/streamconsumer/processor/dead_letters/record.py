@@ -8,9 +8,9 @@ A replayed entry consists of the original fields, followed by three replay marks
 and the consumer group that the entry is replayed for. Only the end of an entry is checked for replay marks, so that the
 check takes two comparisons for most entries.
 
-A script cannot add an entry with more than about 4000 fields. If the original entry has more than MAX_FIELDS fields,
-its dead letter or replayed entry stores all names and values in one field, `streamconsumer.packed`, as netstrings
-(`5:hello,`). `from_fields` and `strip_replay_marks` unpack this field.
+A Lua script cannot add an entry with more than about 4000 fields. If the original entry has more than MAX_FIELDS
+fields, its dead letter or replayed entry stores all names and values in one field, `streamconsumer.packed`, as
+netstrings (`5:hello,`). `from_fields` and `strip_replay_marks` unpack the field `streamconsumer.packed`.
 """
 
 import re

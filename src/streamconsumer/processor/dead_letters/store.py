@@ -83,8 +83,8 @@ class DeadLetterStore:
     ) -> AsyncIterator[DeadLetter]:
         """Yield the current dead letters, oldest first. Reads the dead-letter stream in pages.
 
-        Dead letters that are added after the start of the search are not included. Without this limit, a message that
-        is replayed and fails again would be replayed forever.
+        Dead letters that are added after the start of the search are not included. If later dead letters were included,
+        a message that is replayed and fails again would be replayed forever.
         """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE

@@ -52,7 +52,7 @@ class CircuitBreaker:
         self.is_open = False
         """True while the breaker is open, during a pause or a trial: only trials may start."""
         self.has_no_recent_failure = True
-        """True if no message has failed since the last success. In this state, the caller does not need to record a
+        """True if no message has failed since the last success, so that the caller does not need to record another
         success."""
 
     def allows_attempt(self) -> bool:

@@ -205,7 +205,8 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """Start at most `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
+        """Start at most `max_count` other ready entries in the slot of the first entry. Returns the started entries in
+        order.
 
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""

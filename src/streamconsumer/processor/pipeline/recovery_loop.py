@@ -61,7 +61,8 @@ class RecoveryLoop:
         self.is_stopped = False
 
     async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run the background tasks until cancelled. Leases are renewed only while `is_alive` returns True."""
+        """Run the background tasks until the current task is cancelled. Leases are renewed only while `is_alive`
+        returns True."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")

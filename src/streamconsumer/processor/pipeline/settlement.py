@@ -268,8 +268,8 @@ class Settler:
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
         """Reduce the delivery counts in Redis by the attempts that do not count.
 
-        The counts must be correct before the entries wait for their retries, because this process may crash during
-        the wait."""
+        The delivery counts must be correct before the entries wait for their retries, because this process may crash
+        during the wait."""
         if not entries:
             return
         try:

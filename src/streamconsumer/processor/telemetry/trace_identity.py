@@ -78,7 +78,7 @@ class TraceIdentity(NamedTuple):
 
 
 class TraceIdentities:
-    """Computes the trace identity of messages. Every process of the group gets the same result."""
+    """Computes the trace identity of messages. Every process of the group computes the same identity for a message."""
 
     def __init__(self, ids: DeterministicIds, sampler: Sampler, trust: Trust, field: str) -> None:
         self._ids, self._sampler, self._trust, self._field = ids, sampler, trust, field

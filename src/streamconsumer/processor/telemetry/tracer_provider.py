@@ -79,8 +79,8 @@ class TracerProviderTracing:
             entry.received_ns = now
 
     async def wait_for_export(self) -> None:
-        """Do nothing, because only attempts are recorded. For the same reason, the methods below whose names begin with
-        `on_` do nothing."""
+        """Do nothing, because only attempts are recorded. The methods below whose names begin with `on_` also do
+        nothing."""
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
