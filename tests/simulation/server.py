@@ -66,13 +66,14 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
-        self._process = subprocess.Popen(
-            [flavour.find(), *options],
-            cwd=folder,
-            env={**os.environ, **self.clock.environment()},
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "errors").open("wb"),
-        )
+        with (folder / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [flavour.find(), *options],
+                cwd=folder,
+                env={**os.environ, **self.clock.environment()},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
         self.control = self._connect_when_ready()
 
     def connect(self) -> "RealConnection":
