@@ -113,8 +113,8 @@ async def _secret_access(
     client: KubeClient, manifest: Manifest, operators: list[OperatorFacts] | None
 ) -> list[SecretAccess]:
     """Return, for each operator that watches the StreamConsumer's namespace, whether the operator is allowed to get
-    Secrets. If no operator is known, or the caller is not allowed to check permissions, the status of the
-    StreamConsumer decides."""
+    Secrets. If no operator is known, or the caller is not allowed to check permissions, the result is taken from the
+    status of the StreamConsumer."""
     namespace, is_missing = manifest["metadata"]["namespace"], from_manifests(manifest, []).is_missing_secrets
     if not operators:
         command = grant_command(namespace, "", is_cluster_wide=True)

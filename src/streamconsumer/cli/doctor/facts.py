@@ -18,18 +18,19 @@ class ServerFacts:
 
     address: str
     problem: str = ""
-    """Reason why the server cannot be used. Empty if there is no problem. If there is a problem, all fields except
-    `address` are unknown."""
+    """Reason why the server cannot be used. Empty if the server can be used. If the server cannot be used, all fields
+    except `address` are unknown."""
     version: str = ""
     """Version of the server. Empty if the server does not report the version."""
     missing_permissions: list[str] = field(default_factory=list)
     """Permissions that the Redis user lacks, in the syntax of ACL SETUSER."""
     settings: dict[str, str | None] = field(default_factory=dict)
-    """Values of the server settings. None if the user is not allowed to read a setting."""
+    """Values of the server settings, by name. The value is None if the Redis user is not allowed to read the
+    setting."""
     risky_settings: list[RiskySetting] = field(default_factory=list)
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
-    """Reason why the group cannot be read. Empty if there is no problem."""
+    """Reason why the group cannot be read. Empty if the group can be read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Dependency:
 
     name: str
     problem: str = ""
-    """Reason why the handler or collector cannot be used. Empty if there is no problem."""
+    """Reason why the handler or collector cannot be used. Empty if the handler or collector can be used."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PodFacts:
     server: ServerFacts
     handler: Dependency
     collector: Dependency | None = None
-    """None if no environment variable sets a collector."""
+    """None if no environment variable sets the address of a collector."""
 
 
 class OperatorFacts(Model):
@@ -62,7 +63,7 @@ class OperatorFacts(Model):
     image: str
     service_account: str = "default"
     watch_namespaces: list[str] = Field(default=[])
-    """Namespaces that the operator watches. Empty if it watches all namespaces."""
+    """Namespaces that the operator watches. Empty if the operator watches all namespaces."""
     desired: int
     """Number of pods in the spec of the Deployment."""
     ready: int
@@ -97,15 +98,15 @@ class ClusterFacts(Model):
 
 
 class PassedCheck(Model):
-    """A check that passed, or whose result is unknown."""
+    """A check that found no problem: either the check passed, or its result is unknown."""
 
     object: str
     found: str
 
 
 class CheckResult(Model):
-    """Results of the checks. The lists have no defaults, so that a document of another version, which has no such
-    lists, is rejected."""
+    """Results of the checks. The lists have no defaults, so that a document without these lists, which another version
+    may print, is rejected."""
 
     passed: list[PassedCheck]
     findings: list[Finding]

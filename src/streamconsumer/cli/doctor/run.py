@@ -52,7 +52,7 @@ def _print_diagnosis(diagnosis: Diagnosis, options: Options) -> int:
 
 
 def lines(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
-    """Format the results. Each passed check takes one line, and the problems follow."""
+    """Format the results. The output has one line for each passed check, and then the problems."""
     if diagnosis.cluster:
         yield from _result_lines("in the cluster", diagnosis.cluster, width)
     if diagnosis.pod:

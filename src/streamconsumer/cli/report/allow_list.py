@@ -80,8 +80,8 @@ def _copy_fields(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def samples(exposition: str, resources: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of StreamConsumer metrics. Samples of the operator about resources outside the bundle are
-    omitted.
+    """Yield the samples of StreamConsumer metrics. If a sample of the operator describes a resource outside the bundle,
+    the sample is omitted.
 
     Raises ValueError if the text is not in the Prometheus format.
     """

@@ -96,7 +96,7 @@ def _json(document: Any) -> str:
 
 
 def file_path(name: str) -> str:
-    """Return `name` as a path that stays within the bundle's folder. `name` contains the names of pods and
-    containers."""
+    """Return `name` as a path that stays within the bundle's folder. `name` is untrusted, because it contains the names
+    of pods and containers."""
     parts = (quote(part, safe="") for part in name.split("/"))
     return "/".join(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)

@@ -103,7 +103,8 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
 async def _add_resource(
     bundle: Bundle, client: KubeClient, resource: tuple[str, Manifest], pod_names: set[str], context: str | None
 ) -> None:
-    """Add the files about one StreamConsumer. `resource` is the folder for its files, and its manifest."""
+    """Add the files about one StreamConsumer. `resource` is a pair: the folder for the files, and the manifest of the
+    StreamConsumer."""
     folder, manifest = resource
     metadata = manifest["metadata"]
     await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(manifest))

@@ -23,7 +23,7 @@ class Finding(Model):
     expected: str
     advice: str
     command: str = ""
-    """Command that solves the problem. Empty if there is no such command."""
+    """Command that solves the problem. Empty if no command solves the problem."""
 
 
 class Pod(Model):
@@ -60,15 +60,15 @@ class RedisView(Model):
 
     source: Literal["redis", "operator", "unknown"]
     """Source of the stats: `redis` if this command read them, `operator` if they come from the status that the operator
-    wrote, `unknown` if there are none."""
+    wrote, `unknown` if there are no stats."""
     problem: str = ""
     """Reason why this command could not read Redis, or the problem that Redis reported for the group."""
     stats: StreamStats | None = None
-    """Numbers of entries, consumers and dead letters. None if they are unknown."""
+    """Numbers of entries, consumers and dead letters. None if these numbers are unknown."""
     consumers: list[ConsumerFacts] | None = None
-    """Consumers of the group. None if they are unknown."""
+    """Consumers of the group. None if the consumers are unknown."""
     oldest_pending: list[PendingEntryFacts] | None = None
-    """The oldest pending entries of the group. None if they are unknown."""
+    """The oldest pending entries of the group. None if these entries are unknown."""
 
 
 class Facts(Model):
@@ -97,14 +97,14 @@ class Facts(Model):
 
     @property
     def autoscaling(self) -> ScalingStatus | None:
-        """The last scaling decision. None if there is no decision."""
+        """The last scaling decision. None if the status contains no scaling decision."""
         return self.status.autoscaling if self.status else None
 
 
 def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
     """Return the facts that need no connection to Redis.
 
-    No error is raised if the StreamConsumer is invalid, so that an invalid StreamConsumer can be shown as well.
+    An invalid StreamConsumer raises no error, because commands also show invalid StreamConsumers.
     """
     metadata, spec = consumer["metadata"], as_mapping(consumer.get("spec"))
     status = _parse_status(consumer.get("status"))

@@ -147,8 +147,8 @@ def _number_or_unknown(value: Any) -> str:
 
 
 def _age_of(timestamp: str, now: datetime) -> str:
-    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because users may write
-    the status."""
+    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because a user with
+    permission to write the status can store any text."""
     try:
         return format_age(datetime.fromisoformat(timestamp), now)
     except (ValueError, TypeError, OverflowError):  # TypeError: the timestamp has no time zone
