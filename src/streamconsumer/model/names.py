@@ -38,8 +38,8 @@ A new hash in the pod template starts a rollout.
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
 """Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 
-The operator compares these hashes with the current ones. An object that was not readable before has no hash here, so
-its first hash does not start a rollout.
+The operator compares these hashes with the hashes of the current objects. If an object was not readable before, the
+annotation contains no hash of this object. The first hash of such an object does not start a rollout.
 """
 
 CONTAINER = "processor"

@@ -68,7 +68,7 @@ RULES = (
 
 SECRET_READER = "streamconsumer-secret-reader"  # noqa: S105 - the name of a role
 """The name of the role that allows the operator to read Secrets. The role has no effect until a RoleBinding refers to
-it. The role is a ClusterRole. If the operator watches only some namespaces, each of these namespaces has a Role
+the role. The role is a ClusterRole. If the operator watches only some namespaces, each of these namespaces has a Role
 instead, so that the installation needs no cluster-wide permissions."""
 
 SECRET_READER_RULES = (
@@ -82,7 +82,8 @@ SECRET_READER_RULES = (
 )
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
-"""The prefix of the user name of a ServiceAccount. The namespace and the name follow, separated by a colon."""
+"""The prefix of the user name of a ServiceAccount. In a user name, the namespace and the name of the ServiceAccount
+follow this prefix, separated by a colon."""
 
 
 def grant_command(namespace: str, user: str, *, is_cluster_wide: bool) -> str:

@@ -13,9 +13,9 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""An earlier measurement loses half its weight over this duration of new measurements."""
+"""An earlier measurement has lost half its weight when the newer measurements have lasted this time."""
 MIN_ENTRIES = 10
-"""Earlier measurements keep their full weight until they cover this number of entries."""
+"""Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
 """Time without a measurement after which the assumed throughput has grown by the factor e.
 
@@ -61,9 +61,9 @@ class Throughput:
     def with_sample(self, sample: Sample | None, scaled_up_at_seconds: float) -> "Throughput":
         """Return a copy with one more sample.
 
-        `sample` is None if the probe did not report all counters. In this case, or if a counter has decreased, the
-        samples are discarded, but the measured throughput per pod is kept. `scaled_up_at_seconds` is the time of the
-        last scale-up."""
+        `sample` is None if the probe did not report all counters. If `sample` is None or a counter has decreased, the
+        earlier samples are discarded, but the measured throughput per pod is kept. `scaled_up_at_seconds` is the time
+        of the last scale-up."""
         previous = self.samples[-1] if self.samples else None
         if (
             sample is None
@@ -111,10 +111,11 @@ class Throughput:
         return (last.entries_added - first.entries_added) / seconds if seconds else None
 
     def min_pods(self, current: int) -> int | None:
-        """Return the number of pods that can keep up with the arrival rate. None if a rate is unknown.
+        """Return the number of pods that can keep up with the arrival rate. Returns None if the arrival rate or the
+        throughput is unknown.
 
-        Returns `current` if the current pods are sufficient and the utilization would exceed MAX_UTILIZATION with one
-        pod fewer."""
+        Returns `current` if two conditions hold: the current pods are sufficient, and with one pod fewer, the
+        utilization would exceed MAX_UTILIZATION."""
         if self.per_pod_rate is None or self.arrival_rate is None:
             return None
         pods = self.arrival_rate / self.per_pod_rate

@@ -72,7 +72,8 @@ _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_po
 
 
 _MAX_INTERNED_ITEMS = 500
-"""Maximum number of items of a dict or list whose strings are interned. No valid object has more."""
+"""Maximum number of items of a dict or list whose strings are interned. The dicts and lists of valid objects have at
+most this number of items."""
 
 
 def _intern_strings(value: Any) -> Any:

@@ -51,7 +51,8 @@ REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
 TOKEN_INTERVAL = timedelta(minutes=1)
-"""The interval at which the token of the service account is read again. The kubelet replaces the token in time."""
+"""The interval at which the token of the service account is read again. The kubelet replaces the token before the token
+expires."""
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -142,7 +143,8 @@ class Connection:
 
     configuration: Configuration
     impersonation: Headers = ()
-    """Headers, sent with each request, that make the API server use the permissions of another user."""
+    """Impersonation headers, which are sent with each request. The headers make the API server use the permissions of
+    another user."""
 
 
 async def load_connection(context: str | None = None) -> Connection:
@@ -193,8 +195,8 @@ def _is_in_cluster(configuration: Configuration) -> bool:
 
 
 def _in_thread(read_token: Callable[[Configuration], None]) -> Callable[[Configuration], Awaitable[None]]:
-    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. The package would read the
-    token file on the event loop."""
+    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. Without this hook, the
+    package `kubernetes` would read the token file on the event loop."""
     next_seconds = time.monotonic() + TOKEN_INTERVAL.total_seconds()
 
     async def refresh(configuration: Configuration) -> None:

@@ -35,7 +35,7 @@ class ConsumerState:
 
     @property
     def published(self) -> Observation | None:
-        """The observation of the stream that the status shows. None before the first poll."""
+        """The result of the poll that the status shows. None before the first poll."""
         return self.stream.published if self.stream else None
 
     def on_observation(self, observation: Observation) -> ObservationEffect:

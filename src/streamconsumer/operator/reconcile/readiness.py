@@ -66,8 +66,8 @@ def evaluate_readiness(
 
 
 def is_observed(deployment: Manifest | None) -> bool:
-    """Return True if the Deployment controller has seen the last write. Until then, the status of the Deployment
-    describes the previous spec."""
+    """Return True if the Deployment controller has seen the last write. Until the Deployment controller has seen the
+    write, the status of the Deployment describes the previous spec."""
     if deployment is None:
         return False
     return bool(
@@ -76,7 +76,8 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is none.
+    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is no such
+    problem.
 
     The operator uses the same settings and Secrets as the pod, so the operator has the same problem. The pod cannot
     report the problem, because a running pod has no termination message and no permissions in the Kubernetes API."""

@@ -51,8 +51,8 @@ CONFLICT_RETRY = timedelta(seconds=5)
 object, because the object does not have the operator's labels."""
 
 UPDATED = "Updated"
-"""The reason of a change that is not recorded as an Event. The user who edited the StreamConsumer knows about the edit,
-the status shows the progress, and an Event would be one more write."""
+"""The reason of a change for which no Event is recorded. An Event would be an unnecessary write, because the user who
+edited the StreamConsumer knows about the edit, and the status shows the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Reconciler:
             self._stop_monitoring(state)
 
     def _count_in_motion(self) -> int:
-        """Count the StreamConsumers with changes that their status does not show yet."""
+        """Count the StreamConsumers whose status does not show all changes to the children yet."""
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
@@ -355,8 +355,8 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
-    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
-    differ in every reconcile."""
+    """Return the reason and the generation of the condition Ready. An Event is recorded only if the reason or the
+    generation has changed. The message alone does not count, because some messages, such as the kubelet's messages
+    about images, differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

@@ -56,14 +56,14 @@ class Destinations:
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
         """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
-        Redis server listens there."""
+        Redis server listens on these endpoints."""
 
     def refusal(self, address: Address, port: int) -> str | None:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is
         allowed.
 
-        If an IPv6 address contains an IPv4 address, the rules apply to both. An exception for the IPv6 address also
-        covers the IPv4 address, but never an endpoint of the API server."""
+        If an IPv6 address contains an IPv4 address, the rules apply to both addresses. An exception for the IPv6
+        address also covers the IPv4 address, but never an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
             return API_SERVER_RULE

@@ -1,7 +1,7 @@
 """Host name resolution from the viewpoint of a StreamConsumer's namespace.
 
-`redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace
-that name may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
+`redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace,
+the name `redis` may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
 StreamConsumer does. The resolver uses the search domains that the kubelet gives to the operator's pod, and replaces the
 operator's namespace in these domains with the StreamConsumer's namespace.
 

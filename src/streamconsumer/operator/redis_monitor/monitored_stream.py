@@ -20,8 +20,9 @@ from streamconsumer.redis_client.replies import is_id
 class EndpointId(NamedTuple):
     """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection.
 
-    The namespace is always part of the identity, because it determines the meaning of Secrets and of relative host
-    names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
+    The namespace is always part of the identity, because the namespace determines the meaning of Secret names and of
+    relative host names. A slow server or a large number of streams therefore delays only the polls of the same
+    namespace."""
 
     namespace: str
     """Namespace of the StreamConsumers."""
@@ -77,14 +78,15 @@ class Observation:
 
     @property
     def secrets_problem(self) -> str:
-        """Message that explains why the Secrets are not readable. Empty if no condition reports this problem."""
+        """Message that explains why the Secrets are not readable. Empty if no condition reports that Secrets are not
+        readable."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:
-        """Types, statuses and reasons of the conditions. If these have changed, the status is written immediately; a
-        changed message alone does not cause a write."""
+        """Types, statuses and reasons of the conditions. If a type, a status or a reason has changed, the status is
+        written immediately. A changed message alone does not cause a write."""
         return [(condition.type, condition.status, condition.reason) for condition in self.conditions]
 
 

@@ -38,8 +38,8 @@ NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
 )
-"""Condition message if no Redis server has replied, for any cause. The message is always the same, because different
-messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
+"""Condition message if no Redis server has replied, for any cause. The message is the same for a refused connection, a
+timeout and another protocol. Different messages would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -225,7 +225,7 @@ def _lag(reported: int | None, length: int | None) -> int | None:
 
 
 def _count(reply: Any) -> int | None:
-    """Return the reply to XLEN. None if the command has failed."""
+    """Return the reply to XLEN. Returns None if the reply is an error."""
     return None if isinstance(reply, RedisErrorInfo) else replies.count(reply, "XLEN")
 
 
