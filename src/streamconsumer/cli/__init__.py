@@ -40,12 +40,12 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Prints errors and escapes unprintable characters in them.
+    """Prints error messages and escapes unprintable characters in the messages.
 
     A StreamConsumerError is printed as one line. After a StreamConsumerError, the exit code is 3 if a server is
     unavailable, and 2 in all other cases.
 
-    All other exceptions are bugs and are printed with their traceback.
+    An exception of any other class is a bug and is printed with its traceback.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -144,7 +144,7 @@ def dev(files: tuple[Path, ...]) -> None:
     variables that the operator would set. The terminal shows the logs and traces of the pods. FILES contain the
     StreamConsumers, and the Secrets and ConfigMaps that the StreamConsumers reference.
 
-    Ctrl-C drains the pods; a second Ctrl-C kills them.
+    Ctrl-C drains the pods, and a second Ctrl-C kills the pods.
 
     \b
     Exit codes:

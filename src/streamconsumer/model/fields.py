@@ -147,7 +147,7 @@ def quote_name(name: object) -> str:
 
 
 MAX_ERRORS = 100
-"""Maximum number of errors of one resource that are listed."""
+"""Maximum number of errors that are listed for one resource."""
 
 
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:

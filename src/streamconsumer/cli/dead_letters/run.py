@@ -156,8 +156,7 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of selected dead letters that cannot be processed, for example because they belong to another
-        group."""
+        """Number of selected dead letters that cannot be processed, such as dead letters of another group."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -170,7 +169,7 @@ class _Selection:
             yield dead_letter
 
     def reject(self, error: InvalidSettings) -> None:
-        """Print why a dead letter cannot be processed, and count it."""
+        """Print why a dead letter cannot be processed, and count the dead letter."""
         self.rejected += 1
         echo(f"refused: {error}", err=True)
 

@@ -1,7 +1,7 @@
 """Computes the environment variables of a container as the kubelet does. The functions have no side effects.
 
 A pod gets the variables in its manifest. From the shell, a pod gets only the variables that a local process needs. If a
-pod got all variables of the shell, a handler could depend on one of them and then fail in the cluster.
+pod got all variables of the shell, a handler could depend on a variable that is missing in the cluster.
 """
 
 import re

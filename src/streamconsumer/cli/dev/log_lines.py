@@ -25,7 +25,7 @@ _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILI
 @dataclass(frozen=True, slots=True)
 class LogLine:
     """An output line of a pod. `level` is empty if the line is not a log line, for example because the handler printed
-    it."""
+    the line."""
 
     message: str
     level: str = ""

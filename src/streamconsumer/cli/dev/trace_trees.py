@@ -14,8 +14,8 @@ QUIET_PERIOD_SECONDS = 1.0
 """Number of seconds without a new span after which a trace counts as complete and is shown."""
 
 INTERVAL_SECONDS = 2.0
-"""Minimum number of seconds between two traces that are shown. If several traces are complete by then, one of these
-traces is shown and the others are skipped."""
+"""Minimum number of seconds between two traces that are shown. If several traces become complete within this time, one
+of these traces is shown, and all others are skipped."""
 
 MAX_TRACES = 10_000
 """Maximum number of buffered traces. Traces that were shown stay in the buffer, so that a retry is shown together with

@@ -41,7 +41,8 @@ DOCTOR_COMMAND = ("streamconsumer", "doctor", "--from-environment", "-o", "json"
 async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
     """Check the StreamConsumer that the options name.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
+    Raises InvalidSettings if the kubeconfig is unusable or the StreamConsumer does not exist. Raises BackendUnavailable
+    if the Kubernetes API does not answer or rejects a request.
     """
     async with kube_client(options["context"]) as client:
         (manifest,) = await list_consumers(client, namespace_of(options), options["name"])

@@ -23,7 +23,8 @@ Options = Mapping[str, Any]
 def run(options: Options) -> int:
     """Run the checks, print the results and return the exit code.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
+    Raises InvalidSettings if the StreamConsumer does not exist, or if the kubeconfig or the environment variables of
+    the pod are unusable. Raises BackendUnavailable if the Kubernetes API does not answer or rejects a request.
     """
     if not options["from_environment"]:
         from streamconsumer.cli.doctor.cluster_checks import diagnose

@@ -5,11 +5,13 @@ One Lua script checks the consumers and deletes the group, so that no consumer c
 A consumer is alive in two cases:
 
 - The `consumers` companion key contains a recent registration of the consumer. This rule detects pods that wait for
-  entries, because Redis before 7.2 does not update `idle` when a read returns no entry.
-- The consumer's `idle` is less than `minIdle`. This rule detects consumers of other programs. On Redis 7.2 and Valkey,
-  `idle` is the time since the last attempt to read or claim. On older versions, `idle` is the time since the last
-  successful attempt. Redis 7.2 also reports `inactive`, the time since the last successful attempt. The rule does not
-  use `inactive`, because `inactive` would count a reader that waits for entries as dead.
+  entries. Redis before 7.2 does not update `idle` when a read returns no entry, so `idle` alone would not show that
+  these pods are alive.
+- The consumer's `idle` is less than `minIdle`. This rule detects consumers of other programs, which do not register in
+  `consumers`. On Redis 7.2 and Valkey, `idle` is the time since the last attempt to read or claim. On older versions,
+  `idle` is the time since the last successful attempt. Redis 7.2 also reports `inactive`, the time since the last
+  successful attempt. The rule does not use `inactive`, because `inactive` would count a reader that waits for entries
+  as dead.
 
 If a reader of another program blocks in one XREADGROUP for longer than `minIdle`, the script does not detect the reader
 on any version of Redis or Valkey.

@@ -59,8 +59,8 @@ class RedisView(Model):
     """State of the stream and the group in Redis."""
 
     source: Literal["redis", "operator", "unknown"]
-    """Source of the stats: `redis` if this command read them, `operator` if they come from the status that the operator
-    wrote, `unknown` if there are no stats."""
+    """Source of the stats: `redis` if this command read the stats, `operator` if the stats come from the status that
+    the operator wrote, `unknown` if there are no stats."""
     problem: str = ""
     """Reason why this command could not read Redis, or the problem that Redis reported for the group."""
     stats: StreamStats | None = None
@@ -92,7 +92,7 @@ class Facts(Model):
 
     @property
     def is_missing_secrets(self) -> bool:
-        """True if the operator reports that it is not allowed to read Secrets."""
+        """True if a condition reports that the operator is not allowed to read Secrets."""
         return any(each.reason == StreamReason.SECRETS_NOT_READABLE for each in self.conditions.values())
 
     @property

@@ -135,7 +135,7 @@ def _consumer_lines(facts: Facts, width: int) -> Iterator[str]:
 
 
 def wrap(label: str, text: str, width: int) -> list[str]:
-    """Wrap the text and put the label before it. Lines do not break at hyphens, so that commands and names can be
+    """Wrap the text and put the label before the text. Lines do not break at hyphens, so that commands and names can be
     copied."""
     indent = " " * len(label)
     text = printable(text, MAX_TEXT_LENGTH)

@@ -1,7 +1,7 @@
 """Scaling algorithm: computes the number of pods, and the reason for this number, from a probe of the stream.
 
-Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
-unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
+Two rules take precedence over all other rules. First, the number of pods may grow but does not shrink while the backlog
+is unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
 been read and acknowledged. With zero pods, no pod would handle the remaining entries.
 
 The functions in this module have no side effects: the caller passes the current time.
@@ -30,9 +30,10 @@ class Backlog:
     pending: int
     """Number of entries that have been delivered and are not acknowledged."""
     is_exact: bool = True
-    """True if `unread` is the exact number, False if it is a lower bound."""
+    """True if `unread` is the exact number, False if `unread` is a lower bound."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None before Redis 7.0, which introduced this counter."""
+    """Number of entries that were ever delivered to the group. None on a server before Redis 7.0, because Redis 7.0
+    introduced this counter."""
     last_delivered_id: str | None = None
     """Id of the last delivered entry. A changed id proves that entries have been delivered since the previous probe,
     even if no entry is waiting."""

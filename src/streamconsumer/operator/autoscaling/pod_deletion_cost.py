@@ -14,7 +14,7 @@ MAX_COST = 2**31 - 1
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:
-    """Return the new cost of each pod whose annotation differs from its number of pending entries.
+    """Return the new cost of each pod whose cost annotation differs from the pod's number of pending entries.
 
     The keys of `pending_by_pod` are consumer names, which equal pod names. Pods that are being deleted are excluded."""
     costs = {}

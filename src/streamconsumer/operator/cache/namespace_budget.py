@@ -35,7 +35,7 @@ class NamespaceBudget:
 
     def try_reserve(self, key: Key, manifest: Manifest) -> bool:
         """Reserve memory for a StreamConsumer, in place of its previous version. Returns False if the spec exceeds the
-        budget. Memory is then reserved only for the StreamConsumer without its spec."""
+        budget. For a spec that exceeds the budget, memory is reserved only for the StreamConsumer without its spec."""
         self.release(key)
         size = OBJECT_BYTES + len(json.dumps([manifest.get("spec"), manifest["metadata"].get("annotations")]))
         fits = self._totals[key[0]] + size <= MAX_NAMESPACE_BYTES

@@ -24,13 +24,13 @@ class ObjectCache:
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
         self._over_budget: set[Key] = set()
-        """StreamConsumers whose spec is not stored, because it exceeds the memory budget of the namespace."""
+        """StreamConsumers whose spec is not stored, because the spec exceeds the memory budget of the namespace."""
         self._budget = NamespaceBudget()
         self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
-        the state at the time of the first page, so a later page may contain an object that has been deleted in the
-        meantime."""
+        the state at the time of the first page, so a later page may contain an object that was deleted after the first
+        page."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
         """Store the manifest if its resourceVersion is newer than the cached resourceVersion. Returns the key of the

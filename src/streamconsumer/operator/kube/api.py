@@ -61,7 +61,7 @@ class _RestClient(RESTClientObject):
     """HTTP client that looks up the host name of the API server with the C library, as kubectl does.
 
     By default, aiohttp uses c-ares if the package aiodns is installed, and c-ares does not support the split DNS of a
-    VPN. Look-ups of Redis servers do not use the C library's resolver, so they cannot delay look-ups of the API
+    VPN. Look-ups of Redis servers do not use the C library's resolver, and so cannot delay look-ups of the API
     server."""
 
     def _create_connector(self) -> TCPConnector:

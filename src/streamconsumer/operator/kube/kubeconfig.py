@@ -3,7 +3,7 @@
 The loader of the package `kubernetes` differs from kubectl in three ways. First, the loader ignores impersonation.
 Second, if several files set the current context, the loader uses another file than kubectl. Third, if an exec plugin
 fails, the loader continues without credentials. A command could therefore have other permissions than kubectl. For this
-reason, this module merges and checks the files, and passes only the result to the package.
+reason, this module merges and checks the files, and passes only the result to the package `kubernetes`.
 """
 
 import os

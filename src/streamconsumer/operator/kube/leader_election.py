@@ -76,7 +76,7 @@ class LeaderLease:
                     await asyncio.sleep(RETRY_PERIOD if renewed else POLL_PERIOD)
 
     async def release(self) -> None:
-        """Release the Lease if this operator holds it, so that the next leader does not wait until the Lease
+        """Release the Lease if this operator holds the Lease, so that the next leader does not wait until the Lease
         expires."""
         if self._own_lease is None:
             return
@@ -117,7 +117,7 @@ class LeaderLease:
             self._last_version, self._last_change_seconds = version, time.monotonic()
 
     async def _renew(self, **spec: Any) -> bool:
-        """Renew the Lease if it has not changed since this operator last read or wrote the Lease.
+        """Renew the Lease if the Lease has not changed since this operator last read or wrote the Lease.
 
         Returns False after a conflict. A conflict has two possible causes: another operator has written the Lease, or
         the response to this operator's previous write was lost. After a conflict, this method reads the Lease to find

@@ -178,7 +178,7 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer with the same name. Kubernetes is about to delete these
+        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
         children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
@@ -192,8 +192,8 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
-        """Return the reference annotations of the Deployment, computed from the current hashes and the annotations of
-        the live Deployment."""
+        """Return the annotations with the hashes of referenced Secrets and ConfigMaps, computed from the current hashes
+        and the annotations of the live Deployment."""
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()

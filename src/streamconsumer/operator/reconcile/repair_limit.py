@@ -2,7 +2,7 @@
 
 Another client may change a child after each repair, for example a second operator with other settings. Without a limit,
 both clients would write without a pause, and each write of a Deployment can create a ReplicaSet. The first repairs are
-immediate, and then the delay doubles with each repair.
+immediate. After these repairs, the delay doubles with each repair.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The operator's writes to Redis: creating missing groups and deleting the consumers of terminated pods.
 
 The operator deletes a consumer only if the consumer has no pending entries. One Lua script, which the pods also use,
-checks this condition and deletes the consumer. The operator creates a group only if none of the existing pods has run.
-A pod that has run restores the group itself, together with the entries that the pod has started to handle.
+checks the pending entries and deletes the consumer. The operator creates a group only if none of the existing pods has
+run. A pod that has run restores a missing group, together with the entries that the pod has started to handle.
 """
 
 import re

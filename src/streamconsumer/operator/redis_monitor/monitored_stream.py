@@ -43,8 +43,8 @@ class PollTarget:
     deployment: str
     pods: frozenset[str]
     pod_has_run: bool
-    """True if a pod has started. Such a pod may be able to restore a lost group. A pod that waits for a node or for its
-    image has not started."""
+    """True if a pod has started. A pod that has started may be able to restore a lost group. A pod that waits for a
+    node or for its image has not started."""
     last_delivered_id: str | None
     """Last-delivered id in the status. The id proves that the group has existed. None if the status contains no id, or
     an invalid id that a user has written."""
@@ -97,8 +97,8 @@ class ObservationEffect:
     scaled_to_zero: bool = False
     """True if the desired number of pods is zero, so that the operator must wait for the next entry."""
     decision_changed: bool = False
-    """True if the decision differs from the previous decision. The status then shows the new decision together with the
-    statistics from the same poll."""
+    """True if the decision differs from the previous decision. After a changed decision, the status shows the new
+    decision together with the statistics from the same poll."""
 
 
 @dataclass(eq=False)

@@ -30,9 +30,9 @@ class NamespaceNetwork:
         self.polls = asyncio.Semaphore(MAX_CONCURRENT_POLLS)
         """Semaphore that each poll of an endpoint acquires before the poll starts."""
         self.large_secrets = asyncio.Lock()
-        """Lock that a poll acquires if its values from Secrets exceed MAX_KEPT_SECRET_BYTES. The lock lets a namespace
-        build only one TLS context at a time from such values, because all namespaces share the threads. Building a TLS
-        context occupies a thread for up to 0.2 s and needs several megabytes."""
+        """Lock that a poll acquires if the values from the endpoint's Secrets exceed MAX_KEPT_SECRET_BYTES. The lock
+        lets a namespace build only one TLS context at a time from such values, because all namespaces share the
+        threads. Building a TLS context occupies a thread for up to 0.2 s and needs several megabytes."""
         self._kept = 0
 
     def try_keep(self) -> bool:

@@ -33,7 +33,7 @@ MAX_CONSUMERS = 500
 
 MAX_NAMES = 50_000
 """A poll reads the names and the pending counts of at most this number of consumers in all its groups together. Without
-this maximum, the replies for groups with many consumers could exceed their size limit."""
+this maximum, the replies for groups with many consumers could exceed the size limit of a reply."""
 NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
