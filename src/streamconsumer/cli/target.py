@@ -54,7 +54,7 @@ class Target:
     dead_letter_stream: str
     """Redis key of the dead-letter stream."""
     consumer: StreamConsumer | None = None
-    """The StreamConsumer in the cluster. None if the target comes from options or environment variables."""
+    """The StreamConsumer in the cluster, or None if the target comes from options or environment variables."""
 
     @property
     def server(self) -> str:

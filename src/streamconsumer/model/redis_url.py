@@ -51,7 +51,7 @@ class RedisUrl:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     socket_path: str = ""
-    """Path of a Unix socket. Empty if the scheme is not `unix`."""
+    """Path of a Unix socket, or an empty string if the scheme is not `unix`."""
     verifies_certificate: bool = True
     verifies_host_name: bool = True
     connection_options: Mapping[str, Any] = field(default_factory=dict)

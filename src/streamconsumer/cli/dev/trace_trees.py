@@ -28,7 +28,7 @@ POD_NAME = "k8s.pod.name"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root."""
+    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root span."""
 
     trace_id: str
     span_id: str

@@ -63,7 +63,7 @@ class Workload:
 
     @property
     def source_files(self) -> Mapping[str, str]:
-        """Files with the code in `handler.source`. Empty if `handler.source` is not set."""
+        """Files with the code in `handler.source`, or no files if `handler.source` is not set."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
     def environment(self, pod_name: str) -> dict[str, str]:

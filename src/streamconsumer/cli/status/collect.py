@@ -73,7 +73,7 @@ async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
 
 
 def namespace_of(options: Mapping[str, Any]) -> str | None:
-    """Return the namespace that the options or the context select. None if the options select all namespaces."""
+    """Return the namespace that the options or the context select, or None if the options select all namespaces."""
     if options.get("all_namespaces"):
         return None
     return options["namespace"] or default_namespace(options["context"])

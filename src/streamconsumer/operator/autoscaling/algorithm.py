@@ -32,8 +32,8 @@ class Backlog:
     is_exact: bool = True
     """True if `unread` is the exact number, False if `unread` is a lower bound."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None on a server before Redis 7.0, because Redis 7.0
-    introduced this counter."""
+    """Number of entries that were ever delivered to the group, or None on a server before Redis 7.0, which introduced
+    this counter."""
     last_delivered_id: str | None = None
     """Id of the last delivered entry. A changed id proves that entries have been delivered since the previous probe,
     even if no entry is waiting."""
@@ -65,10 +65,10 @@ class ScalingHistory:
     """Recent changes of the number of pods, each with its time and its size. The changes cover the maximum period of a
     policy."""
     last_busy_seconds: float | None = None
-    """Time of the last probe that found work. None before the first probe."""
+    """Time of the last probe that found work, or None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Start of the current outage: the time of the first probe to which Redis did not reply. None if Redis replied to
-    the last probe."""
+    """Start of the current outage: the time of the first probe to which Redis did not reply. The value is None if Redis
+    replied to the last probe."""
     last_delivered_id: str | None = None
     """Last-delivered id of the group in the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)

@@ -28,8 +28,8 @@ class Autoscaler:
     pods would not help."""
     history: ScalingHistory = field(default_factory=ScalingHistory)
     published: ScalingStatus | None = None
-    """Decision that the status shows: the last decision that changed the number of pods or the reason. None before the
-    first observation."""
+    """Decision that the status shows: the last decision that changed the number of pods or the reason. The value is
+    None before the first observation."""
     pending_by_pod: Mapping[str, int] = field(default_factory=dict)
     """Number of pending entries of each pod's consumer at the last decision."""
     clock: Callable[[], float] = time.monotonic

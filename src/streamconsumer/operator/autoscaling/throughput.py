@@ -97,12 +97,12 @@ class Throughput:
 
     @property
     def per_pod_rate(self) -> float | None:
-        """Number of entries that one pod handles per second. None before the first measurement."""
+        """Number of entries that one pod handles per second, or None before the first measurement."""
         return self.measured_entries / self.measured_pod_seconds if self.measured_entries else None
 
     @property
     def arrival_rate(self) -> float | None:
-        """Number of entries that are added to the stream per second. None before the second sample."""
+        """Number of entries that are added to the stream per second, or None before the second sample."""
         if len(self.samples) < 2:
             return None
         first, last = self.samples[0], self.samples[-1]

@@ -46,7 +46,7 @@ class _Access:
     """The permission to get Secrets in one namespace."""
 
     is_granted: bool | None = None
-    """True if the permission exists. None before the first check."""
+    """True if the permission exists, or None before the first check of the permission."""
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -71,7 +71,7 @@ class SecretReader:
         self._kube, self._on_change, self._is_cluster_wide, self._clock = kube, on_change, is_cluster_wide, clock
         self._accesses: dict[str, _Access] = {}
         self._user: str | None = None
-        """The user name of the operator. None if the API server has not been asked yet."""
+        """The user name of the operator, or None before the first request for the user name."""
         self._user_lock = asyncio.Lock()
 
     async def check(self, namespace: str) -> None:

@@ -46,8 +46,8 @@ class PollTarget:
     """True if a pod has started. A pod that has started may be able to restore a lost group. A pod that waits for a
     node or for its image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status. The id proves that the group has existed. None if the status contains no id, or
-    an invalid id that a user has written."""
+    """Last-delivered id in the status, or None if the status contains no id or an invalid id. A user may have written
+    an invalid id. A valid id proves that the group has existed."""
 
     @classmethod
     def from_consumer(
@@ -74,12 +74,12 @@ class Observation:
     pending_by_consumer: Mapping[str, int]
     """Number of pending entries of each pod that has pending entries."""
     entries_read: int | None
-    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+    """Number of entries that were ever delivered to the group, or None if the server does not count deliveries."""
 
     @property
     def secrets_problem(self) -> str:
-        """Message that explains why the Secrets are not readable. Empty if no condition reports that Secrets are not
-        readable."""
+        """Message that explains why the Secrets are not readable, or an empty string if no condition reports this
+        problem."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 
@@ -112,12 +112,12 @@ class MonitoredStream:
     """Function that is called with the result of every poll."""
     target: PollTarget
     latest: Observation | None = None
-    """Result of the last poll. None before the first poll."""
+    """Result of the last poll, or None before the first poll."""
     published: Observation | None = None
-    """Observation that the status shows. None before the first poll."""
+    """Observation that the status shows, or None before the first poll."""
     published_seconds: float = 0.0
     health: StreamHealth = field(default_factory=StreamHealth)
     cleaned_up_seconds: float = float("-inf")
     """Time of the last attempt to delete stale consumers."""
     last_delivered_id: str | None = None
-    """Last-delivered id in the last poll that found the group. None if no poll has found the group."""
+    """Last-delivered id in the last poll that found the group, or None if no poll has found the group."""

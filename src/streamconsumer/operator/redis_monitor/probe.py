@@ -77,7 +77,7 @@ class ProbeResult:
     """Number of pending entries by consumer name. Consumers without pending entries, and consumers that are not named
     like pods, are excluded."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+    """Number of entries that were ever delivered to the group, or None if the server does not count deliveries."""
 
     @property
     def is_group_missing(self) -> bool:
