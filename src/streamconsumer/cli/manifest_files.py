@@ -32,7 +32,7 @@ _Dumper.add_representer(str, _represent_text)
 def to_yaml(documents: Iterable[Document]) -> str:
     """Return the documents as YAML, separated by `---`, with the keys in their original order.
 
-    Characters that are not printable are escaped. The escapes of Python can be used, because YAML has the same escapes.
+    Characters that are not printable are replaced by Python escapes, which are also valid escapes in YAML.
     """
     return printable_lines(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
 

@@ -45,8 +45,8 @@ annotation contains no hash of this object. The first hash of such an object doe
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
-"""File to which a pod that cannot start writes the reason. The path is the default of Kubernetes. The kubelet copies
-the reason to the status of the pod."""
+"""File to which a pod writes the reason if the pod cannot start. The path is the default terminationMessagePath of
+Kubernetes. The kubelet copies the reason to the status of the pod."""
 
 SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"

@@ -114,8 +114,8 @@ _REFUSED_OPTIONS = (
     *("port", "protocol", "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_read_size"),
     *("socket_type", "ssl_ciphers", "ssl_min_version", "ssl_validate_ocsp", "timeout"),
 )
-"""Options of redis-py that are refused. Error messages may quote these names, because the names are fixed and not
-secret."""
+"""Options of redis-py that are refused. Error messages may quote the names of these options, because the names are
+fixed and not secret."""
 
 _FORM = re.compile(
     rf"(?P<scheme>rediss?)://((?P<userinfo>[^/?#\s]*)@)?(?P<host>{HOST_PATTERN})?(:(?P<port>[0-9]{{1,5}}))?"

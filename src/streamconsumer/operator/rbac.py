@@ -89,9 +89,9 @@ follow this prefix, separated by a colon."""
 def grant_command(namespace: str, user: str, *, is_cluster_wide: bool) -> str:
     """Return the command that allows an operator to read the Secrets of a namespace.
 
-    `user` is the user name of the operator, or empty if unknown. `is_cluster_wide` is True if the operator watches all
-    namespaces. The role of a RoleBinding is immutable. The RoleBinding to a Role and the RoleBinding to the ClusterRole
-    therefore have different names."""
+    `user` is the user name of the operator, or an empty string if the user name is unknown. `is_cluster_wide` is True
+    if the operator watches all namespaces. The role of a RoleBinding is immutable. The RoleBinding to a Role and the
+    RoleBinding to the ClusterRole therefore have different names."""
     binding, option = (SECRET_READER, "clusterrole") if is_cluster_wide else (f"{SECRET_READER}-role", "role")
     subject = f"--user={shlex.quote(user)}"
     if user.startswith(SERVICE_ACCOUNT_PREFIX):

@@ -123,7 +123,7 @@ def show(**options: Any) -> None:
     help="Maximum number of replays per second.",
 )
 def replay(**options: Any) -> None:
-    """Add messages to their stream again and delete their dead letters.
+    """Add the messages of dead letters to the stream again, and delete the dead letters.
 
     Each replay is atomic. If you interrupt the command, repeat the command, or run the command twice at the same time,
     no dead letter is replayed twice.

@@ -96,7 +96,7 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
 
 
 def host_env(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:
-    """Return the variables that a process needs from this machine, and the PYTHONPATH of the handler."""
+    """Return the environment variables of this machine that a process needs, and the PYTHONPATH for the handler."""
     inherited = [Path(each).absolute() for each in environ.get("PYTHONPATH", "").split(":") if each]
     return {
         **{name: environ[name] for name in _INHERITED_VARIABLES if name in environ},

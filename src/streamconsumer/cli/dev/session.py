@@ -1,6 +1,7 @@
 """A session of `dev`: the embedded Valkey, the OTLP receiver and the pods.
 
-At the end, the pods drain while Valkey and the receiver are still running. Then Valkey and the receiver stop.
+At the end, the pods drain while Valkey and the receiver are still running. After the pods have drained, Valkey and the
+receiver stop.
 """
 
 import asyncio

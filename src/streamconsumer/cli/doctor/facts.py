@@ -107,8 +107,8 @@ class PassedCheck(Model):
 
 
 class CheckResult(Model):
-    """Results of the checks. The lists have no defaults, so that a document without these lists, which another version
-    may print, is rejected."""
+    """Results of the checks. The lists have no defaults, so that a document without these lists is rejected. Another
+    version may print such a document."""
 
     passed: list[PassedCheck]
     findings: list[Finding]

@@ -33,7 +33,8 @@ def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
     """Copy the fields that the schema defines.
 
-    A map of texts is replaced by the list of its keys. A value that does not have the type in the schema becomes None.
+    A map of texts is replaced by the list of its keys. A value whose type differs from the type in the schema becomes
+    None.
     """
     match schema, value:
         case {"properties": fields}, dict():

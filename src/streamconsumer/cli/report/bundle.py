@@ -33,8 +33,8 @@ class Bundle:
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
-        """Add a file: a text, or a document or a model as JSON. Secret values are removed, and unprintable characters
-        are escaped."""
+        """Add a file that contains a text, or a document or model as JSON. Secret values are removed, and unprintable
+        characters are escaped."""
         clean = self._redact(document)
         self.files[file_path(file)] = printable_lines(clean) if isinstance(clean, str) else _json(clean)
 

@@ -82,7 +82,7 @@ class Redactor:
 
 
 def _merge(spans: Iterable[Span]) -> list[Span]:
-    """Return sorted spans without overlaps. Overlapping spans become one span with the label of the first."""
+    """Return sorted spans without overlaps. Overlapping spans become one span with the label of the first span."""
     merged: list[Span] = []
     for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
         if merged and start < merged[-1][1]:

@@ -235,7 +235,7 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """Return the largest number of pods that the policies still allow to add or remove now. Returns None if there are
+    """Return the largest number of pods that may be added or removed now under the policies. Returns None if there are
     no policies.
 
     If there are several policies, the policy that allows the largest change applies."""

@@ -36,7 +36,7 @@ class Autoscaler:
 
     @classmethod
     def with_rules(cls, rules: Autoscaling, previous: "Autoscaler | None", current: int | None) -> "Autoscaler":
-        """Return `previous` if its rules are the same, otherwise a new autoscaler with the history of `previous`.
+        """Return `previous` if the rules have not changed, otherwise a new autoscaler with the history of `previous`.
 
         `current` is the number of pods in the Deployment. If there is no Deployment yet, `current` is None and the new
         autoscaler starts with minReplicas."""

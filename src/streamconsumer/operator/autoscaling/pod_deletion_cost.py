@@ -10,7 +10,7 @@ from streamconsumer.operator.manifests import Manifest
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 MAX_COST = 2**31 - 1
-"""Maximum cost, because Kubernetes parses the cost as a signed 32-bit integer."""
+"""Maximum pod deletion cost. The limit is needed because Kubernetes parses the cost as a signed 32-bit integer."""
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:

@@ -34,8 +34,9 @@ class NamespaceBudget:
         self._totals: Counter[str] = Counter()
 
     def try_reserve(self, key: Key, manifest: Manifest) -> bool:
-        """Reserve memory for a StreamConsumer, in place of its previous version. Returns False if the spec exceeds the
-        budget. For a spec that exceeds the budget, memory is reserved only for the StreamConsumer without its spec."""
+        """Reserve memory for a StreamConsumer, and release the memory of the previous version of the StreamConsumer.
+        Returns False if the spec exceeds the budget. For a spec that exceeds the budget, memory is reserved only for
+        the StreamConsumer without its spec."""
         self.release(key)
         size = OBJECT_BYTES + len(json.dumps([manifest.get("spec"), manifest["metadata"].get("annotations")]))
         fits = self._totals[key[0]] + size <= MAX_NAMESPACE_BYTES

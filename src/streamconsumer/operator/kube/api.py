@@ -1,7 +1,7 @@
 """HTTP requests to the Kubernetes API server, with JSON bodies. Only this module uses the Python package `kubernetes`.
 
-The package provides the authentication methods and the connections. This module does not use the package's model
-classes, because converting an object costs more CPU time than the request.
+The package `kubernetes` provides the authentication methods and the connections. This module does not use the model
+classes of `kubernetes`, because converting an object costs more CPU time than the request.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ Headers = tuple[tuple[str, str], ...]
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
-"""Content type of a server-side apply. Because of the charset, the package `kubernetes` sends a bytes body
-unchanged."""
+"""Content type of a server-side apply. The content type contains a charset, so that the package `kubernetes` sends a
+body of bytes unchanged."""
 
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)

@@ -1,7 +1,7 @@
 """Parser of the pages of a list. The parser parses one object at a time.
 
-Each object may have 1.5 MB, and parsing an object takes up to 45 ms. Parsing a whole page in one step would block the
-event loop for up to a second, and would need the memory of all objects at the same time.
+An object may have up to 1.5 MB, and parsing an object takes up to 45 ms. Parsing a whole page in one step would block
+the event loop for up to a second, and would need the memory of all objects at the same time.
 """
 
 import asyncio

@@ -50,7 +50,7 @@ class _Access:
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Each read of a Secret holds this lock. Reads therefore run one after another, and a revoked permission causes
+    """Lock that each read of a Secret holds. Reads therefore run one after another, and a revoked permission causes
     only one refused read."""
 
 

@@ -54,7 +54,8 @@ async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) 
 
 
 def next_references(deployment: Manifest | None, hashes: Mapping[str, str]) -> ReferenceHashes:
-    """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if there is none.
+    """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if no Deployment
+    exists.
 
     If a known object has changed, the new hash in the pod template is computed from the old hash in the pod template
     and the current hashes. The new hash therefore differs from all earlier hashes."""

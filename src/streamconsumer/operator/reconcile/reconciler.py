@@ -109,7 +109,7 @@ class Reconciler:
         return repair_delay
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
+        """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles

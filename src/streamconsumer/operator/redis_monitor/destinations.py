@@ -63,7 +63,7 @@ class Destinations:
         allowed.
 
         If an IPv6 address contains an IPv4 address, the rules apply to both addresses. An exception for the IPv6
-        address also covers the IPv4 address, but never an endpoint of the API server."""
+        address also covers the IPv4 address. No exception covers an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
             return API_SERVER_RULE

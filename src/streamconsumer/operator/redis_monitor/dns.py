@@ -63,7 +63,8 @@ class NameServers:
         """If `servers` is None, the name servers in resolv.conf are used."""
         self._servers = servers
         self._channels: list[aiodns.DNSResolver] = []
-        """The last channel is the current channel. Earlier channels stay until their look-ups have ended."""
+        """The c-ares channels, of which the last one is the current channel. Earlier channels stay until their look-ups
+        have ended."""
         self._queries = 0
 
     async def look_up(self, name: str) -> list[Address]:

@@ -57,7 +57,8 @@ class RedisMonitor:
         """Start or continue to poll the stream of this StreamConsumer.
 
         `stream` is the object that the previous call returned, or None in the first call. If the StreamConsumer now
-        uses another Redis endpoint, the history in `stream` is dropped. Returns the object for the next call."""
+        uses another Redis endpoint, the history in `stream` is dropped. Returns the object to pass as `stream` in the
+        next call."""
         endpoint_id = _endpoint_id(consumer)
         if stream is not None and stream.endpoint_id != endpoint_id:
             self.unwatch(stream)

@@ -29,7 +29,7 @@ class EndpointId(NamedTuple):
     redis: str
     """Redis settings as JSON, with the URL in a normalized form."""
     slot: int
-    """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
+    """Hash slot of the stream in a Redis Cluster, or 0 if the server is not a Redis Cluster."""
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class EndpointPoller:
             self._update_scale_from_zero(key, target, result, scaled_to_zero=scaled_to_zero)
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
-        """Return the stream that is polled under this key, or None if the poll of this target is outdated.
+        """Return the stream with this key, or None if the poller no longer polls `target`.
 
         During the poll, the StreamConsumer may have been deleted, and a new StreamConsumer of the same name may read
         another stream."""
@@ -257,8 +257,8 @@ class EndpointPoller:
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
     ) -> dict[Key, ProbeResult]:
-        """Count the unread entries of groups whose lag Redis does not report. Returns all results, with these
-        counts."""
+        """Count the unread entries of groups whose lag Redis does not report. Returns the results of all targets, with
+        the counted numbers as lag."""
         commands = {
             key: group_admin.count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
             for key, result in results.items()
