@@ -61,8 +61,7 @@ URL_MESSAGE = (
 
 
 def _check_redis_url(url: str) -> str:
-    """Check the URL. This check runs before the check of the pattern, so that the error message names the option that
-    cannot be used."""
+    """Check the URL before the pattern is checked, so that the error message names the unusable option."""
     try:
         parsed = parse_redis_url(url)
     except InvalidRedisUrlOption:
@@ -358,8 +357,7 @@ class StreamConsumer(Model):
 
 
 def _metadata_errors(name: str, namespace: str, generation: object) -> list[str]:
-    """Check the metadata. The API server makes the same check, but a manifest in a file has not passed the API
-    server."""
+    """Check the metadata, because a manifest from a file has not passed the same check in the API server."""
     errors = []
     if not name:
         errors.append("metadata.name is missing; it is required")

@@ -1,5 +1,4 @@
-"""Poller of one Redis endpoint. The poller probes the groups of all StreamConsumers of the endpoint over one
-connection, in one round trip."""
+"""Poller of one Redis endpoint: one round trip on one connection probes the groups of all StreamConsumers."""
 
 import asyncio
 import logging
@@ -37,8 +36,7 @@ from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS 
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time during which new and changed StreamConsumers are collected, so that one poll covers all these
-StreamConsumers."""
+"""Time during which new and changed StreamConsumers are collected for one common poll."""
 
 MAX_SECRETS_AGE_SECONDS = 600.0
 """Age after which Secrets are read again. If authentication or the TLS handshake has failed, the next poll reads the
@@ -393,8 +391,7 @@ def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
 
 @contextmanager
 def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
-    """Log an error instead of raising the error, so that other StreamConsumers are not affected. The next poll
-    retries."""
+    """Log an error instead of raising the error, because other polls must not be affected. The next poll retries."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged
