@@ -124,7 +124,7 @@ async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:
     """
     try:
         return await collect_facts(client, manifest)
-    except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide the others
+    except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide other StreamConsumers
         metadata, problem = manifest["metadata"], " ".join(api_error_message(error).split())
         return Facts(
             namespace=metadata["namespace"],

@@ -199,7 +199,7 @@ class Reconciler:
             return ReferenceHashes()
         name = child_name(consumer)
         live = self.cache.child(state.key, "Deployment", name)
-        if live is None:  # the cache lacks objects without our labels, and a user may have removed the label
+        if live is None:  # the cache lacks objects without the operator's labels, and a user may have removed the label
             live = await self.kube.get("apps/v1", "Deployment", consumer.namespace, name)
         return next_references(live, hashes)
 
@@ -208,7 +208,7 @@ class Reconciler:
         no change. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         live = self.cache.child(state.key, kind, name)
-        if live is None:  # the cache lacks objects without our labels, and such an object may have this name
+        if live is None:  # the cache lacks objects without the operator's labels, and such an object may have this name
             live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(

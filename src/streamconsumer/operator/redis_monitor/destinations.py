@@ -37,7 +37,7 @@ _REFUSED: dict[str, str] = {
     "fd00:c1::a9fe:a9fe/128": "the metadata service of a cloud",  # Oracle Cloud
     "fd00:42::42/128": "the metadata service of a cloud",  # Scaleway
     "fd20:ce::254/128": "the metadata service of a cloud",  # Google Cloud
-    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address in it is unknown
+    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address is unknown
 }
 _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
 
