@@ -71,7 +71,7 @@ def run() -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - modules that import this module need no event loop
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - importers of this module need no event loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))

@@ -47,7 +47,7 @@ class Bundle:
         """Return the response. If the request fails, `name` is listed as omitted and the result is None."""
         try:
             return await request
-        except Exception as error:  # noqa: BLE001 - an unreadable object must not prevent the report about other objects
+        except Exception as error:  # noqa: BLE001 - an unreadable object must not end the whole report
             self.omit(name, api_error_message(error))
             return None
 
