@@ -325,11 +325,13 @@ class RedisStreamProcessor:
         deadline = time.monotonic() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
-        await self._release_unstarted()  # entries from a claim that was in progress
+        await self._release_unstarted()  # entries whose attempts failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
+        """Release the unstarted entries, including those of a claim that is in progress."""
         pipeline = self._pipeline
+        await self._best_effort(pipeline.recovery_loop.finish_claim())
         await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))
 
     async def _best_effort(self, command: Coroutine[Any, Any, None]) -> None:
