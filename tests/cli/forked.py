@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("streamconsumer.cli", "streamconsumer.processor", "streamconsumer.redis_client")
 BIGGEST_REQUEST = 1 << 16
+READY = b"ready"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ def _run_in_new_interpreter(arguments: Sequence[str], environment: Mapping[str, 
     command = [sys.executable, "-m", "streamconsumer", *arguments]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return CommandResult(ran.returncode, ran.stdout, ran.stderr)
+
+
+def start_server() -> None:
+    """Start the process that forks, unless it runs. Otherwise the first command starts it, within a test."""
+    if sys.platform == "linux":
+        _server()
 
 
 class ForkedCommand:
@@ -111,7 +118,7 @@ class _Pipe:
 
 @cache
 def _server() -> socket.socket:
-    """Start the process that forks. It exits once this process has closed the socket, at the latest by its death."""
+    """Start the process that forks, and wait for its imports. It exits once this process has closed the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         process = subprocess.Popen(
@@ -122,6 +129,7 @@ def _server() -> socket.socket:
         )
     atexit.register(process.wait)
     atexit.register(ours.close)  # runs first
+    ours.recv(len(READY))
     return ours
 
 
@@ -130,6 +138,7 @@ def _serve(requests: socket.socket) -> None:
         package = importlib.import_module(name)
         for module in pkgutil.walk_packages(package.__path__, f"{name}."):
             importlib.import_module(module.name)
+    requests.send(READY)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the processes that wait for commands
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, BIGGEST_REQUEST, 4)
