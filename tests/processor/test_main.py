@@ -144,7 +144,7 @@ def keyword(*, data): ...
         ("raises:handle", "import failed: RuntimeError: no licence"),
         ("exits:handle", "import failed: SystemExit: 3"),
         ("syntax:handle", "import failed: SyntaxError"),
-        ("shop:missing", "module 'shop' has no 'missing'; it has nothing, two, generator"),
+        ("shop:missing", "module 'shop' has no 'missing'; found nothing, two, generator"),
         ("shop:number", "is int; expected a function that takes one dict"),
         ("shop:nothing", "takes (); expected one argument, the message's data"),
         ("shop:two", "takes (data, more); expected one argument"),

@@ -79,7 +79,7 @@ def unique_by_name(items: list[NamedT]) -> list[NamedT]:
     schema contains `x-kubernetes-list-type: map`."""
     item_names = [item.name for item in items]
     if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
-        raise ValueError(f"contains {', '.join(duplicates)} more than once")
+        raise ValueError(f"found several items with the name {', '.join(duplicates)}, expected unique names")
     return items
 
 

@@ -30,6 +30,7 @@ from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, 
 HostPort = tuple[str, int]
 
 _NO_HOST_NAME = b"?"
+_PORT_COMMANDS = "SENTINEL or CLUSTER SLOTS"
 """Host of a node of a Redis Cluster whose settings prefer host names, and that has no host name."""
 
 
@@ -88,7 +89,7 @@ class SentinelTopology(Topology):
 
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
-            raise LookupError("does not know a primary of this name")
+            raise LookupError("the sentinel does not know a primary with this name")
         host, port = replies.array(reply, "SENTINEL", 2)
         return replies.text(host, "SENTINEL"), _parse_port(port)
 
@@ -132,7 +133,7 @@ class ClusterTopology(Topology):
         if slot_owner is not None:
             return slot_owner
         if has_owner:
-            remedy = "set cluster-announce-hostname, or another cluster-preferred-endpoint-type"
+            remedy = "set cluster-announce-hostname, or change cluster-preferred-endpoint-type"
             raise LookupError(f"the node of slot {self._slot} announces no host name; {remedy}")
         raise LookupError(f"no node has slot {self._slot}")
 
@@ -161,9 +162,9 @@ def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
 
 
 def _parse_port(reply: Any) -> int:
-    port = replies.count(reply, "a query for the primary")
+    port = replies.count(reply, _PORT_COMMANDS)
     if not 1 <= port <= 65_535:
-        raise replies.UnexpectedReply("a query for the primary", reply, "a port from 1 to 65535")
+        raise replies.UnexpectedReply(_PORT_COMMANDS, reply, "a port from 1 to 65535")
     return port
 
 

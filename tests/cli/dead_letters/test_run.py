@@ -343,7 +343,7 @@ async def test_misspelt_stream_group_and_key_are_reported(group: Group) -> None:
     assert "there is no stream 'odrers'" in ran.err
     ran = await run("list", *server, "--stream", STREAM, "--group", "biling")
     assert (ran.code, ran.out) == (2, "")
-    assert "stream 'orders' has no group 'biling'; it has 'billing'" in ran.err
+    assert "stream 'orders' has no group 'biling'; its groups are 'billing'" in ran.err
     await group.client.set(KEY, "mine")
     ran = await run("list", url=group.url)
     assert (ran.code, ran.out) == (2, "")
@@ -353,9 +353,12 @@ async def test_misspelt_stream_group_and_key_are_reported(group: Group) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay"], "select dead letters in exactly one way: by IDS, by --reason and --older-than, or by --all"),
-        (["replay", "1-0", "--all"], "select dead letters in exactly one way"),
-        (["drop", "--yes"], "select dead letters in exactly one way"),
+        (
+            ["replay"],
+            "select dead letters either with IDS, or with the filters --reason and --older-than, or with --all",
+        ),
+        (["replay", "1-0", "--all"], "select dead letters either with IDS"),
+        (["drop", "--yes"], "select dead letters either with IDS"),
         (["list", "-n", "shop"], "-n and --context require the name of a StreamConsumer"),
         (["list", "--name", "orders"], "--stream, --group: cannot be combined with the name of a StreamConsumer"),
         (["replay", "latest"], "'latest' is not a valid entry id"),
@@ -373,7 +376,9 @@ async def test_wrong_use_is_reported_before_a_connection_is_opened(arguments: li
 async def test_missing_target_options_are_listed() -> None:
     ran = await run("list")
     assert ran.code == 2
-    assert "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer" in ran.err
+    assert (
+        "missing --redis-url, --stream, --group; pass each missing option, or the name of a StreamConsumer" in ran.err
+    )
 
 
 async def test_missing_permission_is_reported(group: Group) -> None:

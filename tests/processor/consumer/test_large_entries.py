@@ -70,7 +70,11 @@ async def test_entry_above_the_budget_becomes_a_dead_letter_without_values(
     assert dead_letter["streamconsumer.error-message"].startswith("10000016 bytes in 2 fields; ")
     assert len(handler.finished) == 6
     assert processor.metrics.redis_errors == 0
-    [event] = [each for each in caplog.records if each.message == "reply is too large; reading fewer entries"]
+    [event] = [
+        each
+        for each in caplog.records
+        if each.message == "reply of Redis is too large; the next read requests fewer entries"
+    ]
     assert (event.__dict__["requested"], event.__dict__["next_requested"]) == (10, 5)
 
 

@@ -234,10 +234,10 @@ async def test_check_raises_for_misspelt_names_and_not_for_an_empty_store(any_gr
         await at.check()
     await any_group.client.delete(STREAM)
     await any_group.add()
-    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has none"):
+    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has no groups"):
         await at.check()
     await any_group.client.xgroup_create(STREAM, "biling")
-    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has 'biling'"):
+    with pytest.raises(InvalidSettings, match="has no group 'billing'; its groups are 'biling'"):
         await at.check()
     await any_group.create_group()
     await at.check()

@@ -211,7 +211,9 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     context."""
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
-        raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
+        raise InvalidSettings(
+            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig; set KUBECONFIG"
+        )
     try:
         await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
             kubeconfig.document(), client_configuration=configuration

@@ -177,7 +177,10 @@ class RedisConsumer:
             self.replay.request()
             await self._disconnect()
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
-            log.warning("reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
+            log.warning(
+                "reply of Redis is too large; the next read requests fewer entries",
+                extra={"error": str(error), **log_fields},
+            )
             return []
         return self._parse_new_entries(raw_entries, connection, count)
 
@@ -386,7 +389,7 @@ class RedisConsumer:
         begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
         self._metrics.groups_recreated += 1
         log.warning(
-            "consumer group was missing; recreated",
+            "recreated the missing consumer group",
             extra={"stream": self._stream, "group": self._group, "position": begin},
         )
         await self._restore_ownership()

@@ -73,7 +73,7 @@ class Effects:
             if each.command == "INCRBY" and each.key == _to_bytes(key, "a key")
         )
         if previous + abs(by) > MAX_INCREMENT:
-            raise ValueError(f"increment of {key!r} is {by}; expected at most {MAX_INCREMENT} in one message")
+            raise ValueError(f"increment of {key!r} is {by}; expected at most {MAX_INCREMENT} in total for one message")
         return self._append("INCRBY", key, b"%d" % by)
 
     def delete(self, key: StrOrBytes) -> Self:
