@@ -64,7 +64,7 @@ async def test_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> No
     pod = new_pod("pod_handlers:slow").start()
     await pod.wait_for_log("started")
     pod.signal(signal.SIGTERM)
-    await pod.wait_for_log("draining")
+    await pod.wait_for_log("draining: no new messages start")
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
     assert await group.pending() == 1

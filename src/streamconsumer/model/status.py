@@ -140,9 +140,9 @@ class ScalingStatus(StatusModel):
     """Last decision of the autoscaling."""
 
     desired_replicas: int
-    """Number of pods that the operator decided on."""
+    """Number of pods that the operator chose in this decision."""
     reason: str
-    """Reason for the number, as one word from a fixed list."""
+    """Reason for the chosen number of pods, as one word from a fixed list."""
     message: str
     """Explanation of the decision: the backlog, the target and the limit that applied. The explanation is updated when
     the number of pods or the reason changes."""

@@ -239,7 +239,7 @@ async def test_unreadable_dead_letter_shows_sizes_and_is_replayed_only_while_its
     assert listed["deadLetters"][0]["fields"] == [{"name": "picture", "sizeBytes": 200000000}]
     replayed = await run("replay", "--all", url=group.url)
     assert (replayed.code, replayed.out) == (1, "replayed 1 dead letter\n")
-    assert replayed.err.startswith(f"refused: dead letter {letters[0]} contains no values and cannot be replayed")
+    assert replayed.err.startswith(f"refused: dead letter {letters[0]} cannot be replayed: it contains no values")
     assert [each.message_id for each in await group.entries()] == [entry_id]
 
 

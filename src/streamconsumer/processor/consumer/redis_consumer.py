@@ -177,10 +177,7 @@ class RedisConsumer:
             self.replay.request()
             await self._disconnect()
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
-            log.warning(
-                "reply of Redis is too large; the next read requests fewer entries",
-                extra={"error": str(error), **log_fields},
-            )
+            log.warning("Redis reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
             return []
         return self._parse_new_entries(raw_entries, connection, count)
 

@@ -145,8 +145,8 @@ class DeadLetterStore:
         replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)
         if replayed == b"gone":
             raise InvalidSettings(
-                f"dead letter {dead_letter.dead_letter_id} is left unchanged: it contains no values, and its original "
-                f"entry {entry_id} is no longer in stream {self._stream!r}"
+                f"dead letter {dead_letter.dead_letter_id} cannot be replayed: it contains no values, and its original "
+                f"entry {entry_id} is no longer in stream {self._stream!r}; the dead letter is left unchanged"
             )
         return replies.text(replayed, "EVAL") or None
 
