@@ -181,9 +181,9 @@ class SharedSettings(Model):
 
     ordering_key: RedisName | None = None
     """Name of an entry field, such as `customer`, whose value determines which messages must be handled in order.
-    Within one pod, messages with the same value are handled one by one, in the order of the stream. Each message waits
-    until the previous message with this value has been acknowledged or has become a dead letter. Messages with
-    different values are handled in parallel. Messages without the field are handled in any order."""
+    Within one pod, messages with the same value of this field are handled one by one, in the order of the stream. Each
+    message waits until the previous message with the same value has been acknowledged or has become a dead letter.
+    Messages with different values are handled in parallel. Messages without this field are handled in any order."""
 
     encoding: Literal["utf-8", "bytes"] = "utf-8"
     """Type of the field names and values that the handler receives: `utf-8` for text, `bytes` for unchanged bytes."""

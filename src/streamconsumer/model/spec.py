@@ -283,8 +283,8 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server that holds the stream. Secrets must be in the namespace of the StreamConsumer. The
-    pods read the Secrets again on each connect, so a rotated password or certificate needs no restart."""
+    """Redis or Valkey server that holds the stream. Secrets must be in the namespace of the StreamConsumer. Each
+    Redis client reads the Secrets again when it connects, so a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""

@@ -207,7 +207,7 @@ def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
-        log.info("received %s", signal.Signals(number).name)
+        log.info("received signal %s", signal.Signals(number).name)
         if stop.is_set():
             processor.force_stop()
         stop.set()

@@ -134,8 +134,8 @@ class ClusterTopology(Topology):
             return slot_owner
         if has_owner:
             remedy = "set cluster-announce-hostname, or change cluster-preferred-endpoint-type"
-            raise LookupError(f"the node of slot {self._slot} announces no host name; {remedy}")
-        raise LookupError(f"no node has slot {self._slot}")
+            raise LookupError(f"the node that owns hash slot {self._slot} announces no host name; {remedy}")
+        raise LookupError(f"no node of the Redis Cluster owns hash slot {self._slot}")
 
 
 def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
