@@ -184,9 +184,7 @@ async def test_nodes_that_announce_no_host_name_are_found_by_their_addresses(nod
 
 def test_error_names_a_node_without_host_name_and_address() -> None:
     cluster = ClusterTopology(RedisCredentials(RedisSettings(url="redis://seed:6379/0", cluster=True)), STREAM)
-    with pytest.raises(
-        LookupError, match=f"node that owns hash slot {SLOT} announces no host name; set cluster-"
-    ):
+    with pytest.raises(LookupError, match=f"node that owns hash slot {SLOT} announces no host name; set cluster-"):
         cluster._parse_reply(RedisAddress("seed"), [[0, 16383, [b"?", 6379, b"id"]]])
 
 
