@@ -34,7 +34,7 @@ class ScaleUp(Model):
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
     """Stabilization window for adding pods. A scale-up is limited to the lowest number of pods that was needed within
-    the window, so a short peak adds no pods. The window does not delay the start of the first pod."""
+    the window, so a short peak adds no pods. The stabilization window does not delay the first pod."""
 
     policies: list[ScalingPolicy] = Field(default=[], max_length=8)
     """Limits for adding pods. If there are several policies, the policy that allows the largest change applies. If the
@@ -94,7 +94,7 @@ class Fallback(Model):
     """Minimum number of pods that applies if Redis has not answered the operator for the time in `after`."""
 
     after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
-    """Time without an answer from Redis to the operator after which the minimum in `replicas` applies."""
+    """If Redis has not answered the operator for this time, the number of pods is at least `replicas`."""
 
 
 class Autoscaling(

@@ -104,12 +104,12 @@ class Delivery(Model):
 
     dead_letter_stream: RedisName | None = None
     """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, where
-    `stream` and `consumerGroup` stand for the two names. The braces are part of the key, so the dead-letter stream and
-    the stream share a hash slot in a Redis Cluster."""
+    `stream` and `consumerGroup` stand for the names of the stream and the consumer group. The braces are part of the
+    key, so the dead-letter stream and the stream share a hash slot in a Redis Cluster."""
 
     dead_letter_max_length: int = Field(default=100_000, ge=1, le=100_000_000)
-    """Approximate maximum number of entries in the dead-letter stream. If the dead-letter stream is longer,
-    the oldest dead letters are trimmed."""
+    """Approximate maximum number of entries in the dead-letter stream. If this number is exceeded, the oldest
+    dead letters are trimmed."""
 
     breaker: Breaker = Breaker()
     """Circuit breaker around the handler. After `failures` consecutive failures, the pod pauses and then starts a
@@ -197,7 +197,7 @@ class SharedSettings(Model):
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
     """Time for a stopping pod to finish the messages that its handler is processing. The termination grace period of
-    the pod is derived from this time."""
+    the pod is derived from `drainTimeout`."""
 
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
@@ -300,7 +300,7 @@ class HandlerSettings(Model):
 
     batch: bool = False
     """If true, each call of the handler function receives a list with the data of several messages. If false, each call
-    receives the data of one message."""
+    of the handler function receives the data of one message."""
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:

@@ -249,7 +249,7 @@ class HandlerSpec(
 
     batch: bool = False
     """If true, each call of the handler function receives a list with the data of up to `batchCount` messages. If
-    false, each call receives the data of one message."""
+    false, each call of the handler function receives the data of one message."""
 
     @model_validator(mode="after")
     def _check_one_handler(self) -> Self:
@@ -290,8 +290,8 @@ class StreamConsumerSpec(
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
     image: ImageName | None = None
-    """Container image that contains the handler. The base image is streamconsumer-processor. If unset, the operator's
-    default image for processors is used."""
+    """Container image that contains the handler. Build the image FROM streamconsumer-processor. If unset, the
+    operator's default image for processors is used."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """Pull policy of the image. If unset, the operator's default applies. If the operator has no default

@@ -90,7 +90,9 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
             case {"name": name, "valueFrom": {"configMapKeyRef": reference}}:
                 environment |= objects.get_variable(name, "ConfigMap", namespace, reference)
             case _:
-                raise InvalidSettings(f"environment variable {entry.get('name')}: `dev` does not support {entry}")
+                raise InvalidSettings(
+                    f"environment variable {entry.get('name')}: `dev` does not support the source {entry}"
+                )
     return environment
 
 
