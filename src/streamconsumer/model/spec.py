@@ -61,7 +61,7 @@ URL_MESSAGE = (
 
 
 def _check_redis_url(url: str) -> str:
-    """Check the URL. Runs before the check of the pattern, so that the error names the option that cannot be used."""
+    """Check the URL before the pattern is checked, so that the error message names the unusable option."""
     try:
         parsed = parse_redis_url(url)
     except InvalidRedisUrlOption:
@@ -357,7 +357,7 @@ class StreamConsumer(Model):
 
 
 def _metadata_errors(name: str, namespace: str, generation: object) -> list[str]:
-    """Check the metadata. The API server does the same, but not for a manifest in a file."""
+    """Check the metadata, because a manifest from a file has not passed the same check in the API server."""
     errors = []
     if not name:
         errors.append("metadata.name is missing; it is required")
@@ -378,7 +378,7 @@ def _to_json(spec: Any) -> str:
 
 
 class _TooManyItems(Exception):
-    """A spec that was stored without validation is so large that its validation would take too long."""
+    """The spec was stored without validation, and is so large that a validation would take too long."""
 
 
 def _without_nulls(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Status of a StreamConsumer: conditions and reasons in the form that kubectl wait, kstatus, Flux and Argo CD expect.
 
 The functions in this module have no side effects: the caller passes the current time. The conditions follow kstatus.
-Users wait for Ready. Reconciling and Stalled show whether waiting will help. `reasons.py` describes each reason.
+Users wait for Ready. The conditions Reconciling and Stalled show whether a problem may disappear while the user waits.
+`reasons.py` describes each reason.
 """
 
 from collections.abc import Sequence
@@ -191,7 +192,7 @@ class Status(StatusModel):
 
 
 class Readiness(Model):
-    """Result of a reconcile. The conditions Ready, Reconciling, Stalled and Suspended are derived from this result."""
+    """Result of a reconcile, from which the conditions Ready, Reconciling, Stalled and Suspended are derived."""
 
     ready: bool
     reason: Reason

@@ -1,7 +1,7 @@
 """Computes the environment variables of a container as the kubelet does. The functions have no side effects.
 
-A pod gets the variables in its manifest and only those variables of the shell that a local process needs. If a pod got
-all variables of the shell, a handler could depend on one of them and then fail in the cluster.
+A pod gets the variables in its manifest. From the shell, a pod gets only the variables that a local process needs. If a
+pod got all variables of the shell, a handler could depend on a variable that is missing in the cluster.
 """
 
 import re
@@ -29,7 +29,8 @@ class ConfigObjects:
     def get_data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the data of one object.
 
-        For a missing object, returns no data if the reference is optional, and raises InvalidSettings otherwise.
+        If the object is missing and the reference is optional, returns no data. If the object is missing and the
+        reference is not optional, raises InvalidSettings.
         """
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
@@ -42,8 +43,8 @@ class ConfigObjects:
     def get_variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
         """Return an environment variable `name` with the value of one key of an object.
 
-        For a missing object or key, returns no variable if the reference is optional, and raises InvalidSettings
-        otherwise.
+        If the object or key is missing and the reference is optional, returns no variable. If the object or key is
+        missing and the reference is not optional, raises InvalidSettings.
         """
         data, key = self.get_data(kind, namespace, reference), reference["key"]
         if key in data:
@@ -97,7 +98,7 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
 
 
 def host_env(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:
-    """Return the variables that a process needs from this machine, and the PYTHONPATH of the handler."""
+    """Return the environment variables of this machine that a process needs, and the PYTHONPATH for the handler."""
     inherited = [Path(each).absolute() for each in environ.get("PYTHONPATH", "").split(":") if each]
     return {
         **{name: environ[name] for name in _INHERITED_VARIABLES if name in environ},
