@@ -135,7 +135,7 @@ async def _encode_later(waiting: Awaitable[Response], has_body: bool) -> bytes:
 
 
 def _internal_error(*, has_body: bool) -> bytes:
-    log.exception("failed to answer a probe or to collect metrics")  # noqa: LOG004 - called in an exception handler
+    log.exception("failed to answer an HTTP request (a probe or a request for metrics)")  # noqa: LOG004 - called in an exception handler
     return text_response(500, "internal error; see the log").encode(has_body=has_body)
 
 

@@ -119,7 +119,9 @@ def _target_from_options(options: Options, environ: Mapping[str, str]) -> Target
     redis = _redis_fields_from_env(environ)
     required = {"--redis-url": options["redis_url"] or redis, "--stream": values["stream"], "--group": values["group"]}
     if missing := [option for option, value in required.items() if not value]:
-        raise InvalidSettings(f"missing {', '.join(missing)}; give these options, or the name of a StreamConsumer")
+        raise InvalidSettings(
+            f"missing {', '.join(missing)}; pass each missing option, or the name of a StreamConsumer"
+        )
     stream, group = str(values["stream"]), str(values["group"])
     dead_letters = values["dead_letter_stream"] or group_key(stream, group, "dead-letters")
     return Target(redis_settings(redis, options, environ), stream, group, dead_letters)

@@ -146,7 +146,9 @@ def parse_redis_url(url: str) -> RedisUrl:
     }
     for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
         if values.get(name) not in (None, value):
-            raise InvalidRedisUrl(f"has one {name} before the `?` and a different {name} after it; remove one of them")
+            raise InvalidRedisUrl(
+                f"contains two different values for {name}, before and after the `?`; remove one value"
+            )
         values[name] = value
     is_unverified = values.get("ssl_cert_reqs") == "none"
     return RedisUrl(
@@ -222,7 +224,7 @@ def _parse_query(query: str | None, *, is_tls: bool) -> dict[str, Any]:
             raise InvalidRedisUrlOption(_refusal(place, name))
         place = f"{place} ({name})"
         if name in values:
-            raise InvalidRedisUrlOption(f"{place} is set twice; remove one of them")
+            raise InvalidRedisUrlOption(f"{place} repeats an earlier option; remove one of the two options")
         values[name] = value if name in _CREDENTIAL_OPTIONS else _parse_value(place, OPTIONS[name], value, is_tls)
     return values
 
@@ -241,7 +243,7 @@ def _refusal(place: str, name: str) -> str:
 
 def _parse_value(place: str, option: _Option, value: str, is_tls: bool) -> Any:
     if option.is_tls and not is_tls:
-        raise InvalidRedisUrlOption(f"{place} needs a URL that begins with rediss://; remove the option")
+        raise InvalidRedisUrlOption(f"{place} is valid only in a URL that begins with rediss://; remove the option")
     if re.fullmatch(option.pattern, value):
         try:
             return option.parse(value)

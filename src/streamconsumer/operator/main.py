@@ -151,7 +151,7 @@ class Operator:
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("running as follower", extra={"http_port": self._http_server.port})
+        log.info("running as follower until the leader election is won", extra={"http_port": self._http_server.port})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
@@ -219,7 +219,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf shuts down, because kopf waits 5 s for running tasks after a signal."""
+            """Stop the operator's tasks first. After a signal, kopf waits up to 5 s for tasks that still run."""
             stop.set()
             await self._shutdown()
 

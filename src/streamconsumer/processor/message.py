@@ -271,7 +271,7 @@ def current_message() -> Message:
     """Return the message that is being handled. Raises LookupError outside a handler and in a batch handler."""
     current = _current.get()
     if isinstance(current, list):
-        raise LookupError(f"a batch of {len(current)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - part of the interface
+        raise LookupError(f"the handler received a batch of {len(current)} messages; call current_messages()")  # noqa: TRY004 - part of the interface
     return to_message(current)
 
 

@@ -152,7 +152,7 @@ class RedisCredentials:
         certificates |= {name: self._read_setting(f"tls_{name}") for name in ("cert", "key")}
         if url.scheme != "rediss":
             if any(certificates.values()) or settings.tls_insecure_skip_verify:
-                raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
+                raise InvalidSettings(f"{_env_name('tls')}_…: these variables require a URL that begins with rediss://")
             return _Values(url, texts, None)
         verifies_certificate = url.verifies_certificate and not settings.tls_insecure_skip_verify
         tls = TlsMaterial(

@@ -129,7 +129,7 @@ def is_id(value: str) -> bool:
 def parse_id(message_id: str) -> tuple[int, int]:
     """Return an entry id as (milliseconds, sequence), which sorts in stream order."""
     if not is_id(message_id):
-        raise UnexpectedReply("a command with entry ids", message_id, "an entry id, such as 1700000000000-0")
+        raise UnexpectedReply("a Redis command", message_id, "an entry id, such as 1700000000000-0")
     milliseconds, _, sequence = message_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 

@@ -33,6 +33,9 @@ HostPort = tuple[str, int]
 _NO_HOST_NAME = b"?"
 """Host that a Redis Cluster node announces if its settings prefer host names but the node has no host name."""
 
+_PORT_COMMANDS = "SENTINEL or CLUSTER SLOTS"
+"""Commands whose replies contain the port of a primary."""
+
 
 class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
     """All sentinels or nodes replied, and none of them knows the primary."""
@@ -90,7 +93,7 @@ class SentinelTopology(Topology):
 
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
-            raise LookupError("does not know a primary of this name")
+            raise LookupError("the sentinel does not know a primary with this name")
         host, port = replies.array(reply, "SENTINEL", 2)
         return replies.text(host, "SENTINEL"), _parse_port(port)
 
@@ -135,9 +138,9 @@ class ClusterTopology(Topology):
         if slot_owner is not None:
             return slot_owner
         if has_owner:
-            remedy = "set cluster-announce-hostname, or another cluster-preferred-endpoint-type"
-            raise LookupError(f"the node of slot {self._slot} announces no host name; {remedy}")
-        raise LookupError(f"no node has slot {self._slot}")
+            remedy = "set cluster-announce-hostname, or change cluster-preferred-endpoint-type"
+            raise LookupError(f"the node that owns hash slot {self._slot} announces no host name; {remedy}")
+        raise LookupError(f"no node of the Redis Cluster owns hash slot {self._slot}")
 
 
 def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
@@ -165,9 +168,9 @@ def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
 
 
 def _parse_port(reply: Any) -> int:
-    port = replies.count(reply, "a query for the primary")
+    port = replies.count(reply, _PORT_COMMANDS)
     if not 1 <= port <= 65_535:
-        raise replies.UnexpectedReply("a query for the primary", reply, "a port from 1 to 65535")
+        raise replies.UnexpectedReply(_PORT_COMMANDS, reply, "a port from 1 to 65535")
     return port
 
 

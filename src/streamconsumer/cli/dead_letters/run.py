@@ -188,7 +188,7 @@ def _check_selection(options: Options) -> None:
     selectors = [bool(options["ids"]), by_filter, options["everything"]]
     if sum(selectors) != 1:
         raise click.UsageError(
-            "select dead letters in exactly one way: by IDS, by --reason and --older-than, or by --all"
+            "select dead letters either with IDS, or with the filters --reason and --older-than, or with --all"
         )
 
 

@@ -35,8 +35,8 @@ class ConfigObjects:
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
             raise InvalidSettings(
-                f"{kind} {namespace}/{reference['name']}: not found in FILES; add the {kind}, because `dev` reads "
-                f"{kind}s only from FILES"
+                f"{kind} {namespace}/{reference['name']}: not found in FILES; add the {kind} to one of the FILES, "
+                f"because `dev` does not read {kind}s from a cluster"
             )
         return data or {}
 
@@ -91,7 +91,9 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
             case {"name": name, "valueFrom": {"configMapKeyRef": reference}}:
                 environment |= objects.get_variable(name, "ConfigMap", namespace, reference)
             case _:
-                raise InvalidSettings(f"variable {entry.get('name')}: unsupported source {entry}")
+                raise InvalidSettings(
+                    f"environment variable {entry.get('name')}: `dev` does not support the source {entry}"
+                )
     return environment
 
 

@@ -137,6 +137,6 @@ def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise InvalidSettings(
-            f"Secret {'/'.join(object_name)}, data.{key}: found binary data, or text that is not base64; "
-            "expected text in base64; use stringData for plain text"
+            f"Secret {'/'.join(object_name)}, data.{key}: found a value that base64 cannot decode to text; "
+            "encode the text in base64, or move the plain text to stringData"
         ) from None

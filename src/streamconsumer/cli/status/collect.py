@@ -87,7 +87,7 @@ async def list_consumers(client: KubeClient, namespace: str | None, name: str | 
     if name is None:
         return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
-        raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove one of them")
+        raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove NAME or --all-namespaces")
     if (manifest := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
         raise InvalidSettings(
             f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"

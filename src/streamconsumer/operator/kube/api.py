@@ -213,7 +213,9 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     context."""
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
-        raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
+        raise InvalidSettings(
+            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig; set KUBECONFIG"
+        )
     try:
         await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
             kubeconfig.document(), client_configuration=configuration
@@ -249,7 +251,7 @@ def api_error_message(error: Exception) -> str:
 
 def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
-    seconds. A date, which a proxy may send, is ignored."""
+    seconds. If a proxy sends a date instead, the date is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None

@@ -142,7 +142,10 @@ class SecretReader:
     def _record(self, namespace: str, access: _Access, *, is_granted: bool) -> None:
         was_granted, access.is_granted, access.checked_seconds = access.is_granted, is_granted, self._clock()
         if was_granted not in {None, is_granted}:
-            log.info("permission to get Secrets has changed", extra={"namespace": namespace, "granted": is_granted})
+            log.info(
+                "the operator's permission to get Secrets has changed",
+                extra={"namespace": namespace, "granted": is_granted},
+            )
             self._on_change(namespace)
 
     async def _denied(self, namespace: str) -> PermissionDenied:

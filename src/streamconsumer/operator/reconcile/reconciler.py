@@ -237,7 +237,7 @@ class Reconciler:
                 await self.kube.annotate_pod(namespace, name, {ANNOTATION: str(cost)})
             except Exception:
                 extra = {"namespace": namespace, "pod": name}
-                log.info("failed to set the pod deletion cost", exc_info=True, extra=extra)
+                log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
                 return
 
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:

@@ -65,7 +65,7 @@ class RepairLimit:
         repairs.count, repairs.last_seconds = repairs.count + 1, self.clock()
         if (next_delay := _delay_seconds(repairs.count)) > 0:
             extra = {"namespace": self.key[0], "consumer": self.key[1], "child": child, "pause_seconds": next_delay}
-            log.warning("another client changes a child repeatedly; delaying the next repair", extra=extra)
+            log.warning("another client changes a managed object repeatedly; delaying the next repair", extra=extra)
 
     def pop_delay(self) -> timedelta | None:
         """Return the time until the next repair is allowed, or None if no repair was delayed since the last call."""

@@ -134,7 +134,7 @@ class NamespaceResolver:
 
     async def _look_up(self, host: str) -> list[Address]:
         if not _HOST_NAME.fullmatch(host):
-            raise HostNotResolved("the host is neither a host name nor an IP address")
+            raise HostNotResolved("the host is neither a valid host name nor an IP address")
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
                 for name in absolute_names(host, self._search):

@@ -93,7 +93,10 @@ class ScaleFromZeroWatcher:
                         await self._pause_after_entry()
                         continue
                 except Exception as error:  # noqa: BLE001 - polling continues and reports the cause
-                    log.debug("failed to wait for new entries; retrying", extra={"error": type(error).__name__})
+                    log.debug(
+                        "failed to wait for new entries in the watched streams; retrying",
+                        extra={"error": type(error).__name__},
+                    )
                 await self._close(client)
                 client = None
                 await asyncio.sleep(delay)

@@ -130,8 +130,8 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
         reply = await execute(*script_call)
     except ClusterCrossSlotError:
         raise EffectsRejected(
-            f"message {message_id}: a key of its effects is not in the cluster slot of stream {stream!r}; "
-            "put the same {tag} into the names of the stream and of the keys"
+            f"message {message_id}: an effect writes a key outside the hash slot of stream {stream!r}; "
+            "use the same hash tag, such as {tag}, in this key and in the name of the stream"
         ) from None
     except ResponseError as error:
         raise _with_permission_hint(error) from error
@@ -152,9 +152,9 @@ def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: st
                 f"message {message_id}: {_quote_key(key)} is reserved for StreamConsumer; use another key"
             )
         if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
-            misuse = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
+            misuse = "trim this stream; set spec.retention" if command == "XADD" else f"apply {command} to this key"
             raise EffectsRejected(
-                f"message {message_id}: {_quote_key(key)} is the stream that is read, so it cannot be {misuse}"
+                f"message {message_id}: {_quote_key(key)} is the stream that the group reads; an effect cannot {misuse}"
             )
 
 

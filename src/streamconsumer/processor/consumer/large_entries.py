@@ -125,7 +125,7 @@ class BoundedReads:
                     cuts += not self._size.shrink()
                     problem = f"the connection was cut {cuts} times while this entry was read" * (cuts == MAX_CUTS)
                 log_fields = {"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes}
-                log.warning("connection was lost while claiming entries; claiming fewer bytes", extra=log_fields)
+                log.warning("connection was lost while claiming entries; the next claim is smaller", extra=log_fields)
             else:
                 examined, trimmed, raw_entries = reply
                 return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))

@@ -148,8 +148,8 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: the companion keys of this stream cannot be in the cluster slot of the stream; "
-                "use a name without braces, or with one hash tag, such as {shop}:orders"
+                f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
+                "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(settings, stream)
         address_source.credentials.check_certificates()

@@ -165,7 +165,7 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. Returns no entry of a too large reply; the next read returns the entries of that reply."""
+        """Read new entries. If the reply is too large, returns no entries, and the next read requests them again."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)
@@ -177,7 +177,7 @@ class RedisConsumer:
             self.replay.request()
             await self._disconnect()
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
-            log.warning("reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
+            log.warning("Redis reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
             return []
         return self._parse_new_entries(raw_entries, connection, count)
 
@@ -386,7 +386,7 @@ class RedisConsumer:
         begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
         self._metrics.groups_recreated += 1
         log.warning(
-            "consumer group was missing; recreated",
+            "recreated the missing consumer group",
             extra={"stream": self._stream, "group": self._group, "position": begin},
         )
         await self._restore_ownership()
