@@ -163,8 +163,9 @@ class SharedSettings(Model):
     """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
-    """Start position of a new consumer group. `0` starts at the oldest entry, `$` skips all existing entries, and an
-    entry ID skips all entries up to and including the entry with this ID. An existing group keeps its position."""
+    """Start position of a new consumer group. `0` starts at the oldest entry, `$` skips all entries that exist when the
+    first pod starts, and an entry ID skips all entries up to and including the entry with this ID. An existing group
+    keeps its position."""
 
     batch_count: int = Field(default=10, ge=1, le=1000)
     """Maximum number of entries that one read returns (`COUNT`)."""

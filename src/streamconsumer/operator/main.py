@@ -30,6 +30,7 @@ from streamconsumer.operator.kube.client import KubeClient, list_all
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
 from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.kube.watches import (
     LISTED,
     OWNED_KINDS,
@@ -104,14 +105,17 @@ class Operator:
         self.cache = ObjectCache()
         self.queue = WorkQueue()
         self.create_debounce = CreateDebounce(self.queue.add)
-        self.health = Health(queue_depth=self.queue.__len__)
+        self.status_writer = StatusWriter(kube)
+        self.health = Health(queue_depth=self.queue.__len__, warning=lambda: self.status_writer.warning)
         self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
         self.destinations = Destinations(settings.allowed_destinations)
         self.redis_monitor = RedisMonitor(
             self.secrets, self.queue.add, interval=settings.stream_interval, destinations=self.destinations
         )
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
+        self.reconciler = Reconciler(
+            kube, self.secrets, self.cache, settings, self.redis_monitor, self.events, self.status_writer
+        )
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)

@@ -43,7 +43,7 @@ class Monitor(RedisMonitor):
 
     def add(self, namespace: str, name: str, url: str) -> None:
         item = consumer(name, namespace, redis={"url": url})
-        target = PollTarget.from_consumer(item, frozenset({"a-pod"}), None, pod_has_run=True)
+        target = PollTarget.from_consumer(item, frozenset({"a-pod"}), None)
         self.streams[namespace, name] = self.watch(None, item, target, lambda _: self.effect)
 
     def reason(self, key: Key) -> StreamReason | None:
