@@ -43,7 +43,7 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
-from streamconsumer.operator.redis_monitor.destinations import Destinations
+from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.text import json_printable
@@ -57,6 +57,8 @@ WORKERS = 8
 
 RESYNC_INTERVAL = timedelta(minutes=10)
 """The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
+
+DANGEROUS_EXCEPTION = "allowed_destinations lets all authors of StreamConsumers use the operator to reach its own host"
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,16 @@ async def operate(settings: OperatorSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _warn_of_dangerous_exceptions(settings)
     async with connect() as api:
         await Operator(KubeClient(api), settings).run(stop)
+
+
+def _warn_of_dangerous_exceptions(settings: OperatorSettings) -> None:
+    for network in settings.allowed_destinations:
+        if kinds := dangerous_addresses(network):
+            fields = {"network": str(network), "allows": kinds, "remedy": "remove it from allowedDestinations"}
+            log.warning(DANGEROUS_EXCEPTION, extra=fields)
 
 
 class Operator:

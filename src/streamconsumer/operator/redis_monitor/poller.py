@@ -321,7 +321,7 @@ class EndpointPoller:
         raw_replies = await self._client.execute(commands)
         redact = self._resolved.redact
         if isinstance(raw_replies, RedisErrorInfo):
-            return replace(raw_replies, message=redact(raw_replies.message), context=redact(raw_replies.context))
+            return replace(raw_replies, unquoted=redact(raw_replies.unquoted), context=redact(raw_replies.context))
         return [
             [_redacted(each, redact) for each in reply] if isinstance(reply, list) else _redacted(reply, redact)
             for reply in raw_replies
@@ -341,8 +341,8 @@ def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
 
 
 def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
-    """Return the reply. If the reply is an error, values from Secrets are removed from its message."""
-    return replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
+    """Return the reply. If the reply is an error, values from Secrets are removed from its unquoted message."""
+    return replace(reply, unquoted=redact(reply.unquoted)) if isinstance(reply, RedisErrorInfo) else reply
 
 
 @contextmanager

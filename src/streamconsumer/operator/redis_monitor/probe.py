@@ -202,12 +202,12 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
     if error_info.is_no_reply:
         return unreachable(StreamReason.UNREACHABLE, f"{error_info.context}: {NO_REPLY_MESSAGE}")
-    return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
+    return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.unquoted)
 
 
 def unexpected_reply(group_ref: GroupRef, error: UnexpectedReply) -> ProbeResult:
     """Return the result for a reply that does not have the documented type or range."""
-    message = f"The state of group {group_ref.group!r} of stream {group_ref.stream!r} is unknown: {error}."
+    message = f"The state of group {group_ref.group!r} of stream {group_ref.stream!r} is unknown: {error.unquoted}."
     return ProbeResult(
         CONNECTED,
         ConditionState(type="GroupReady", status="False", reason=StreamReason.UNEXPECTED_REPLY, message=message),
@@ -223,14 +223,14 @@ def _group_unavailable(
     if "no such key" in error_info.message:
         return _without_group(group_ref, length, dead_letters)
     if error_info.is_command_unavailable:
-        message = f"{error_info.message}; reading the group needs the permission {permission}"
+        message = f"{error_info.unquoted}; reading the group needs the permission {permission}"
         reason = StreamReason.NO_PERMISSION
         return ProbeResult(
             CONNECTED, ConditionState(type="GroupReady", status="Unknown", reason=reason, message=message)
         )
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOGROUP": StreamReason.GROUP_MISSING}
     reason = reasons.get(error_info.code, StreamReason.UNEXPECTED_REPLY)
-    condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.message)
+    condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.unquoted)
     return ProbeResult(CONNECTED, condition)
 
 
