@@ -2,6 +2,7 @@
 
 import shlex
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_redis_connections_leave_file_descriptors_for_the_api_server(
             redis = {"url": f"redis://{server.host}:{server.port}/{number}"}
             resource = manifest(f"orders-{number}", redis=redis, autoscaling=SCALING)
             namespaces[number % NAMESPACES].create(resource)
-        eventually(lambda: [check_connected(namespace) for namespace in namespaces], 240, 1)
+        for namespace in namespaces:
+            eventually(partial(check_connected, namespace), 240, 1)
         namespaces[0].edit("orders-0", autoscaling={**SCALING, "minReplicas": 2})
         eventually(lambda: check_scaled(namespaces[0]))
         assert "Too many open files" not in operator.log.read_text()

@@ -2,8 +2,8 @@
 
 The author of a StreamConsumer chooses the number of Redis endpoints. Without a limit, one namespace with 1,000
 endpoints would use up the file descriptors and the memory of the operator. All endpoints of a namespace are polled, but
-only some at the same time, and only some keep their connection between two polls. The same limits exist for all
-namespaces together, so that the operator always has file descriptors for the API server.
+only a limited number at the same time. Only a limited number of endpoints keep their connections between two polls. The
+same limits exist for all namespaces together, so that the operator always has file descriptors for the API server.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ MAX_CONNECTIONS = 4096
 """Maximum number of connections to Redis servers, because each connection needs memory."""
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
-"""An endpoint keeps its connections only if its values from Secrets have at most this size."""
+"""An endpoint keeps its connections only if the values from its Secrets have at most this size in total."""
 
 
 class ConnectionLimits:

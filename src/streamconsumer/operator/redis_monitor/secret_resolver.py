@@ -29,7 +29,7 @@ from streamconsumer.redis_client.topology import topology
 
 
 class SecretSource(Protocol):
-    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the command line."""
+    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the CLI."""
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 
@@ -80,7 +80,7 @@ async def resolve_values(
 ) -> ResolvedRedis | ProbeResult:
     """Build and check the credentials. Returns a failed ProbeResult if the settings are unusable.
 
-    The TLS context is built in a thread, which takes up to 0.2 s. Raises OSError if this does not end in time."""
+    A thread builds the TLS context, which takes up to 0.2 s. Raises OSError if the thread does not end in time."""
     try:
         credentials = RedisCredentials(_inline_settings(redis_settings(redis), values), resolve_host)
         topology(credentials, "")
