@@ -13,6 +13,8 @@ from streamconsumer.operator.manifests import Manifest
 
 PREFIX = "failed to create typed patch object (shop/orders; streamconsumer.dev/v1alpha1, Kind=StreamConsumer): "
 UNDECLARED = "field not declared in schema"
+FIELDS = (".status.effective", '.status.conditions[type="Ready"].reason')
+SEVERAL = f"{PREFIX}errors:\n" + "\n".join(f"  {field}: {UNDECLARED}" for field in FIELDS)
 FULL = Status(effective=Effective(image="shop:1.4"), stream=StreamStats(length=3, dead_letters=1))
 
 
@@ -51,7 +53,7 @@ class Clock:
     [
         (f"{PREFIX}.status.stream.lagKnown: {UNDECLARED}", {"stream.lagKnown"}),
         (
-            f'{PREFIX}errors:\n  .status.effective: {UNDECLARED}\n  .status.conditions[type="Ready"].reason: {UNDECLARED}',
+            SEVERAL,
             {"effective", "conditions[].reason"},
         ),
         ("etcdserver: request timed out", set[str]()),
