@@ -178,7 +178,7 @@ async def test_nodes_that_announce_no_host_name_are_found_by_their_addresses(nod
     for server in nodes.servers:
         await nodes.execute(server, "CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
     assert (await nodes.execute(nodes.other, "CLUSTER", "SLOTS"))[0][2][0] == "?"
-    found = await topology(nodes.access(nodes.other), STREAM).find_primary()
+    found = await topology(RedisCredentials(nodes.access(nodes.other)), STREAM).find_primary()
     assert found == (nodes.owner.host, nodes.owner.port)
 
 
@@ -192,7 +192,7 @@ async def test_error_names_a_server_without_cluster_support(start_redis: StartRe
     server = start_redis()
     access = RedisSettings(url=server.url, cluster=True)
     with pytest.raises(RedisError, match=r"no node of the cluster reports the address .*cluster support disabled"):
-        await topology(access, STREAM).find_primary()
+        await topology(RedisCredentials(access), STREAM).find_primary()
 
 
 async def test_group_continues_at_its_position_after_a_move(nodes: Nodes) -> None:

@@ -131,7 +131,8 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     StreamReason.GROUP_EXISTS: ReasonInfo("The consumer group exists."),
     StreamReason.GROUP_MISSING: ReasonInfo(
-        "The consumer group does not exist yet.", "start a pod; the first pod creates the group"
+        "The consumer group does not exist yet. The first pod creates the group.",
+        "wait for the first pod; if the number of pods is 0, start a pod",
     ),
     StreamReason.NOT_A_STREAM: ReasonInfo(
         "The Redis key contains a value that is not a stream.",

@@ -30,6 +30,7 @@ from streamconsumer.operator.kube.client import KubeClient, list_all
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
 from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.kube.watches import (
     LISTED,
     OWNED_KINDS,
@@ -42,7 +43,7 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
-from streamconsumer.operator.redis_monitor.destinations import Destinations
+from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.text import json_printable
@@ -56,6 +57,8 @@ WORKERS = 8
 
 RESYNC_INTERVAL = timedelta(minutes=10)
 """The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
+
+DANGEROUS_EXCEPTION = "allowed_destinations lets all authors of StreamConsumers use the operator to reach its own host"
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +94,16 @@ async def operate(settings: OperatorSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _warn_of_dangerous_exceptions(settings)
     async with connect() as api:
         await Operator(KubeClient(api), settings).run(stop)
+
+
+def _warn_of_dangerous_exceptions(settings: OperatorSettings) -> None:
+    for network in settings.allowed_destinations:
+        if kinds := dangerous_addresses(network):
+            fields = {"network": str(network), "allows": kinds, "remedy": "remove it from allowedDestinations"}
+            log.warning(DANGEROUS_EXCEPTION, extra=fields)
 
 
 class Operator:
@@ -104,14 +115,17 @@ class Operator:
         self.cache = ObjectCache()
         self.queue = WorkQueue()
         self.create_debounce = CreateDebounce(self.queue.add)
-        self.health = Health(queue_depth=self.queue.__len__)
+        self.status_writer = StatusWriter(kube)
+        self.health = Health(queue_depth=self.queue.__len__, warning=lambda: self.status_writer.warning)
         self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
         self.destinations = Destinations(settings.allowed_destinations)
         self.redis_monitor = RedisMonitor(
             self.secrets, self.queue.add, interval=settings.stream_interval, destinations=self.destinations
         )
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
+        self.reconciler = Reconciler(
+            kube, self.secrets, self.cache, settings, self.redis_monitor, self.events, self.status_writer
+        )
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)

@@ -32,6 +32,8 @@ class UnexpectedReply(InvalidResponse):
 
     def __init__(self, subject: str, found: Any, expected: str) -> None:
         super().__init__(f"reply to {subject}: found {_quotes.repr(found)}, expected {expected}")
+        self.unquoted = f"reply to {subject}: found {_type_name(found)}, expected {expected}"
+        """The message without any text of the server."""
 
 
 def count(reply: Any, subject: str) -> int:
@@ -137,6 +139,19 @@ def parse_id(message_id: str) -> tuple[int, int]:
 def to_milliseconds(duration: timedelta) -> int:
     """Return a duration in milliseconds, rounded."""
     return round(duration / timedelta(milliseconds=1))
+
+
+def _type_name(reply: Any) -> str:
+    match reply:
+        case None:
+            return "nil"
+        case bytes():
+            return f"a string of {len(reply)} bytes"
+        case list():
+            return f"an array of {len(reply)} elements"
+        case int():
+            return "an integer"
+    return "an error"
 
 
 def _number(reply: Any) -> int | None:

@@ -120,25 +120,6 @@ return pending
 """Lua script that returns the ARGV[2] oldest pending entries of the group ARGV[1]. Each line contains the id, the first
 256 bytes of the consumer's name, the idle time in milliseconds and the delivery count."""
 
-FIND_ABSENT_CONSUMERS = """
-local now, names = tonumber(redis.call('TIME')[1]), {}
-for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local info = {}
-  for i = 1, #line, 2 do info[line[i]] = line[i + 1] end
-  if info.pending == 0 and #info.name <= 63 and info.name:sub(1, #ARGV[2]) == ARGV[2] then
-    local announced_at = redis.call('HGET', KEYS[2], info.name)
-    local age = now - (tonumber(announced_at or 0) or now)
-    if age > tonumber(ARGV[3]) and #names < tonumber(ARGV[4]) then names[#names + 1] = info.name end
-  end
-end
-return names
-"""
-"""Lua script that returns at most ARGV[4] absent consumers of the group ARGV[1] whose names begin with ARGV[2].
-
-A consumer is absent if it has no pending entries, and if its last announcement in the hash KEYS[2] is missing or older
-than ARGV[3] seconds. A consumer whose announcement is not a number counts as present.
-"""
-
 DELETE_IDLE_CONSUMER = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end
 for i = 2, #KEYS do redis.call('HDEL', KEYS[i], ARGV[2]) end

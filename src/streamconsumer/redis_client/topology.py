@@ -22,11 +22,10 @@ from redis.exceptions import RedisError
 
 from streamconsumer.errors import DestinationNotAllowed, InvalidSettings, StreamConsumerError
 from streamconsumer.model.env_codec import env_name
-from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import execute_once
-from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
+from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 
 HostPort = tuple[str, int]
 
@@ -143,9 +142,9 @@ class ClusterTopology(Topology):
         raise LookupError(f"no node of the Redis Cluster owns hash slot {self._slot}")
 
 
-def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
+def topology(credentials: RedisCredentials, stream: str) -> Topology:
     """Return the topology that the settings select. Raises InvalidSettings if the settings cannot be used."""
-    credentials = RedisCredentials(settings, resolve_host)
+    settings = credentials.settings
     if settings.sentinel_master:
         nodes = [_parse_node(node) for node in settings.sentinel_nodes]
         return SentinelTopology(credentials, settings.sentinel_master, nodes)

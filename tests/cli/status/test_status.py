@@ -12,7 +12,13 @@ from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
 from tests.operator.namespace import Namespace, eventually
 from tests.operator.operator_process import running_operator
-from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
+from tests.operator.redis_operator import (
+    create_group,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+)
 
 
 def test_status_shows_the_current_values_of_redis(
@@ -20,6 +26,7 @@ def test_status_shows_the_current_values_of_redis(
 ) -> None:
     redis = redis_client(redis_server)
     with running_with_redis(api_namespace, tmp_path):
+        create_group(redis_server)
         api_namespace.create(manifest_for(redis_server, replicas=0))
         wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
         create_pod(

@@ -7,11 +7,11 @@ from typing import Any
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Status
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
@@ -52,13 +52,12 @@ class FakeKubeClient(KubeClient):
         self.objects[kind, name] = {**manifest, "metadata": metadata}
         return self.objects[kind, name]
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
+    async def apply_status(self, namespace: str, name: str, status: Manifest) -> Manifest | None:
         self.requests.append("apply status")
         self.before_status()
         self.latest += 1
         metadata = {**self.consumer["metadata"], "resourceVersion": str(self.latest)}
-        written = status.model_dump(by_alias=True, exclude_none=True)
-        return {**self.consumer, "metadata": metadata, "status": written} if self.exists else None
+        return {**self.consumer, "metadata": metadata, "status": status} if self.exists else None
 
     async def delete(self, manifest: Manifest) -> None:
         self.requests.append(f"delete {manifest['kind']}")
@@ -102,6 +101,7 @@ class Fixture:
             SETTINGS,
             self.monitor,
             EventRecorder(self.kube),
+            StatusWriter(self.kube),
             status_debounce=StatusDebounce(quiet_period=timedelta(0)),
         )
         self.manifest = self.kube.consumer = stored(resource or manifest())

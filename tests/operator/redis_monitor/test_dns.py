@@ -20,6 +20,7 @@ from streamconsumer.operator.redis_monitor.dns import (
     absolute_names,
     read_search_options,
 )
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
@@ -216,6 +217,6 @@ async def test_certificate_is_verified_with_the_host_in_the_url(
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
     start_redis({"tls-port": str(port), "tls-auth-clients": "no", **files})
     settings = RedisSettings(url=f"rediss://redis:{port}/0", tls_ca_file=str(authority.file))
-    client = PipelineClient(settings, "orders", resolver_for(servers, LOOPBACK).resolve)
+    client = PipelineClient(RedisCredentials(settings, resolver_for(servers, LOOPBACK).resolve), "orders")
     assert await client.execute([("PING",)]) == [b"PONG"]
     await client.close()

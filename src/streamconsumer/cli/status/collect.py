@@ -29,7 +29,6 @@ try:
     )
     from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
     from streamconsumer.redis_client import replies
-    from streamconsumer.redis_client.credentials import no_host_lookup
     from streamconsumer.redis_client.errors_table import RedisErrorInfo
     from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
     from streamconsumer.redis_client.replies import UnexpectedReply
@@ -215,7 +214,7 @@ async def query_redis(
         return resolved
     redis = None
     try:
-        redis = PipelineClient(resolved.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
+        redis = PipelineClient(resolved.credentials, consumer.spec.stream, REDIS_TIMEOUT_SECONDS)
         raw_replies = await redis.execute(build_commands(GroupRef.from_consumer(consumer)))
     except InvalidSettings as error:
         return resolved.redact(str(error))

@@ -105,12 +105,12 @@ class Autoscaler:
 def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
     """Build the backlog from the stream statistics. Returns None if `stats` is None.
 
-    If the group is missing, all entries may be unread, and running pods may be about to restore pending entries.
-    Without a group, the backlog is therefore known only if the stream is empty and there are no pods."""
+    If the group is missing, running pods may be about to restore pending entries. Without a group, the backlog is
+    therefore known only if no entry is unread and there are no pods."""
     if stats is None:
         return None
     if stats.pending is None:
-        return Backlog(stats.length, 0, is_exact=stats.length == 0 and current == 0)
+        return Backlog(stats.lag, 0, is_exact=stats.lag == 0 and current == 0)
     return Backlog(
         stats.lag,
         stats.pending,

@@ -13,7 +13,6 @@ from typing import Any
 
 from streamconsumer.errors import ChildRejected, PermissionDenied
 from streamconsumer.model import names
-from streamconsumer.model.status import Status
 from streamconsumer.operator.kube.api import (
     APPLY_PATCH,
     MERGE_PATCH,
@@ -97,13 +96,13 @@ class KubeClient:
                 f"{manifest['kind']} {manifest['metadata']['name']}: {api_error_message(error)}"
             ) from None
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
+    async def apply_status(self, namespace: str, name: str, status: Manifest) -> Manifest | None:
         """Write the whole status. Returns the object, or None if the object no longer exists."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"namespace": namespace, "name": name},
-            "status": status.model_dump(by_alias=True, exclude_none=True),
+            "status": status,
         }
         with suppress(NotFound):
             return await self._apply(manifest, _path_of(manifest, "status"))

@@ -32,9 +32,9 @@ This time is longer than the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to get Secrets in namespace {namespace}. Without this permission, the operator does "
-    "not monitor or autoscale streams whose spec.redis refers to a Secret, and does not create the groups of these "
-    "streams. The number of their pods is held, and is at least 1. The operator also does not replace pods after a "
-    "Secret in env or envFrom changes. Running pods are not affected. To grant the permission, run: {command}"
+    "not monitor or autoscale streams whose spec.redis refers to a Secret. The number of their pods is held, and is at "
+    "least 1. The operator also does not replace pods after a Secret in env or envFrom changes. Running pods are not "
+    "affected. To grant the permission, run: {command}"
 )
 """Condition message if the operator is not allowed to read Secrets. The message names all effects and the remedy."""
 

@@ -127,11 +127,6 @@ def effective(deployment: Manifest) -> Effective:
     )
 
 
-def has_started(pod: Manifest) -> bool:
-    """Return True if a container of the pod has ever started."""
-    return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
-
-
 def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
     """Return the names of the ConfigMaps that running pods mount. A running pod still needs these ConfigMaps, because a
     restarted container reads the source again."""

@@ -26,6 +26,7 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.paths import label_selector
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, ReferenceHashes, desired
 from streamconsumer.operator.manifests.metadata import child_name, owned_by
 from streamconsumer.operator.reconcile.config_hash import ConfigReader, next_references, read_reference_hashes
@@ -34,7 +35,6 @@ from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.reconcile.readiness import (
     effective,
     evaluate_readiness,
-    has_started,
     is_observed,
     mounted_config_maps,
 )
@@ -67,6 +67,7 @@ class Reconciler:
     settings: OperatorSettings
     redis_monitor: RedisMonitor
     events: EventRecorder
+    status_writer: StatusWriter
     status_debounce: StatusDebounce = field(default_factory=StatusDebounce)
     states: dict[Key, ConsumerState] = field(default_factory=dict)
     """The state of every known StreamConsumer."""
@@ -151,7 +152,6 @@ class Reconciler:
             consumer,
             frozenset(pod["metadata"]["name"] for pod in pods),
             previous.last_delivered_id if previous else None,
-            pod_has_run=any(has_started(pod) for pod in pods),
         )
         state.stream = self.redis_monitor.watch(state.stream, consumer, target, state.on_observation)
 
@@ -263,7 +263,7 @@ class Reconciler:
         previous = _previous_status(manifest.get("status") or {})
         status = self._build_status(state, manifest, readiness, previous)
         if status != previous:
-            written = await self.kube.apply_status(*state.key, status)
+            written = await self.status_writer.write(*state.key, status)
             if written is None:
                 self.cache.remove(manifest)  # deleted, and the watch has not reported the deletion yet
             if written is None or not self.cache.contains(manifest):

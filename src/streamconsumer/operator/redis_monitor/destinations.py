@@ -19,24 +19,29 @@ Endpoint = tuple[Address, int]
 """Address and port."""
 
 API_SERVER_RULE = "an endpoint of the Kubernetes API server"
+UNSPECIFIED, LOOPBACK = "an unspecified address", "a loopback address"
+METADATA = "the metadata service of a cloud"
 
 _REFUSED: dict[str, str] = {
-    "0.0.0.0/8": "an unspecified address",
-    "127.0.0.0/8": "a loopback address",
+    "0.0.0.0/8": UNSPECIFIED,
+    "127.0.0.0/8": LOOPBACK,
+    "169.254.169.254/32": METADATA,  # most clouds
+    "169.254.170.2/32": METADATA,  # AWS, for containers
+    "169.254.170.23/32": METADATA,  # AWS, for pods
     "169.254.0.0/16": "a link-local address",
     "224.0.0.0/4": "a multicast address",
     "240.0.0.0/4": "a reserved address",
-    "100.100.100.200/32": "the metadata service of a cloud",  # Alibaba Cloud
-    "168.63.129.16/32": "the metadata service of a cloud",  # Azure
-    "192.0.0.192/32": "the metadata service of a cloud",  # Oracle Cloud
-    "::/128": "an unspecified address",
-    "::1/128": "a loopback address",
+    "100.100.100.200/32": METADATA,  # Alibaba Cloud
+    "168.63.129.16/32": METADATA,  # Azure
+    "192.0.0.192/32": METADATA,  # Oracle Cloud
+    "::/128": UNSPECIFIED,
+    "::1/128": LOOPBACK,
     "fe80::/10": "a link-local address",
     "ff00::/8": "a multicast address",
-    "fd00:ec2::/32": "the metadata service of a cloud",  # AWS
-    "fd00:c1::a9fe:a9fe/128": "the metadata service of a cloud",  # Oracle Cloud
-    "fd00:42::42/128": "the metadata service of a cloud",  # Scaleway
-    "fd20:ce::254/128": "the metadata service of a cloud",  # Google Cloud
+    "fd00:ec2::/32": METADATA,  # AWS
+    "fd00:c1::a9fe:a9fe/128": METADATA,  # Oracle Cloud
+    "fd00:42::42/128": METADATA,  # Scaleway
+    "fd20:ce::254/128": METADATA,  # Google Cloud
     "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address is unknown
 }
 _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
@@ -44,6 +49,10 @@ _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for 
 _LAST_32_BITS = [IPv6Network(prefix) for prefix in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
 """Prefixes of IPv6 addresses whose last 32 bits are an IPv4 address: compatible, mapped, translated (SIIT) and
 NAT64."""
+
+_DANGEROUS_RULES = (UNSPECIFIED, LOOPBACK, METADATA)
+"""Rules whose exceptions give the authors of StreamConsumers access to servers in the operator's own pod, or to the
+credentials of its node. The kernel sends packets for an unspecified address to the own host."""
 
 _CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
 
@@ -74,6 +83,26 @@ class Destinations:
 
     def _is_exception(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
+
+
+def dangerous_addresses(exception: Network) -> list[str]:
+    """Return the dangerous kinds of addresses that an exception from the rules allows, such as `a loopback address`."""
+    networks = [exception, *_embedded_networks(exception)]
+    rules = {rule for refused, rule in _REFUSED_NETWORKS if any(_overlap(network, refused) for network in networks)}
+    return [rule for rule in _DANGEROUS_RULES if rule in rules]
+
+
+def _embedded_networks(network: Network) -> list[Network]:
+    """Return the IPv4 networks whose addresses are the last 32 bits of an address in the network."""
+    if isinstance(network, IPv4Network):
+        return []
+    prefixes = [prefix for prefix in _LAST_32_BITS if _overlap(network, prefix)]
+    inner = [max(network, prefix, key=lambda each: each.prefixlen) for prefix in prefixes]
+    return [IPv4Network((int(each.network_address) & 0xFFFFFFFF, each.prefixlen - 96)) for each in inner]
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 def refusal_message(rule: str) -> str:

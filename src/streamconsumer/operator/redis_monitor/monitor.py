@@ -18,7 +18,7 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
-from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
+from streamconsumer.operator.redis_monitor.namespace_network import ConnectionLimits, NamespaceNetwork, max_connections
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
@@ -42,6 +42,7 @@ class RedisMonitor:
     ) -> None:
         self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
         self._destinations, self._name_servers, self._search = destinations, NameServers(), read_search_options()
+        self._limits = ConnectionLimits(max_connections())
         self._networks: WeakValueDictionary[str, NamespaceNetwork] = WeakValueDictionary()
         """The network access of each namespace that has a poller."""
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
@@ -104,7 +105,7 @@ class RedisMonitor:
         network = self._networks.get(namespace)
         if network is None:
             resolver = NamespaceResolver(namespace, self._name_servers, self._destinations, self._search)
-            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve)
+            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve, self._limits)
         return network
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor.probe import GroupRef
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.redis_client.replies import is_id
@@ -40,27 +39,20 @@ class PollTarget:
     """Uid and generation of the StreamConsumer."""
     group_ref: GroupRef
     start_from: str
-    deployment: str
     pods: frozenset[str]
-    pod_has_run: bool
-    """True if a pod has started. A pod that has started may be able to restore a lost group. A pod that waits for a
-    node or for its image has not started."""
     last_delivered_id: str | None
     """Last-delivered id in the status, or None if the status contains no id or an invalid id. A user may have written
     an invalid id. A valid id proves that the group has existed."""
 
     @classmethod
     def from_consumer(
-        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
+        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None
     ) -> "PollTarget":
-        generation_id, group_ref = (consumer.uid, consumer.generation), GroupRef.from_consumer(consumer)
         return cls(
-            generation_id,
-            group_ref,
+            (consumer.uid, consumer.generation),
+            GroupRef.from_consumer(consumer),
             consumer.spec.start_from,
-            child_name(consumer),
             pods,
-            pod_has_run,
             last_delivered_id if last_delivered_id and is_id(last_delivered_id) else None,
         )
 
@@ -117,7 +109,5 @@ class MonitoredStream:
     """Observation that the status shows, or None before the first poll."""
     published_seconds: float = 0.0
     health: StreamHealth = field(default_factory=StreamHealth)
-    cleaned_up_seconds: float = float("-inf")
-    """Time of the last attempt to delete stale consumers."""
     last_delivered_id: str | None = None
     """Last-delivered id in the last poll that found the group, or None if no poll has found the group."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.redis_monitor.group_admin import last_id_command
+from streamconsumer.operator.redis_monitor.probe import last_id_command
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from streamconsumer.redis_client.replies import array, entry_id, parse_id, text

@@ -18,6 +18,7 @@ from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
@@ -151,7 +152,7 @@ class StreamManager:
                 f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
                 "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
             )
-        address_source = topology(settings, stream)
+        address_source = topology(RedisCredentials(settings), stream)
         address_source.credentials.check_certificates()
         pool = ConnectionPool(
             connection_class=CONNECTION_CLASSES[address_source.credentials.scheme],
