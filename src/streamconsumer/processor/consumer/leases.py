@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import OutOfMemoryError
 
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER
@@ -133,9 +134,14 @@ class Leases:
             await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
-        """Return the registered consumers and the time of their last announcement."""
-        flat = await self._execute("HGETALL", self._members_key)
-        return {name: float(announced_at) for name, announced_at in replies.numbers(flat, "HGETALL").items()}
+        """Return the registered consumers and the time of their last announcement.
+
+        If the members hash has more fields than `scan_numbers` reads, some consumers are missing. The entries of a
+        missing consumer are claimed only after `min_idle` if the consumer dies.
+        """
+        return {
+            name: float(seconds) for name, seconds in (await scan_numbers(self._execute, self._members_key)).items()
+        }
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
