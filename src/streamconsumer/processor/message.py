@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, has_replay_marks, strip_replay_marks
+from streamconsumer.redis_client import replies
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -117,9 +118,9 @@ class Entry:
         return entry
 
     @classmethod
-    def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
+    def redelivered(cls, message_id: str, fields: Sequence[bytes], deliveries: int) -> "Entry":
         """Create an entry that some consumer has received before. Its next attempt must be counted in Redis."""
-        entry = cls(message_id.decode(), fields)
+        entry = cls(message_id, fields)
         entry.deliveries, entry.attempt_counted = deliveries, False
         entry.may_be_large = entry.in_large_reply = True
         return entry
@@ -127,7 +128,9 @@ class Entry:
     @classmethod
     def from_reply(cls, raw_entries: Sequence[Any]) -> "list[Entry]":
         """Parse the entries of a raw reply. Omits trimmed entries."""
-        return [cls(raw[0].decode(), raw[1]) for raw in raw_entries if raw is not None and raw[1] is not None]
+        pairs = [replies.array(raw, "XREADGROUP", 2) for raw in raw_entries if raw is not None]
+        untrimmed = [pair for pair in pairs if pair[1] is not None]
+        return [cls(message_id, fields) for message_id, fields in replies.entries(untrimmed, "XREADGROUP")]
 
     def has_replay_marks(self) -> bool:
         """Return whether the entry may have replay marks."""
@@ -225,7 +228,9 @@ class AsciiEntry(TextEntry):
 
 def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: bool) -> list[Entry]:
     """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII."""
-    if encoding == "bytes":
+    is_text = encoding != "bytes"
+    replies.check_new_entries(raw_entries, is_text=is_text)
+    if not is_text:
         return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
     kind = AsciiEntry if is_ascii else TextEntry
     return [kind(message_id, texts) for message_id, texts in raw_entries]

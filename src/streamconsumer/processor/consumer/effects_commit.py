@@ -23,11 +23,14 @@ from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseE
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 
 log = logging.getLogger(__name__)
+
+_SUBJECT = "the script that applies effects"
 
 MAX_REMEMBERED_COMMITS = 50_000
 """Maximum number of remembered commits per group. The ids of 50,000 commits occupy about 6 MB."""
@@ -131,12 +134,12 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
     except ResponseError as error:
         raise _with_permission_hint(error) from error
     if isinstance(reply, list):
-        raise EffectsRejected(
-            _rejection_message(message_id, *(part.decode(errors="backslashreplace") for part in reply))
-        )
-    if reply == b"before":
+        parts = [replies.text(part, _SUBJECT) for part in replies.array(reply, _SUBJECT, 3)]
+        raise EffectsRejected(_rejection_message(message_id, *parts))
+    result = replies.one_of(reply, _SUBJECT, (b"done", b"before", b"lost"))
+    if result == b"before":
         log.info("effects already committed; acknowledging", extra={"message_id": message_id})
-    return bool(reply != b"lost")
+    return result != b"lost"
 
 
 def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:

@@ -105,6 +105,8 @@ schedule was deleted or evicted."""
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 """Entry id after which only one entry can exist. XREADGROUP treats the last possible id like `>`."""
 
+_RENEWAL = "the script that renews leases"
+
 
 class Leases:
     """Leases of one consumer on entries, and its registration as a member of the group."""
@@ -146,7 +148,8 @@ class Leases:
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
         sorted_ids = sorted(message_ids, key=replies.parse_id)
-        return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
+        lost = replies.array(await self._run_script(RENEW, [self._schedule_key], *sorted_ids), _RENEWAL)
+        return [replies.entry_id(message_id, _RENEWAL) for message_id in lost]
 
     async def show_activity(self) -> None:
         """Reset the idle time of this consumer without changing its entries."""
@@ -159,7 +162,8 @@ class Leases:
         Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if the entry was trimmed and is
         now acknowledged.
         """
-        return int(await self._run_script(START_ATTEMPT, [], message_id, deliveries))
+        reply = await self._run_script(START_ATTEMPT, [], message_id, deliveries)
+        return replies.one_of(reply, "the script that starts an attempt", (1, 0, -1))
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
         """Correct the delivery counts of entries, given as (id, deliveries)."""
@@ -184,7 +188,8 @@ class Leases:
         """Delete a consumer, by default this one. Returns False and deletes nothing if it has pending entries."""
         name = self._consumer_name if consumer is None else consumer
         keys = [self._members_key, group_key(self._stream, self._group, "readers")]
-        return int(await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)) >= 0
+        reply = await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)
+        return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 
     async def _run_script(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
         consumer = consumer or self._consumer_name

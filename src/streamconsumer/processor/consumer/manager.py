@@ -210,7 +210,7 @@ class StreamManager:
 
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
         """Acknowledge one entry. Returns False if the entry was not pending."""
-        return bool(await self.execute("XACK", stream_name, group_name, message_id))
+        return replies.count(await self.execute("XACK", stream_name, group_name, message_id), "XACK") > 0
 
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""

@@ -21,6 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
+from streamconsumer.redis_client.replies import UnexpectedReply
 
 LARGE_REPLY_BYTES = 1024 * 1024
 """Size of a reply from which its values are counted. A smaller reply always fits into memory."""
@@ -171,6 +172,9 @@ class RawConnection(asyncio.Protocol):
                 self._on_reply(reply)
         except hiredis.ProtocolError as error:
             self._fail(RedisConnectionError(f"the server does not use the Redis protocol: {error}"))
+            self._transport.abort()
+        except UnexpectedReply as error:  # raised by `on_first_reply`
+            self._fail(error)
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
