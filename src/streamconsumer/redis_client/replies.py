@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
-_FULL_ID, _RAW_FULL_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}"), re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _quotes = reprlib.Repr()
 _quotes.maxlevel, _quotes.maxlist, _quotes.maxstring, _quotes.maxother = 2, 4, 60, 60
 
@@ -129,22 +128,6 @@ def entries(reply: Any, subject: str) -> list[tuple[str, list[bytes]]]:
             raise UnexpectedReply(subject, fields, "pairs of a field name and a value")
         parsed.append((entry_id(message_id, subject), fields))
     return parsed
-
-
-def check_new_entries(raw_entries: Sequence[Any], *, is_text: bool) -> None:
-    """Raise UnexpectedReply if an entry in the reply to a read is not a pair of an id and a list of fields.
-
-    Does not check the fields, because each check takes time for each message. `is_text` is True if the reply contains
-    text instead of bytes.
-    """
-    matches: Callable[[Any], Any] = (_FULL_ID if is_text else _RAW_FULL_ID).fullmatch
-    try:
-        checks = [matches(message_id) and type(fields) is list for message_id, fields in raw_entries]
-        is_valid = all(checks)
-    except (TypeError, ValueError):
-        is_valid = False
-    if not is_valid:  # the entries are not quoted, because they contain data of users
-        raise UnexpectedReply("XREADGROUP", [type(each).__name__ for each in raw_entries], "pairs of an id and fields")
 
 
 def is_id(value: str) -> bool:
