@@ -64,7 +64,7 @@ async def test_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> No
     pod = new_pod("pod_handlers:slow").start()
     await pod.wait_for_log("started")
     pod.signal(signal.SIGTERM)
-    await pod.wait_for_log("draining")
+    await pod.wait_for_log("draining: no new messages start")
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
     assert await group.pending() == 1
@@ -144,7 +144,7 @@ def keyword(*, data): ...
         ("raises:handle", "import failed: RuntimeError: no licence"),
         ("exits:handle", "import failed: SystemExit: 3"),
         ("syntax:handle", "import failed: SyntaxError"),
-        ("shop:missing", "module 'shop' has no 'missing'; it has nothing, two, generator"),
+        ("shop:missing", "module 'shop' has no 'missing'; found nothing, two, generator"),
         ("shop:number", "is int; expected a function that takes one dict"),
         ("shop:nothing", "takes (); expected one argument, the message's data"),
         ("shop:two", "takes (data, more); expected one argument"),

@@ -167,7 +167,7 @@ async def test_error_about_a_missing_group_names_some_of_many_groups(any_group: 
     for number in range(30):
         await any_group.client.xgroup_create(STREAM, f"group-{number:02}", "0", mkstream=True)
     store = DeadLetterStore(any_group.manager().execute, STREAM, "biling", group_key(STREAM, "biling", "dead-letters"))
-    with pytest.raises(Exception, match=r"has no group 'biling'; it has 'group-00', .*, 10 more$"):
+    with pytest.raises(Exception, match=r"has no group 'biling'; its groups are 'group-00', .*, 10 more$"):
         await store.check()
 
 

@@ -24,7 +24,7 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
     "fraction": (lambda e: e.increment("k", ANY), "increment of 'k' is 0.5; expected a whole number"),
     "increment too large": (
         lambda e: e.increment("k", MAX_INCREMENT).increment("k", -1),
-        "increment of 'k' is -1; expected at most 1000000000000000000 in one message",
+        "increment of 'k' is -1; expected at most 1000000000000000000 in total for one message",
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),

@@ -1,7 +1,8 @@
 """Memory budget for the StreamConsumers of each namespace.
 
 The author of a StreamConsumer chooses the size of its spec, up to about 1.5 MB, and the cache stores each spec. Without
-a budget, the StreamConsumers of one namespace could use up the operator's memory and stop it for all namespaces.
+a budget, the StreamConsumers of one namespace could use up the operator's memory, and so stop the operator for all
+namespaces.
 """
 
 import json
@@ -21,7 +22,8 @@ OVER_BUDGET = (
     f"the StreamConsumers of the namespace have more than {MAX_NAMESPACE_BYTES >> 20} MiB in total, and the operator "
     "keeps no more than this in memory; reduce the size or the number of StreamConsumers, then edit this StreamConsumer"
 )
-"""Message for a StreamConsumer that exceeds the budget. The edit makes the API server send the spec again."""
+"""Message for a StreamConsumer that exceeds the budget. The message asks for an edit, because the API server sends the
+spec again after an edit."""
 
 
 class NamespaceBudget:
@@ -32,8 +34,9 @@ class NamespaceBudget:
         self._totals: Counter[str] = Counter()
 
     def try_reserve(self, key: Key, manifest: Manifest) -> bool:
-        """Reserve memory for a StreamConsumer, in place of its previous version. Returns False if the spec exceeds the
-        budget. Memory is then reserved only for the StreamConsumer without its spec."""
+        """Reserve memory for a StreamConsumer, and release the memory of the previous version of the StreamConsumer.
+        Returns False if the spec exceeds the budget. For a spec that exceeds the budget, memory is reserved only for
+        the StreamConsumer without its spec."""
         self.release(key)
         size = OBJECT_BYTES + len(json.dumps([manifest.get("spec"), manifest["metadata"].get("annotations")]))
         fits = self._totals[key[0]] + size <= MAX_NAMESPACE_BYTES

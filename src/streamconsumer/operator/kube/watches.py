@@ -96,8 +96,8 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
 async def _fetch_objects(
     *, settings: kopf.OperatorSettings, resource: Any, namespace: Any, logger: Any
 ) -> AsyncIterator[tuple[list[Any], str]]:
-    """List the objects as kopf does, but parse them one at a time. Yields lists of objects. The last list is empty and
-    has the resourceVersion from which kopf watches."""
+    """List the objects as kopf does, but parse one object at a time. Yields pairs of a list of objects and a
+    resourceVersion. The last pair has an empty list and the resourceVersion from which kopf watches."""
     params = {"limit": str(PAGE_SIZE)}
     if selectors := sorted(set(settings.watching.label_selectors.collect(resource))):
         params["labelSelector"] = ",".join(selectors)
@@ -142,7 +142,7 @@ class WatchConnection(kopf.ConnectionInfo):
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
 
     def as_ssl_context(self) -> ssl.SSLContext:
-        """Return the context. The first call reads files."""
+        """Return the TLS context. The first call reads the files with the certificates and the key."""
         return self._context
 
     @cached_property

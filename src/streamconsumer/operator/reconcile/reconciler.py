@@ -51,8 +51,8 @@ CONFLICT_RETRY = timedelta(seconds=5)
 object, because the object does not have the operator's labels."""
 
 UPDATED = "Updated"
-"""The reason of a change that is not recorded as an Event. The user who edited the StreamConsumer knows about the edit,
-the status shows the progress, and an Event would be one more write."""
+"""The reason of a change for which no Event is recorded. An Event would be an unnecessary write, because the user who
+edited the StreamConsumer knows about the edit, and the status shows the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Reconciler:
         return repair_delay
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
+        """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles
@@ -122,7 +122,7 @@ class Reconciler:
             self._stop_monitoring(state)
 
     def _count_in_motion(self) -> int:
-        """Count the StreamConsumers with changes that their status does not show yet."""
+        """Count the StreamConsumers whose status does not show all changes to the children yet."""
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
@@ -178,7 +178,7 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer with the same name. Kubernetes is about to delete these
+        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
         children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
@@ -192,14 +192,14 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
-        """Return the reference annotations of the Deployment, computed from the current hashes and the annotations of
-        the live Deployment."""
+        """Return the annotations with the hashes of referenced Secrets and ConfigMaps, computed from the current hashes
+        and the annotations of the live Deployment."""
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()
         name = child_name(consumer)
         live = self.cache.child(state.key, "Deployment", name)
-        if live is None:  # the cache lacks objects without our labels, and a user may have removed the label
+        if live is None:  # the cache lacks objects without the operator's labels, and a user may have removed the label
             live = await self.kube.get("apps/v1", "Deployment", consumer.namespace, name)
         return next_references(live, hashes)
 
@@ -208,7 +208,7 @@ class Reconciler:
         no change. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         live = self.cache.child(state.key, kind, name)
-        if live is None:  # the cache lacks objects without our labels, and such an object may have this name
+        if live is None:  # the cache lacks objects without the operator's labels, and such an object may have this name
             live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(
@@ -237,7 +237,7 @@ class Reconciler:
                 await self.kube.annotate_pod(namespace, name, {ANNOTATION: str(cost)})
             except Exception:
                 extra = {"namespace": namespace, "pod": name}
-                log.info("failed to set the pod deletion cost", exc_info=True, extra=extra)
+                log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
                 return
 
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
@@ -355,8 +355,8 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
-    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
-    differ in every reconcile."""
+    """Return the reason and the generation of the condition Ready. An Event is recorded only if the reason or the
+    generation has changed. The message alone does not count, because some messages, such as the kubelet's messages
+    about images, differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)
