@@ -235,7 +235,8 @@ class AsciiEntry(TextEntry):
 def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: bool) -> list[Entry]:
     """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII.
 
-    Only the first and the last id are checked completely, because a check of each id would take 0.2 µs per message.
+    Only the first and the last entry are checked completely, because a check of each entry would take 0.2 µs per
+    message.
     """
     kind = AsciiEntry if is_ascii else TextEntry
     entries: list[Entry]
@@ -244,7 +245,9 @@ def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: boo
             entries = [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
         else:
             entries = [kind(message_id, texts) for message_id, texts in raw_entries]
-        is_valid = all(replies.is_id(entry.message_id) for entry in (entries[0], entries[-1]))
+        is_valid = all(replies.is_id(entry.message_id) for entry in (entries[0], entries[-1])) and all(
+            isinstance(raw[1], list) for raw in (raw_entries[0], raw_entries[-1])
+        )
     except (AttributeError, IndexError, TypeError, ValueError):
         is_valid = False
     if not is_valid:  # the entries are not quoted, because they contain data of users
