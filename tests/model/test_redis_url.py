@@ -37,22 +37,25 @@ OTHER_OPTIONS = (
 
 
 def error_of(url: str) -> str:
-    with pytest.raises(InvalidRedisUrl) as caught:
-        parse_redis_url(url)
-    return str(caught.value)
+    try:
+        parsed = parse_redis_url(url)
+    except InvalidRedisUrl as error:
+        return str(error)
+    pytest.fail(f"{url!r} was parsed: {parsed}")
 
 
 def encode_all(name: str) -> str:
     return "".join(f"%{ord(character):02x}" for character in name)
 
 
-@pytest.mark.parametrize("name", [*FILE_OPTIONS, *OTHER_OPTIONS])
 @pytest.mark.parametrize("spell", [str, encode_all, lambda name: f"%{ord(name[0]):02X}{name[1:]}"], ids=range(3))
 @pytest.mark.parametrize("scheme", ["redis://r/0", "rediss://r", "unix:///run/redis.sock"])
-def test_option_that_is_not_allowed_is_named_in_every_spelling(name: str, spell: Any, scheme: str) -> None:
-    message = error_of(f"{scheme}?socket_timeout=3&{spell(name)}=/dev/stdout")
-    assert f"option 2 after `?` ({name}) is not allowed" in message
-    assert ("redis.tls" in message) == (name in FILE_OPTIONS)
+def test_option_that_is_not_allowed_is_named_in_every_spelling(spell: Any, scheme: str) -> None:
+    for name in (*FILE_OPTIONS, *OTHER_OPTIONS):
+        url = f"{scheme}?socket_timeout=3&{spell(name)}=/dev/stdout"
+        message = error_of(url)
+        assert f"option 2 after `?` ({name}) is not allowed" in message, url
+        assert ("redis.tls" in message) == (name in FILE_OPTIONS), url
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class KeySelector(Model):
     """Key in the Secret or ConfigMap."""
 
     optional: bool = False
-    """If true, the pod starts even if the key does not exist. The variable of a missing key is not set."""
+    """If true, the pod starts even if the key does not exist. Without the key, the environment variable is not set."""
 
 
 class LocalObjectReference(Model):

@@ -97,8 +97,8 @@ def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
 def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
     """Return the CEL rule that rejects keys with reserved prefixes.
 
-    The rule uses `startsWith` because the API server would reject a regular expression as too expensive. To estimate
-    the cost, the API server assumes that a key can be as long as a request.
+    The rule uses `startsWith` because the API server would reject a regular expression as too expensive. When the
+    API server estimates the cost, it assumes that a key can have the maximum size of a whole request.
     """
     return cel_rules((f"self.all(key, {' && '.join(f'!key.startsWith({prefix!r})' for prefix in prefixes)})", message))
 

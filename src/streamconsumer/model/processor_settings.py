@@ -165,8 +165,9 @@ class SharedSettings(Model):
     """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
-    """Start position of a new consumer group. `0` starts at the oldest entry, and `$` skips all existing entries. An
-    entry ID starts directly after the entry with this ID. An existing consumer group keeps its position."""
+    """Start position of a new consumer group. `0` starts at the oldest entry, and `$` skips all existing entries. If
+    the value is an entry ID, the group starts with the next entry after this ID. An existing consumer group keeps its
+    position."""
 
     batch_count: int = Field(default=10, ge=1, le=1000)
     """Maximum number of entries that one read returns (`COUNT`)."""

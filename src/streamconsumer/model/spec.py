@@ -396,4 +396,5 @@ def _without_nulls(value: Any) -> Any:
 def _check_kind(manifest: dict[str, Any], name: str) -> None:
     kind = f"{quote_name(manifest.get('apiVersion'))} {quote_name(manifest.get('kind'))}"
     if kind != f"{names.API_VERSION} {names.KIND}":
-        raise InvalidResource(f"{quote_name(name or 'document')}: is {kind}; expected {names.API_VERSION} {names.KIND}")
+        expected = f"{names.API_VERSION} {names.KIND}"
+        raise InvalidResource(f"{quote_name(name or 'document')}: found {kind}, expected {expected}")

@@ -126,7 +126,7 @@ class StreamStats(StatusModel):
     """True if `lag` is exact. If false, `lag` is a lower bound, because Redis does not know the number and the operator
     counts entries only up to a limit."""
     pending: int | None = None
-    """Number of entries that were delivered but not acknowledged yet, including entries waiting for a retry."""
+    """Number of entries that are delivered but not yet acknowledged. Includes entries that wait for a retry."""
     oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
     """Time when the oldest pending entry was added to the stream, taken from the ID of the entry."""
     consumers: int | None = None

@@ -219,7 +219,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf shuts down, because kopf waits 5 s for running tasks after a signal."""
+            """Stop the operator's tasks first. After a signal, kopf waits up to 5 s for tasks that still run."""
             stop.set()
             await self._shutdown()
 

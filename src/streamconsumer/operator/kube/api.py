@@ -251,7 +251,7 @@ def api_error_message(error: Exception) -> str:
 
 def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
-    seconds. A date, which a proxy may send, is ignored."""
+    seconds. If a proxy sends a date instead, the date is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None

@@ -165,7 +165,7 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. Returns no entry of a too large reply; the next read returns the entries of that reply."""
+        """Read new entries. If the reply is too large, returns no entries, and the next read requests them again."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)
