@@ -22,6 +22,7 @@ from streamconsumer.redis_client.keys import group_key
 try:
     from streamconsumer.cli.redis_errors import as_backend_unavailable
     from streamconsumer.processor.consumer import StreamManager, redact_url
+    from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
@@ -30,8 +31,8 @@ OUTSIDE_CLUSTER_HINT = (
 )
 
 MAX_ENTRY_BYTES = 134_217_728
-"""Maximum size of an entry that the commands read. The limit prevents a server from exhausting the memory of a
-command."""
+"""Maximum size of an entry that the commands read, including 64 bytes for each field name and value. The limit prevents
+a server from exhausting the memory of a command."""
 
 _POD_ENV_NAMES = {
     "stream": env_name("stream"),
@@ -87,7 +88,7 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
     If the server does not answer or rejects a command, raises BackendUnavailable, whose message names `subject`.
     """
-    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES)
+    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES - MAX_REPLY_BYTES)  # the manager adds MAX_REPLY_BYTES
     manager = StreamManager.from_settings(target.redis, target.stream, delivery=delivery)
     try:
         with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):

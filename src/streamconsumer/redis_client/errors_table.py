@@ -93,16 +93,24 @@ _NO_TLS = "WRONG_VERSION_NUMBER"
 """OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause this
 error."""
 
+_OLD_TLS = "the server supports only TLS versions before 1.2; enable TLS 1.2 or 1.3 on the server"
+
 _TLS_MESSAGES = {
-    "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
-    "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL",
+    "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL, or, in a "
+    "Redis Cluster or with Sentinel, the announced host name",
+    "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL. "
+    "Nodes of a Redis Cluster and servers behind Sentinel must announce host names; if they announce only addresses, "
+    "as some cloud services do, add ?ssl_check_hostname=false to the URL",
     "certificate has expired": "the server's certificate has expired; renew it",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is from an unknown certificate authority; "
     "set redis.tls.caSecretRef",
     "CERTIFICATE_REQUIRED": "the server requires a client certificate; set redis.tls.certSecretRef",
     "ALERT_UNKNOWN_CA": "the server does not trust the client certificate; correct redis.tls.certSecretRef",
     "HANDSHAKE_FAILURE": "the server rejects the handshake; if it requires a client certificate, "
-    "set redis.tls.certSecretRef",
+    "set redis.tls.certSecretRef; otherwise, enable TLS 1.3 or cipher suites with ECDHE on the server, because suites "
+    "with RSA or DHE key exchange are not supported",
+    "ALERT_PROTOCOL_VERSION": _OLD_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
     AFTER_TLS_HANDSHAKE: "the server closes the connection; if it requires a client certificate, "
     "set redis.tls.certSecretRef",
     _NO_TLS: "the server does not use TLS at this port; use redis:// or another port in the URL",

@@ -6,9 +6,9 @@ names the subject (a command or a field in its reply), the value found and the v
 
 import re
 import reprlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import InvalidResponse
 
@@ -20,6 +20,8 @@ MAX_COUNT = 2**63 - 1
 
 MAX_ID_PART = 2**64 - 1
 """Maximum value of each of the two numbers in an entry id."""
+
+T = TypeVar("T")
 
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
@@ -42,6 +44,14 @@ def count(reply: Any, subject: str) -> int:
     if number is None or not 0 <= number <= MAX_COUNT:
         raise UnexpectedReply(subject, reply, "a number from 0 to 2^63 - 1")
     return number
+
+
+def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
+    """Return the value in `expected` that is equal to the reply and has its type."""
+    for value in expected:
+        if type(reply) is type(value) and reply == value:
+            return value
+    raise UnexpectedReply(subject, reply, f"one of {', '.join(map(repr, expected))}")
 
 
 def optional_count(reply: Any, subject: str) -> int | None:

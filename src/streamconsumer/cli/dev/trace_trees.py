@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
+
+from streamconsumer.text import printable
 
 QUIET_PERIOD_SECONDS = 1.0
 """Number of seconds without a new span after which a trace counts as complete and is shown."""
@@ -125,13 +128,14 @@ def render(spans: Sequence[Span]) -> list[Text]:
         "not bold dim",
     )
     rows = list(span_tree(spans))
-    width = max((len(branch) + len(span.name) for branch, span in rows), default=0)
+    width = max((len(branch) + cell_len(printable(span.name)) for branch, span in rows), default=0)
     return [heading, *(_render_span(branch, span, start_ns, width) for branch, span in rows)]
 
 
 def _render_span(branch: str, span: Span, trace_start_ns: int, width: int) -> Text:
     mark, style = ("✗", "red") if span.is_failed else ("✓", "green")
-    row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
+    name = printable(span.name)  # escaped before padding, because escapes are longer than the characters
+    row = Text.assemble((branch, "dim"), name, " " * (width - len(branch) - cell_len(name) + 1), (mark, style))
     row.append(f" {format_nanoseconds(span.end_ns - span.start_ns):>7}")
     row.append(
         f" {'+' + format_nanoseconds(span.start_ns - trace_start_ns) if span.start_ns > trace_start_ns else '':>8}",

@@ -216,7 +216,7 @@ class RedisConsumer:
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
         with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
-            self._client_id = int(await connection.execute("CLIENT", "ID"))
+            self._client_id = replies.count(await connection.execute("CLIENT", "ID"), "CLIENT ID")
         if self._client_id is not None:
             await self._reader_registry.register(self._client_id)
         return connection
@@ -234,7 +234,7 @@ class RedisConsumer:
             if isinstance(reply, Exception):
                 ack_errors.append(reply)
             else:
-                self.ack_buffer.confirm(acks, reply)
+                self.ack_buffer.confirm(acks, replies.count(reply, "XACK"))
 
         read = self._packed_reads.get(count) or self._pack_read(count)
         packed = pack_command("XACK", self._stream, self._group, *acks) + read if acks else read
@@ -312,7 +312,7 @@ class RedisConsumer:
         await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:
-        return int(await self.manager.execute("XACK", self._stream, self._group, *acks))
+        return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:
         """Store the delivery count of an entry before its next attempt.

@@ -16,6 +16,7 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.reply_limits import ReplyTooLarge
+from streamconsumer.redis_client.scripts import LIST_GROUPS
 
 REPLAY = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -58,6 +59,10 @@ FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
 """Approximate size of a page. The number of entries in a page depends on their sizes, which range from 100 bytes to
 16 MB."""
+
+
+MAX_LISTED_GROUPS = 20
+"""Maximum number of existing groups that the error about a missing group names."""
 
 
 class DeadLetterStore:
@@ -188,7 +193,7 @@ class DeadLetterStore:
 
     async def _check_group(self) -> None:
         try:
-            reply = await self._execute("XINFO", "GROUPS", self._stream)
+            reply = await self._execute("EVAL", LIST_GROUPS, 1, self._stream, self._group, MAX_LISTED_GROUPS)
         except ResponseError as error:
             if "no such key" in str(error):
                 raise InvalidSettings(
@@ -197,10 +202,12 @@ class DeadLetterStore:
             if str(error).startswith("WRONGTYPE"):
                 raise InvalidSettings(f"key {self._stream!r} is not a stream; check the name of the stream") from None
             raise
-        lines = [replies.to_dict(line, "XINFO GROUPS") for line in replies.array(reply, "XINFO GROUPS")]
-        groups = [replies.text(line.get(b"name"), "XINFO GROUPS") for line in lines]
-        if self._group not in groups:
-            existing = f"its groups are {', '.join(map(repr, sorted(groups)))}" if groups else "it has no groups"
+        exists, count, names = replies.array(reply, "XINFO GROUPS", 3)
+        if not exists:
+            listed = sorted(replies.text(name, "XINFO GROUPS") for name in replies.array(names, "XINFO GROUPS"))
+            others = replies.count(count, "XINFO GROUPS") - len(listed)
+            parts = [*map(repr, listed), *([f"{others} more"] if others > 0 else [])]
+            existing = f"its groups are {', '.join(parts)}" if parts else "it has no groups"
             raise InvalidSettings(f"stream {self._stream!r} has no group {self._group!r}; {existing}")
 
 
