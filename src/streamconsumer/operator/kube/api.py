@@ -47,6 +47,11 @@ APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
 """Content type of a server-side apply. Because of the charset, the package `kubernetes` sends a bytes body
 unchanged."""
 
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+"""Header of a request whose response is read in parts. A small part of a compressed response can contain many
+megabytes."""
+
+CHUNK_BYTES = 65_536
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
@@ -89,9 +94,25 @@ class KubeApi:
         """Send a request and return the body of the response as text."""
         return (await self._request(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
 
+    async def get_chunks(self, path: str, *, query: Mapping[str, str] = {}) -> AsyncIterator[bytes]:
+        """Yield the body of the response in parts of at most CHUNK_BYTES, as the parts are received."""
+        response = await self._send("get", path, None, {"Accept": JSON, **UNCOMPRESSED}, query)
+        async with response.response as received:
+            async for chunk in received.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
+
     async def _request(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
     ) -> bytes:
+        response = await self._send(method, path, body, headers, query)
+        data: bytes = await response.read()  # type: ignore[no-untyped-call]
+        return data
+
+    async def _send(
+        self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
+    ) -> RESTResponse:
+        """Send a request and return the response, whose body was not read yet. Raises an error for an error
+        response."""
         configuration = self._client.configuration
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         authorization = {"Authorization": token} if token else {}
@@ -102,10 +123,10 @@ class KubeApi:
         response = await self._client.call_api(
             method.upper(), url, all_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-        data: bytes = await response.read()  # type: ignore[no-untyped-call]
         if not 200 <= response.status <= 299:
+            await response.read()  # type: ignore[no-untyped-call]
             _raise_api_error(f"{method} {path}", response)
-        return data
+        return response
 
     async def server_endpoints(self) -> set[tuple[str, int]]:
         """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
