@@ -44,10 +44,10 @@ class ListPage:
         while not is_null and await self._next_character() != "]":
             yield await self._next_object()
             await asyncio.sleep(0)
-        self._position += len("null") if is_null else len("]")
         while await self._receive():
             pass
-        self._fields |= json.loads("{" + self._text[self._position :].lstrip(_SEPARATORS))
+        tail = self._text.removeprefix("null" if is_null else "]")
+        self._fields |= json.loads("{" + tail.lstrip(_SEPARATORS))
 
     async def _read_head(self) -> None:
         while (begin := self._text.find(ITEMS)) < 0:
