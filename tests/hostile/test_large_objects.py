@@ -55,7 +55,17 @@ def long_source(mark: str) -> Manifest:
     return {"handler": {"source": f"# {mark}\n" + "x" * 250_000}, "image": None}
 
 
-SPECS: tuple[Callable[[str], Manifest], ...] = (long_values, wide_characters, many_names, long_source)
+def large_reference(mark: str) -> Manifest:
+    """Return a small spec that refers to the ConfigMap `wide_config_map`."""
+    return {"env": [{"name": "MARK", "value": mark}], "envFrom": [{"configMapRef": {"name": "wide"}}]}
+
+
+def wide_config_map() -> Manifest:
+    """Return a ConfigMap of 1 MB that takes 15 MB of memory after parsing."""
+    return {"metadata": {"name": "wide"}, "data": {f"{number:x}": "" for number in range(40_000)}}
+
+
+SPECS: tuple[Callable[[str], Manifest], ...] = (long_values, wide_characters, many_names, long_source, large_reference)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,7 @@ class Tenants:
     def create(self) -> None:
         for namespace in self._namespaces:
             self._server.kubectl("create", "namespace", namespace)
+            self._request("POST", PREFIXES["ConfigMap"].format(namespace), wide_config_map())
             for number, spec in self._specs("one"):
                 item = manifest(f"large-{number}", namespace, **{key: value or ... for key, value in spec.items()})
                 item["metadata"]["annotations"] = {"note": "x" * 50_000}
@@ -200,7 +211,7 @@ class Measurement:
 
 @pytest.fixture(
     scope="module",
-    params=[Scale(2, 12, 120), pytest.param(Scale(5, 200, 3600), marks=pytest.mark.chaos)],
+    params=[Scale(2, 10, 180), pytest.param(Scale(5, 200, 3600), marks=pytest.mark.chaos)],
     ids=lambda scale: f"{scale.namespaces}x{scale.consumers}",
 )
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
@@ -221,13 +232,20 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                     measurement.record("after an edit of all", outcome)
                     tenants.enlarge_deployments()
                     measurement.record("with large Deployments", outcome)
+                    # While the API server is down, the operator logs errors.
+                    outcome.log_problems += log_problems(operator)
                     restart(server)
                     tenants.reconnect()
                     measurement.record("after an interruption of the watches", outcome)
+                else:
+                    outcome.log_problems += log_problems(operator)
                 outcome.long_callbacks += operator.long_callbacks(since)
-                outcome.log_problems += [str(each)[:1500] for each in operator.lines() if is_unhandled(each)]
         tenants.close()
         yield outcome
+
+
+def log_problems(operator: MeasuredOperator) -> list[str]:
+    return [str(each)[:1500] for each in operator.lines() if is_unhandled(each)]
 
 
 def restart(server: ApiServer) -> None:
