@@ -137,6 +137,17 @@ async def test_only_one_large_key_is_processed_at_a_time_and_other_keys_pass() -
         assert reconciler.running == [C, B]
 
 
+async def test_namespaces_take_turns_with_large_keys() -> None:
+    queue, reconciler = WorkQueue(lambda _: True), FakeReconciler()
+    many, other = [("many", str(number)) for number in range(3)], ("other", "0")
+    for key in (*many, other):
+        queue.add(key)
+    async with working(queue, reconciler):
+        for key in (many[0], other, many[1], many[2]):
+            assert await reconciler.next_started() == key
+            reconciler.end(key)
+
+
 async def test_large_key_is_processed_after_another_large_key_has_failed() -> None:
     queue, reconciler = WorkQueue({A, B}.__contains__), FakeReconciler()
     for key in (A, B):
