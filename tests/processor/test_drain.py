@@ -10,6 +10,8 @@ import pytest
 
 from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer import liveness
+from streamconsumer.processor.consumer.large_entries import Claimed
+from streamconsumer.processor.consumer.pending_entries import PendingEntries
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
@@ -162,6 +164,36 @@ async def test_consumer_with_pending_entries_stays_in_the_group(any_group: Group
     await processor.stop_listening()
     assert await any_group.consumers() == {"pod-a"}
     assert await any_group.pending() == 1
+
+
+async def test_entries_of_a_claim_in_progress_are_released(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A roll-out stops pods at the same time: entries that one pod releases are being claimed by another."""
+    claimed, stopped = asyncio.Event(), asyncio.Event()
+    claim_due = PendingEntries.claim_due
+
+    async def claim_until_stopped(self: PendingEntries, count: int) -> Claimed:
+        result = await claim_due(self, count)
+        if result.entries:
+            claimed.set()
+            await stopped.wait()
+        return result
+
+    monkeypatch.setattr(PendingEntries, "claim_due", claim_until_stopped)
+    await any_group.add(4)
+    releasing = await any_group.start(Recorder(gate=False))
+    await eventually(lambda: releasing.metrics.delivered == 4)
+    processor = await any_group.start(Recorder(), "pod-b")
+    releasing.force_stop()
+    stopping_first = asyncio.create_task(releasing.stop_listening())
+    await claimed.wait()
+    stopping = asyncio.create_task(processor.stop_listening())
+    await eventually(lambda: processor.health.readiness() == (False, "draining"))
+    await asyncio.sleep(0.2)  # time in which the drain would have ended
+    stopped.set()
+    await asyncio.gather(stopping, stopping_first)
+    owners = {entry.consumer for entry in await any_group.entries()}
+    assert owners <= {POSTPONED_CONSUMER, "pod-a"}  # the running entry stays with pod-a
+    assert await any_group.consumers() <= {"pod-a"}
 
 
 @ON_ONE_SERVER

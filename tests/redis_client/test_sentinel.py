@@ -103,7 +103,7 @@ async def test_error_names_each_sentinel_that_does_not_know_the_primary(monitore
     assert message.startswith(
         "no sentinel reports the address of the primary 'other' (127.0.0.1:1: Error 111 connecting"
     )
-    assert f"{node}: does not know a primary of this name" in message
+    assert f"{node}: the sentinel does not know a primary with this name" in message
 
 
 def test_address_is_a_sentinel_until_the_primary_is_known() -> None:

@@ -207,7 +207,7 @@ async def test_chain_is_verified_although_the_url_disables_the_check_of_the_name
             {"url": "rediss://r", "tls_cert_file": __file__, "tls_key_file": __file__},
             f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that matches its private key",
         ),
-        ({"url": "redis://r", "tls_ca_file": __file__}, "needs a URL that begins with rediss://"),
+        ({"url": "redis://r", "tls_ca_file": __file__}, "require a URL that begins with rediss://"),
         ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p: file not found"),
         ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url: file not found"),
         ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),

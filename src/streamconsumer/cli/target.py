@@ -54,7 +54,7 @@ class Target:
     dead_letter_stream: str
     """Redis key of the dead-letter stream."""
     consumer: StreamConsumer | None = None
-    """The StreamConsumer in the cluster. None if the target comes from options or environment variables."""
+    """The StreamConsumer in the cluster, or None if the target comes from options or environment variables."""
 
     @property
     def server(self) -> str:
@@ -66,7 +66,8 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target and yield it. Raises click.UsageError, InvalidSettings and BackendUnavailable."""
+    """Find the target and yield the target. Raises click.UsageError, InvalidSettings or BackendUnavailable if the
+    target cannot be found."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context require the name of a StreamConsumer")
@@ -118,7 +119,9 @@ def _target_from_options(options: Options, environ: Mapping[str, str]) -> Target
     redis = _redis_fields_from_env(environ)
     required = {"--redis-url": options["redis_url"] or redis, "--stream": values["stream"], "--group": values["group"]}
     if missing := [option for option, value in required.items() if not value]:
-        raise InvalidSettings(f"missing {', '.join(missing)}; give these options, or the name of a StreamConsumer")
+        raise InvalidSettings(
+            f"missing {', '.join(missing)}; pass each missing option, or the name of a StreamConsumer"
+        )
     stream, group = str(values["stream"]), str(values["group"])
     dead_letters = values["dead_letter_stream"] or group_key(stream, group, "dead-letters")
     return Target(redis_settings(redis, options, environ), stream, group, dead_letters)

@@ -71,7 +71,7 @@ def run() -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - modules that import this one need no loop
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - importers of this module need no event loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
@@ -151,7 +151,7 @@ class Operator:
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("running as follower", extra={"http_port": self._http_server.port})
+        log.info("running as follower until the leader election is won", extra={"http_port": self._http_server.port})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
@@ -183,7 +183,7 @@ class Operator:
     async def _update_api_servers(self) -> None:
         """Add the current addresses of the API server to `destinations.api_servers`. The operator never connects to
         these addresses on behalf of a StreamConsumer. Earlier addresses stay in the set, because a cluster may have
-        several API servers, and each announces only its own address."""
+        several API servers, and each API server announces only its own address."""
         loop = asyncio.get_running_loop()
         for host, port in await self.kube.server_endpoints():
             try:
@@ -219,7 +219,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for running tasks."""
+            """Stop the operator's tasks first. After a signal, kopf waits up to 5 s for tasks that still run."""
             stop.set()
             await self._shutdown()
 

@@ -1,8 +1,8 @@
 """The process of a pod: reads the settings from environment variables, runs the processor, and drains on a signal.
 
-The exit code is 0 after a drain, and 78 (configuration error) if the process cannot start. In the latter case, the
-process writes the reason as one line to the log and to the container's termination log. The operator copies the reason
-from the termination log to the StreamConsumer's condition.
+The exit code is 0 after a drain, and 78 (configuration error) if the process cannot start. A process that cannot start
+writes the reason as one line to the log and to the container's termination log. The operator copies the reason from the
+termination log to the StreamConsumer's condition.
 """
 
 import asyncio
@@ -76,11 +76,11 @@ def _flush(telemetry: SpanRecorder | None, metrics_exporter: MetricsExporter | N
         metrics_exporter.stop()
     if telemetry and not telemetry.shutdown():
         log.warning(
-            "timed out exporting the last spans; dropped",
+            "timed out exporting the last spans; these spans are dropped",
             extra={"spans_sent": telemetry.sent, "spans_dropped": telemetry.dropped},
         )
     if metrics_exporter and not metrics_exporter.join(deadline - time.monotonic()):
-        log.warning("timed out exporting the last metrics; dropped")
+        log.warning("timed out exporting the last metrics; these metrics are dropped")
 
 
 def _metric_attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
@@ -207,7 +207,7 @@ def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
-        log.info("received %s", signal.Signals(number).name)
+        log.info("received signal %s", signal.Signals(number).name)
         if stop.is_set():
             processor.force_stop()
         stop.set()

@@ -38,9 +38,9 @@ STARTUP_TIMEOUT = timedelta(seconds=2)
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
 
-    `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. In the
-    latter case, the processor polls: it waits `poll_interval` seconds after a read that returned no entries. It then
-    neither renews leases nor claims entries.
+    `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. With an
+    object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
+    returned no entries. A polling processor neither renews leases nor claims entries.
 
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
@@ -124,18 +124,19 @@ class RedisStreamProcessor:
 
         Returns when the group exists. If Redis does not respond, returns after the first attempt or after
         `STARTUP_TIMEOUT`, and the loop retries. Raises InvalidSettings if no callback is set, or if the server lacks a
-        required feature, such as scripts. If such a server responds only later, `wait_stopped` raises the error.
+        required feature, such as scripts. If a server that lacks a required feature responds only later, `wait_stopped`
+        raises the error.
         """
         self._require_handler()
         if self.is_running:
-            log.warning("already listening", extra={"stream": self.stream_name})
+            log.warning("processor is already listening", extra={"stream": self.stream_name})
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
             event.clear()
         self._loop_task = asyncio.create_task(self._run_tasks(), name=f"consume {self.stream_name}")
-        log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
+        log.info("listening to the stream", extra={"stream": self.stream_name, "group": self.consumer_group_name})
         with suppress(TimeoutError):
             async with asyncio.timeout(STARTUP_TIMEOUT.total_seconds()):
                 await self._first_attempt_done.wait()
@@ -163,8 +164,8 @@ class RedisStreamProcessor:
         await asyncio.shield(self._stop_task)
 
     def force_stop(self) -> None:
-        """End the drain immediately. Cancels handlers that are still running. Their entries stay pending until another
-        consumer claims them."""
+        """End the drain immediately. Cancels handlers that are still running. The entries of these handlers stay
+        pending until another consumer claims the entries."""
         self._stop_forced.set()
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ class RedisStreamProcessor:
                 self._telemetry.on_ready(await self.stream_manager.clock_offset_ns())
             self._is_open = True
         except InvalidSettings as error:
-            log.error("Redis server is unusable; stopping", extra={"error": str(error)})  # noqa: TRY400
+            log.error("Redis server is unusable; stopping the processor", extra={"error": str(error)})  # noqa: TRY400
             self._fatal_error = error
             raise
         finally:
@@ -300,14 +301,14 @@ class RedisStreamProcessor:
 
     async def _stop(self, loop_task: asyncio.Task[None]) -> None:
         in_flight = self._pipeline.in_flight
-        log.info("draining", extra={"running": in_flight.running, "unstarted": in_flight.queued})
+        log.info("draining: no new messages start", extra={"running": in_flight.running, "unstarted": in_flight.queued})
         self.health.mark_not_ready("draining")
         self._stopping.set()
         in_flight.close()
         await self._interrupt_read()
         await loop_task
         self._loop_task = None
-        log.info("stopped", extra={"stream": self.stream_name})
+        log.info("stopped listening to the stream", extra={"stream": self.stream_name})
 
     async def _interrupt_read(self) -> None:
         """End the current blocking read by CLIENT UNBLOCK. If Redis does not respond, cancel the read.
@@ -325,11 +326,13 @@ class RedisStreamProcessor:
         deadline = time.monotonic() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
-        await self._release_unstarted()  # entries from a claim that was in progress
+        await self._release_unstarted()  # releases entries whose attempts failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
+        """Release the unstarted entries, including the entries of a claim that is in progress."""
         pipeline = self._pipeline
+        await self._best_effort(pipeline.recovery_loop.finish_claim())
         await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))
 
     async def _best_effort(self, command: Coroutine[Any, Any, None]) -> None:
@@ -369,7 +372,7 @@ class RedisStreamProcessor:
     def _overrides_single_message(self) -> bool:
         """True if a subclass or an assignment replaces `_process_single_message`.
 
-        Every message then goes through the replacement instead of the fast path."""
+        If True, every message goes through the replacement instead of the fast path."""
         method = getattr(self._process_single_message, "__func__", None)
         return method is not RedisStreamProcessor._process_single_message
 

@@ -314,7 +314,10 @@ async def test_deletion_without_a_terminal_requires_yes(group: Group) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--yes"], "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer"),
+        (
+            ["--yes"],
+            "missing --redis-url, --stream, --group; pass each missing option, or the name of a StreamConsumer",
+        ),
         (["--yes", "--redis-url", "redis://x", "--stream", STREAM], "missing --group;"),
         (["--yes", "orders", "--stream", STREAM], "--stream: cannot be combined with the name of a StreamConsumer"),
         (["--yes", "-n", "shop", "--stream", STREAM], "-n and --context require the name of a StreamConsumer"),

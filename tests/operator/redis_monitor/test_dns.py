@@ -115,7 +115,7 @@ def test_search_options_of_the_kubelet_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["redis\n", "a b", "", "-x", "redis/0", "x" * 300, "rédis", "a\x00b"])
 async def test_invalid_host_name_is_not_looked_up(name_server: NameServer, servers: NameServers, host: str) -> None:
-    with pytest.raises(HostNotResolved, match="neither a host name nor an IP address"):
+    with pytest.raises(HostNotResolved, match="neither a valid host name nor an IP address"):
         await resolver_for(servers).resolve(host, 6379)
     assert name_server.queries == []
 

@@ -11,10 +11,11 @@ from typing import Any
 from rich.text import Text
 
 QUIET_PERIOD_SECONDS = 1.0
-"""A trace counts as complete, and is shown, if it has received no new span for this number of seconds."""
+"""Number of seconds without a new span after which a trace counts as complete and is shown."""
 
 INTERVAL_SECONDS = 2.0
-"""Minimum number of seconds between two traces that are shown. All other traces are skipped."""
+"""Minimum number of seconds between two traces that are shown. If several traces become complete within this time, one
+of these traces is shown, and all others are skipped."""
 
 MAX_TRACES = 10_000
 """Maximum number of buffered traces. Traces that were shown stay in the buffer, so that a retry is shown together with
@@ -27,7 +28,7 @@ POD_NAME = "k8s.pod.name"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root."""
+    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root span."""
 
     trace_id: str
     span_id: str
@@ -77,7 +78,8 @@ class TraceBuffer:
             self._traces.popitem(last=False)
 
     def next_trace(self, now: float) -> list[Span]:
-        """Return the spans of the trace to show now. Empty if no trace is due. Failed traces take precedence."""
+        """Return the spans of the trace to show now. The list is empty if no trace is due. Failed traces take
+        precedence."""
         if now - self._last_shown_at < INTERVAL_SECONDS:
             return []
         quiet = [trace for trace in self._traces.values() if trace.is_ready(now)]

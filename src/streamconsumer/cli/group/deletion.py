@@ -5,14 +5,16 @@ One Lua script checks the consumers and deletes the group, so that no consumer c
 A consumer is alive in two cases:
 
 - The `consumers` companion key contains a recent registration of the consumer. This rule detects pods that wait for
-  entries, because Redis before 7.2 does not update `idle` when a read returns no entry.
-- The consumer's `idle` is less than `minIdle`. This rule detects consumers of other programs. On Redis 7.2 and Valkey,
-  `idle` is the time since the last attempt to read or claim. On older versions, `idle` is the time since the last
-  successful attempt. Redis 7.2 also reports `inactive`, the time since the last successful attempt. The rule does not
-  use `inactive`, because a reader that waits for entries would be considered dead.
+  entries. Redis before 7.2 does not update `idle` when a read returns no entry, so `idle` alone would not show that
+  these pods are alive.
+- The consumer's `idle` is less than `minIdle`. This rule detects consumers of other programs, which do not register in
+  `consumers`. On Redis 7.2 and Valkey, `idle` is the time since the last attempt to read or claim. On older versions,
+  `idle` is the time since the last successful attempt. Redis 7.2 also reports `inactive`, the time since the last
+  successful attempt. The rule does not use `inactive`, because `inactive` would count a reader that waits for entries
+  as dead.
 
-On every server, the script does not detect a reader of another program that blocks in one XREADGROUP for longer than
-`minIdle`.
+If a reader of another program blocks in one XREADGROUP for longer than `minIdle`, the script does not detect the reader
+on any version of Redis or Valkey.
 """
 
 from dataclasses import dataclass
@@ -60,9 +62,9 @@ return {names, exists and 1 or 0, keys}
 """Script that deletes the group if no consumer is alive.
 
 KEYS: the stream, the group's companion key `consumers`, the group's other companion keys. ARGV: the group,
-`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns three values. The first
-contains the names of at most 100 live consumers, each truncated to 256 bytes. The second is 1 if the group existed,
-otherwise 0. The third is the number of deleted companion keys.
+`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns three values. Value 1
+contains the names of at most 100 live consumers, each truncated to 256 bytes. Value 2 is 1 if the group existed,
+otherwise 0. Value 3 is the number of deleted companion keys.
 """
 
 _SUBJECT = "the script that deletes the group"

@@ -16,8 +16,8 @@ SUSPECT_DELIVERIES = 2
 crashes the process."""
 
 MIN_SILENT_SECONDS = 60
-"""A consumer with pending entries is reported if it has been idle for at least this number of seconds. Pods renew their
-pending entries every 0.4 s."""
+"""A consumer with pending entries is reported if the consumer has been idle for at least this number of seconds. Pods
+renew their pending entries every 0.4 s."""
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}

@@ -10,11 +10,11 @@ from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest
 
 MAX_COST = 2**31 - 1
-"""Maximum cost, because Kubernetes parses the cost as a signed 32-bit integer."""
+"""Maximum pod deletion cost. The limit is needed because Kubernetes parses the cost as a signed 32-bit integer."""
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:
-    """Return the new cost of each pod whose annotation differs from its number of pending entries.
+    """Return the new cost of each pod whose cost annotation differs from the pod's number of pending entries.
 
     The keys of `pending_by_pod` are consumer names, which equal pod names. Pods that are being deleted are excluded."""
     costs = {}

@@ -19,7 +19,7 @@ GUARANTEED_BYTES = 2 * 1024 * 1024
 ordinary StreamConsumers with their children and pods."""
 
 MAX_NAMESPACE_BYTES = 48 * 1024 * 1024
-"""Maximum memory of one namespace. Sufficient for about 1,000 ordinary StreamConsumers with their children and pods."""
+"""Maximum memory of one namespace. Sufficient for about 800 ordinary StreamConsumers with their children and pods."""
 
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 """Maximum memory of all namespaces together, apart from GUARANTEED_BYTES."""

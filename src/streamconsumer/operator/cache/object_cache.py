@@ -46,12 +46,12 @@ class ObjectCache:
         change."""
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
-        the state at the time of the first page, so a later page may contain an object that has been deleted in the
-        meantime."""
+        the state at the time of the first page, so a later page may contain an object that was deleted after the first
+        page."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
-        """Store the manifest if its resourceVersion is newer than the cached one. Returns the key of the StreamConsumer
-        to which the object belongs."""
+        """Store the manifest if its resourceVersion is newer than the cached resourceVersion. Returns the key of the
+        StreamConsumer to which the object belongs."""
         key = _key_for(manifest)
         if key and _version(manifest) > self._tombstones.get(_uid(manifest), -1):
             self._upsert(key, manifest)
@@ -155,8 +155,9 @@ class ObjectCache:
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
         """Remove the cached objects that are missing from a complete list.
 
-        `versions_before` is the result of `versions()` before the list request. An object that has changed since then
-        is not removed. Returns the keys of the StreamConsumers whose objects were removed."""
+        `versions_before` is the result of `versions()` before the list request. If an object has changed since that
+        call of `versions()`, the object is not removed. Returns the keys of the StreamConsumers whose objects were
+        removed."""
         missing = [
             manifest
             for manifest in self.all_objects()
@@ -187,7 +188,8 @@ class ObjectCache:
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Return the children that have an owner reference with this uid. Matching labels are not sufficient."""
+        """Return the children that have an owner reference with this uid. Children that have matching labels but no
+        such owner reference are not returned."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:

@@ -1,8 +1,8 @@
 """Reduces the memory that cached objects need: drops unused fields, and stores equal strings only once.
 
 An object from the API server is 10 to 20 KB of JSON, and takes five times that size in memory after parsing. Most of
-this memory is used for `managedFields`, and for strings that also occur in all other objects. 1,000 StreamConsumers
-have 4,000 objects.
+the memory of a cached object is used for `managedFields`, and for strings that also occur in all other objects. 1,000
+StreamConsumers have 4,000 objects.
 
 The functions in this module have no side effects.
 """
@@ -131,7 +131,8 @@ _REDUCE_SPEC_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {
 }
 
 _MAX_INTERNED_ITEMS = 500
-"""Maximum number of items of a dict or list whose strings are interned. No valid object has more."""
+"""Maximum number of items of a dict or list whose strings are interned. The dicts and lists of valid objects have at
+most this number of items."""
 
 
 def _intern_strings(value: Any) -> Any:

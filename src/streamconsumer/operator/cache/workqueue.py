@@ -94,7 +94,8 @@ class WorkQueue:
         failure."""
         pause = throttled.retry_after.total_seconds() * random.uniform(1, 1.25)  # noqa: S311 - jitter
         log.warning(
-            "API server is throttling requests; pausing", extra={"error": str(throttled), "pause_seconds": pause}
+            "API server is throttling requests; pausing all reconciles",
+            extra={"error": str(throttled), "pause_seconds": pause},
         )
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         self.add(key)

@@ -1,7 +1,7 @@
 """HTTP requests to the Kubernetes API server, with JSON bodies. Only this module uses the Python package `kubernetes`.
 
-The package provides the authentication methods and the connections. This module does not use the package's model
-classes, because converting an object costs more CPU time than the request.
+The package `kubernetes` provides the authentication methods and the connections. This module does not use the model
+classes of `kubernetes`, because converting an object costs more CPU time than the request.
 """
 
 import asyncio
@@ -44,8 +44,8 @@ Headers = tuple[tuple[str, str], ...]
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
-"""Content type of a server-side apply. Because of the charset, the package `kubernetes` sends a bytes body
-unchanged."""
+"""Content type of a server-side apply. The content type contains a charset, so that the package `kubernetes` sends a
+body of bytes unchanged."""
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Header of a request whose response is read in parts. A small part of a compressed response can contain many
@@ -57,7 +57,8 @@ REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
 TOKEN_INTERVAL = timedelta(minutes=1)
-"""The interval at which the token of the service account is read again. The kubelet replaces the token in time."""
+"""The interval at which the token of the service account is read again. The kubelet replaces the token before the token
+expires."""
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -66,7 +67,7 @@ class _RestClient(RESTClientObject):
     """HTTP client that looks up the host name of the API server with the C library, as kubectl does.
 
     By default, aiohttp uses c-ares if the package aiodns is installed, and c-ares does not support the split DNS of a
-    VPN. Look-ups of Redis servers do not use the C library's resolver, so they cannot delay look-ups of the API
+    VPN. Look-ups of Redis servers do not use the C library's resolver, and so cannot delay look-ups of the API
     server."""
 
     def _create_connector(self) -> TCPConnector:
@@ -173,7 +174,8 @@ class Connection:
 
     configuration: Configuration
     impersonation: Headers = ()
-    """Headers, sent with each request, that make the API server use the permissions of another user."""
+    """Impersonation headers, which are sent with each request. The headers make the API server use the permissions of
+    another user."""
 
 
 async def load_connection(context: str | None = None) -> Connection:
@@ -231,8 +233,8 @@ def _is_in_cluster(configuration: Configuration) -> bool:
 
 
 def _in_thread(read_token: Callable[[Configuration], None]) -> Callable[[Configuration], Awaitable[None]]:
-    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. The package would read the
-    token file on the event loop."""
+    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. Without this hook, the
+    package `kubernetes` would read the token file on the event loop."""
     next_seconds = time.monotonic() + TOKEN_INTERVAL.total_seconds()
 
     async def refresh(configuration: Configuration) -> None:
@@ -249,7 +251,9 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     context."""
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
-        raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
+        raise InvalidSettings(
+            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig; set KUBECONFIG"
+        )
     try:
         await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
             kubeconfig.document(), client_configuration=configuration
@@ -285,7 +289,7 @@ def api_error_message(error: Exception) -> str:
 
 def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
-    seconds. A date, which a proxy may send, is ignored."""
+    seconds. If a proxy sends a date instead, the date is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None

@@ -86,8 +86,8 @@ class KubeClient:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
         manifest, and reverts changes that other clients made to these fields.
 
-        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy, because an immediate retry
-        would fail again."""
+        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry of such a
+        request would fail again."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:
@@ -145,8 +145,8 @@ class KubeClient:
         return bool(response["status"]["allowed"])
 
     async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
-        """Return True if a ServiceAccount is allowed to use the verb on the resource, for the command line. `account`
-        is the namespace and the name of the ServiceAccount."""
+        """Return True if a ServiceAccount is allowed to use the verb on the resource. Only the CLI calls this method.
+        `account` is the namespace and the name of the ServiceAccount."""
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
         spec = {
             "user": f"{SERVICE_ACCOUNT_PREFIX}{account[0]}:{account[1]}",
@@ -170,12 +170,13 @@ class KubeClient:
         return await self._api.server_endpoints()
 
     async def version(self) -> Manifest:
-        """Return the version of the API server, for the command line."""
+        """Return the version of the API server. Only the CLI calls this method."""
         return await self._api.request_json("get", "/version")
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
-        """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
-        before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any length."""
+        """Return the last lines of a container's log. Only the CLI calls this method. If `previous` is True, the log is
+        from before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any
+        length."""
         query = {
             "container": container,
             "tailLines": str(lines),

@@ -1,7 +1,7 @@
 """Parser of the pages of a list that receives and parses one object at a time.
 
-Each object may have 1.5 MB, and parsing an object takes up to 45 ms. Parsing a whole page in one step would block the
-event loop for up to a second, and would need the memory of all objects at the same time.
+An object may have up to 1.5 MB, and parsing an object takes up to 45 ms. Parsing a whole page in one step would block
+the event loop for up to a second, and would need the memory of all objects at the same time.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ class ListPage:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata of the list. Complete after all objects, because the API server sends the metadata of a list of
-        custom resources after the objects."""
+        """The metadata of the list. The metadata is complete only after all objects have been parsed, because the API
+        server sends the metadata of a list of custom resources after the objects."""
         metadata: dict[str, Any] = self._fields.get("metadata", {})
         return metadata
 

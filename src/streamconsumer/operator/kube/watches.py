@@ -152,7 +152,7 @@ class WatchConnection(kopf.ConnectionInfo):
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
 
     def as_ssl_context(self) -> ssl.SSLContext:
-        """Return the context. The first call reads files."""
+        """Return the TLS context. The first call reads the files with the certificates and the key."""
         return self._context
 
     @cached_property

@@ -36,8 +36,8 @@ def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Ma
 
 
 def env_from(consumer: StreamConsumer) -> list[Manifest]:
-    """Build `envFrom`: Secrets and ConfigMaps whose keys become environment variables. Variables from `environment`
-    take precedence."""
+    """Build `envFrom`: Secrets and ConfigMaps whose keys become environment variables. Variables that `environment`
+    returns take precedence over variables from `envFrom`."""
     return [_dump(source) for source in consumer.spec.env_from]
 
 

@@ -67,8 +67,8 @@ def evaluate_readiness(
 
 
 def is_observed(deployment: Manifest | None) -> bool:
-    """Return True if the Deployment controller has seen the last write. Until then, the status of the Deployment
-    describes the previous spec."""
+    """Return True if the Deployment controller has seen the last write of the Deployment. Until the Deployment
+    controller has seen the write, the status of the Deployment describes the previous spec."""
     if deployment is None:
         return False
     return bool(
@@ -77,7 +77,8 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is none.
+    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is no such
+    problem.
 
     The operator uses the same settings and Secrets as the pod, so the operator has the same problem. The pod cannot
     report the problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
@@ -99,14 +100,14 @@ _BLOCKING_REASONS = {
 
 
 def _log_hint(pods: Iterable[Manifest]) -> str:
-    """Return a reference to the log of an unready pod, or an empty string. The log may show problems that the operator
-    cannot see, such as a missing permission in Redis."""
+    """Return a reference to the log of an unready pod, or an empty string if no running pod is unready. The log may
+    show problems that the operator cannot see, such as a missing permission in Redis."""
     name = _unready_pod(pods)
     return f" Pod {name} is running but not ready; see kubectl logs {name}." if name else ""
 
 
 def _unready_pod(pods: Iterable[Manifest]) -> str:
-    """Return the name of a running pod that is not ready, or an empty string."""
+    """Return the name of a running pod that is not ready, or an empty string if no such pod exists."""
     for pod in pods:
         if "deletionTimestamp" in pod["metadata"]:
             continue
@@ -136,7 +137,7 @@ def has_started(pod: Manifest) -> bool:
 
 
 def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
-    """Return the names of the ConfigMaps that running pods mount. A container still needs its ConfigMap, because a
+    """Return the names of the ConfigMaps that running pods mount. A running pod still needs these ConfigMaps, because a
     restarted container reads the source again."""
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     volumes = [volume for pod in running for volume in pod.get("spec", {}).get("volumes", [])]
@@ -156,7 +157,8 @@ def _steady_readiness(consumer: StreamConsumer, desired: int) -> Readiness:
 
 
 def _find_problem(status: Manifest, pods: Iterable[Manifest]) -> PodProblem | None:
-    """Return the problem that keeps pods from being ready, or None. Problems that the user can fix have priority."""
+    """Return the problem that keeps pods from being ready, or None if no problem is found. Problems that the user can
+    fix have priority."""
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     problems = [problem for pod in staying if (problem := _pod_problem(pod))]
     problems += [problem for condition in status.get("conditions", []) if (problem := _condition_problem(condition))]

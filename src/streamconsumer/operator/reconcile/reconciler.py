@@ -51,8 +51,8 @@ CONFLICT_RETRY = timedelta(seconds=5)
 object, because the object does not have the operator's labels."""
 
 UPDATED = "Updated"
-"""The reason of a change that is not recorded as an Event. The user who edited the StreamConsumer knows about the edit,
-the status shows the progress, and an Event would be one more write."""
+"""The reason of a change for which no Event is recorded. An Event would be an unnecessary write, because the user who
+edited the StreamConsumer knows about the edit, and the status shows the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Reconciler:
         return whole if whole and self.cache.contains(whole) else None
 
     async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return the live object, or None. The cache has no objects without our labels, for example if a user has
+        """Return the live object, or None. The cache has no objects without the operator's labels, for example if a user has
         removed the labels, and has only a few fields of a large object."""
         cached = self.cache.child(key, kind, name)
         if cached is not None and not self.cache.is_reduced(cached):
@@ -130,7 +130,7 @@ class Reconciler:
         return await self.kube.get(api_version, kind, key[0], name)
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
+        """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles
@@ -143,7 +143,7 @@ class Reconciler:
             self._stop_monitoring(state)
 
     def _count_in_motion(self) -> int:
-        """Count the StreamConsumers with changes that their status does not show yet."""
+        """Count the StreamConsumers whose status does not show all changes to the children yet."""
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
@@ -199,7 +199,7 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer with the same name. Kubernetes is about to delete these
+        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
         children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
@@ -213,8 +213,8 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
-        """Return the reference annotations of the Deployment, computed from the current hashes and the annotations of
-        the live Deployment."""
+        """Return the annotations with the hashes of referenced Secrets and ConfigMaps, computed from the current hashes
+        and the annotations of the live Deployment."""
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()
@@ -253,7 +253,7 @@ class Reconciler:
                 await self.kube.annotate_pod(namespace, name, {names.ANNOTATION_DELETION_COST: str(cost)})
             except Exception:
                 extra = {"namespace": namespace, "pod": name}
-                log.info("failed to set the pod deletion cost", exc_info=True, extra=extra)
+                log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
                 return
 
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
@@ -371,8 +371,8 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
-    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
-    differ in every reconcile."""
+    """Return the reason and the generation of the condition Ready. An Event is recorded only if the reason or the
+    generation has changed. The message alone does not count, because some messages, such as the kubelet's messages
+    about images, differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

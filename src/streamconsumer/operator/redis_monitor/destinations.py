@@ -37,7 +37,7 @@ _REFUSED: dict[str, str] = {
     "fd00:c1::a9fe:a9fe/128": "the metadata service of a cloud",  # Oracle Cloud
     "fd00:42::42/128": "the metadata service of a cloud",  # Scaleway
     "fd20:ce::254/128": "the metadata service of a cloud",  # Google Cloud
-    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address in it is unknown
+    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address is unknown
 }
 _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
 
@@ -56,14 +56,14 @@ class Destinations:
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
         """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
-        Redis server listens there."""
+        Redis server listens on these endpoints."""
 
     def refusal(self, address: Address, port: int) -> str | None:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is
         allowed.
 
-        If an IPv6 address contains an IPv4 address, the rules apply to both. An exception for the IPv6 address also
-        covers the IPv4 address, but never an endpoint of the API server."""
+        If an IPv6 address contains an IPv4 address, the rules apply to both addresses. An exception for the IPv6
+        address also covers the IPv4 address. No exception covers an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
             return API_SERVER_RULE

@@ -1,8 +1,8 @@
 """The operator's writes to Redis: creating missing groups and deleting the consumers of terminated pods.
 
 The operator deletes a consumer only if the consumer has no pending entries. One Lua script, which the pods also use,
-checks this condition and deletes the consumer. The operator creates a group only if none of the existing pods has run.
-A pod that has run restores the group itself, together with the entries that the pod has started to handle.
+checks the pending entries and deletes the consumer. The operator creates a group only if none of the existing pods has
+run. A pod that has run restores a missing group, together with the entries that the pod has started to handle.
 """
 
 import re
@@ -28,15 +28,15 @@ ABSENT_AFTER_SECONDS = 65.0
 """A consumer counts as absent if its last announcement is older than this number of seconds. Pods announce themselves
 every 20 s.
 
-The list of pods at the API server is not sufficient, because pods of another cluster may have the same names and read
-the same stream."""
+The list of pods at the API server does not show every live consumer, because pods of another cluster may have the same
+names and read the same stream."""
 
 MAX_COUNTED = 10_000
 """Maximum number of unread entries that are counted if Redis does not report the lag. Counting 10,000 entries takes
 Redis about 5 ms."""
 
 MAX_DELETED = 100
-"""Maximum number of consumers that one call deletes. The next call deletes more."""
+"""Maximum number of consumers that one call deletes. The next call deletes further consumers."""
 
 KEPT = -1
 """Result of DELETE_IDLE_CONSUMER if the consumer has pending entries."""
@@ -77,7 +77,7 @@ def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
 
 
 def with_lag(group_ref: GroupRef, result: ProbeResult, reply: Any) -> ProbeResult:
-    """Return the result with the lag in the reply to `count_lag_command`."""
+    """Return the result of the probe, with the lag from the reply to `count_lag_command`."""
     if result.stats is None:
         return result
     try:

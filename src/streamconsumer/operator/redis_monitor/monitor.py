@@ -56,8 +56,9 @@ class RedisMonitor:
     ) -> MonitoredStream:
         """Start or continue to poll the stream of this StreamConsumer.
 
-        `stream` is the object that the previous call returned, or None in the first call. The history in this object is
-        dropped if the StreamConsumer now uses another Redis endpoint. Returns the object for the next call."""
+        `stream` is the object that the previous call returned, or None in the first call. If the StreamConsumer now
+        uses another Redis endpoint, the history in `stream` is dropped. Returns the object to pass as `stream` in the
+        next call."""
         endpoint_id = _endpoint_id(consumer)
         if stream is not None and stream.endpoint_id != endpoint_id:
             self.unwatch(stream)
@@ -68,7 +69,7 @@ class RedisMonitor:
         return stream
 
     def unwatch(self, stream: MonitoredStream) -> None:
-        """Stop polling the stream. After the last stream of an endpoint, close the connection."""
+        """Stop polling the stream. If the endpoint has no other stream, close the connection."""
         poller, task = self._pollers[stream.endpoint_id]
         poller.unwatch(stream)
         if not poller.streams:

@@ -2,7 +2,7 @@
 
 The author of a StreamConsumer chooses the number of Redis endpoints. Without a limit, one namespace with 1,000
 endpoints would use up the file descriptors and the memory of the operator. All endpoints of a namespace are polled, but
-only some at the same time, and only some keep their connection between two polls.
+only a limited number at the same time. Only a limited number of endpoints keep their connections between two polls.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ two connections: one for polls, and one for the blocking read that waits for ent
 
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
-"""An endpoint keeps its connections only if its values from Secrets have at most this size."""
+"""An endpoint keeps its connections only if the values from its Secrets have at most this size in total."""
 
 
 class NamespaceNetwork:
@@ -28,10 +28,11 @@ class NamespaceNetwork:
         self.resolve = resolve
         """Function that looks up a host and returns the addresses to which the operator may connect."""
         self.polls = asyncio.Semaphore(MAX_CONCURRENT_POLLS)
-        """Each poll acquires this semaphore first."""
+        """Semaphore that each poll of an endpoint acquires before the poll starts."""
         self.large_secrets = asyncio.Lock()
-        """Lock that a poll acquires if its values from Secrets exceed MAX_KEPT_SECRET_BYTES. Building a TLS context
-        occupies a thread for up to 0.2 s and needs several megabytes. All namespaces share the threads."""
+        """Lock that a poll acquires if the values from the endpoint's Secrets exceed MAX_KEPT_SECRET_BYTES. The lock
+        lets a namespace build only one TLS context at a time from such values, because all namespaces share the
+        threads. Building a TLS context occupies a thread for up to 0.2 s and needs several megabytes."""
         self._kept = 0
 
     def try_keep(self) -> bool:

@@ -1,4 +1,4 @@
-"""Poller of one Redis endpoint. One connection probes the groups of all its StreamConsumers in one round trip."""
+"""Poller of one Redis endpoint: one round trip on one connection probes the groups of all StreamConsumers."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS 
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
+"""Time during which new and changed StreamConsumers are collected for one common poll."""
 
 MAX_SECRETS_AGE_SECONDS = 600.0
 """Age after which Secrets are read again. If authentication or the TLS handshake has failed, the next poll reads the
@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 
 
 class EndpointPoller:
-    """Polls new and changed StreamConsumers immediately, and all StreamConsumers of one Redis endpoint every
-    `interval`."""
+    """Polls all StreamConsumers of one Redis endpoint every `interval`. New and changed StreamConsumers are polled
+    immediately."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class EndpointPoller:
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._checked: tuple[dict[str, str], ResolvedRedis | ProbeResult] | None = None
-        """Last values from Secrets, and the result of their check, so that unchanged values are not checked again."""
+        """Last values from Secrets, and the result of checking these values. Unchanged values are not checked again."""
         self._resolved: ResolvedRedis | None = None
         self._client: PipelineClient | None = None
         self._secrets_read_seconds = float("-inf")
@@ -164,7 +164,7 @@ class EndpointPoller:
             self._update_scale_from_zero(key, target, result, scaled_to_zero=scaled_to_zero)
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
-        """Return the stream that is polled under this key, or None if the poll of this target is outdated.
+        """Return the stream with this key, or None if the poller no longer polls `target`.
 
         During the poll, the StreamConsumer may have been deleted, and a new StreamConsumer of the same name may read
         another stream."""
@@ -224,7 +224,7 @@ class EndpointPoller:
     def _with_last_delivered_id(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
         """Store the group's last delivered id. If the group is missing, return the result with the last known id.
 
-        The group is recreated at this id."""
+        A missing group is recreated at the last known id."""
         stats = result.stats
         stream = self._current(key, target)
         if stats is None or stream is None:
@@ -255,8 +255,8 @@ class EndpointPoller:
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
     ) -> dict[Key, ProbeResult]:
-        """Count the unread entries of groups whose lag Redis does not report. Returns all results, with these
-        counts."""
+        """Count the unread entries of groups whose lag Redis does not report. Returns the results of all targets, with
+        the counted numbers as lag."""
         commands = {
             key: group_admin.count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
             for key, result in results.items()
@@ -297,9 +297,9 @@ class EndpointPoller:
             log.info("deleted consumers of terminated pods", extra=extra)
 
     async def _ensure_client(self) -> ProbeResult | None:
-        """Build a client if there is none or if a Secret has changed. Returns a failed ProbeResult if a Secret or a
-        setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and the values of
-        the Secrets are dropped."""
+        """Build a client if the poller has no client or if a Secret has changed. Returns a failed ProbeResult if a
+        Secret or a setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and
+        the values of the Secrets are dropped."""
         now = asyncio.get_running_loop().time()
         try:
             if self._reads_secrets:
@@ -385,13 +385,13 @@ def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
 
 
 def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
-    """Return the reply. If the reply is an error, values from Secrets are removed from its message."""
+    """Return the reply. If the reply is an error, values from Secrets are removed from the error message."""
     return replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
 
 
 @contextmanager
 def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
-    """Log an error instead of raising it, so that it does not affect other StreamConsumers. The next poll retries."""
+    """Log an error instead of raising the error, because other polls must not be affected. The next poll retries."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged

@@ -33,13 +33,13 @@ MAX_CONSUMERS = 500
 
 MAX_NAMES = 50_000
 """A poll reads the names and the pending counts of at most this number of consumers in all its groups together. Without
-this maximum, the replies for groups with many consumers could exceed their size limit."""
+this maximum, the replies for groups with many consumers could exceed the size limit of a reply."""
 NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
 )
-"""Condition message if no Redis server has replied, for any cause. The message is always the same, because different
-messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
+"""Condition message if no Redis server has replied, for any cause. The message is the same for a refused connection, a
+timeout and another protocol. Different messages would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -77,7 +77,7 @@ class ProbeResult:
     """Number of pending entries by consumer name. Consumers without pending entries, and consumers that are not named
     like pods, are excluded."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+    """Number of entries that were ever delivered to the group, or None if the server does not count deliveries."""
 
     @property
     def is_group_missing(self) -> bool:
@@ -225,7 +225,7 @@ def _lag(reported: int | None, length: int | None) -> int | None:
 
 
 def _count(reply: Any) -> int | None:
-    """Return the reply to XLEN. None if the command has failed."""
+    """Return the reply to XLEN. Returns None if the reply is an error."""
     return None if isinstance(reply, RedisErrorInfo) else replies.count(reply, "XLEN")
 
 

@@ -23,7 +23,7 @@ from streamconsumer.redis_client.topology import topology
 
 
 class SecretSource(Protocol):
-    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the command line."""
+    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the CLI."""
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 
@@ -72,7 +72,8 @@ async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSo
 async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
     """Build and check the settings. Returns a failed ProbeResult if the settings are unusable.
 
-    Certificates are checked in a thread, which takes up to 0.2 s. Raises OSError if this check does not end in time."""
+    A thread checks the certificates, and the check takes up to 0.2 s. Raises OSError if this check does not end in
+    time."""
     try:
         settings = _inline_settings(redis_settings(redis), values)
         credentials = topology(settings, "").credentials

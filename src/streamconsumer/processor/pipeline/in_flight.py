@@ -102,7 +102,7 @@ class InFlightTable:
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """Return the entry with this id. None if no such entry is in the table."""
+        """Return the entry with this id. Returns None if no such entry is in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:
@@ -121,7 +121,7 @@ class InFlightTable:
     def drop_claimed(self, message_id: str) -> bool:
         """Drop an entry that another consumer has claimed.
 
-        Cancels the entry's handler if it is running. If the handler runs a batch, cancels it only if other consumers
+        Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
         have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.disposition == "claimed_by_peer":
@@ -176,7 +176,8 @@ class InFlightTable:
         return unstarted
 
     async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers. Cancels them at `deadline` (monotonic seconds) or when `force_stop` is set."""
+        """Wait for running handlers. Cancels the handlers at `deadline` (monotonic seconds) or when `force_stop` is
+        set."""
         forced = asyncio.create_task(force_stop.wait())
         while self.tasks and not forced.done() and (seconds_left := deadline - time.monotonic()) > 0:
             tasks = {forced, *self.tasks.values()}
@@ -184,7 +185,10 @@ class InFlightTable:
         forced.cancel()
         if running := set(self.tasks.values()):
             self._metrics.abandoned += len(self.tasks)
-            log.warning("drain timeout reached; running messages stay pending", extra={"messages": len(self.tasks)})
+            log.warning(
+                "drain timeout reached; messages of cancelled handlers stay pending",
+                extra={"messages": len(self.tasks)},
+            )
             for message_id in self.tasks:
                 self.entries[message_id].disposition = "drain_timeout"
             for task in running:
@@ -204,7 +208,8 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """Start at most `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
+        """Start at most `max_count` other ready entries in the slot of the first entry. Returns the started entries in
+        order.
 
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
@@ -262,10 +267,10 @@ class InFlightTable:
         return self._gate is not None and self._gate.allows_attempt()
 
     def _next_entry(self) -> Entry | None:
-        """Remove and return the entry that starts next. None if no entry may start.
+        """Remove and return the entry that starts next. Returns None if no entry may start.
 
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
-        handled, a trial with such an entry can succeed and close the breaker."""
+        handled, a trial with an entry that has not failed can succeed and close the breaker."""
         if not self._is_breaker_open():
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
@@ -324,7 +329,8 @@ class InFlightTable:
     def retry_after_self_cancel(self, entry: Entry) -> None:
         """Schedule a retry if the entry's handler has cancelled its own task. Must be called before `finish_attempt`.
 
-        The attempt counts, so that an entry whose handler always does this eventually reaches `maxDeliveries`."""
+        The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
+        `maxDeliveries`."""
         if not self.is_closed and entry.disposition in {"", "timeout"}:
             log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
             self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)

@@ -34,7 +34,8 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits for capacity. The next check claims the remaining entries."""
+"""Maximum time that a claim waits for capacity. Entries that are not claimed within this time are claimed by the next
+check."""
 
 
 class RecoveryLoop:
@@ -55,10 +56,13 @@ class RecoveryLoop:
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
+        self._claim_lock = asyncio.Lock()
+        """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
 
     async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run the background tasks until cancelled. Leases are renewed only while `is_alive` returns True."""
+        """Run the background tasks until the current task is cancelled. Leases are renewed only while `is_alive`
+        returns True."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")
@@ -73,6 +77,11 @@ class RecoveryLoop:
                 group.create_task(self._snapshot_loop(claimer))
         finally:
             await stop_heartbeat()
+
+    async def finish_claim(self) -> None:
+        """Wait until the claim in progress has ended and its entries are in the in-flight table."""
+        async with self._claim_lock:
+            pass
 
     async def _claim_dead_loop(self, claimer: PendingClaimer) -> None:
         seconds = FIRST_CHECK_SECONDS
@@ -118,16 +127,21 @@ class RecoveryLoop:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
                     await self._in_flight.has_capacity.wait()
-            if not self._in_flight.has_capacity.is_set() or not self._may_claim():
-                return
-            start_ns = time.time_ns()
-            entries = await claim_page(self._batch_count)
-            has_more = bool(entries)
-            if self._telemetry is not None and entries:
-                self._telemetry.on_received(entries)
-                if entries[0].claimed_from:  # Postponed entries have no previous consumer.
-                    self._telemetry.on_claimed(entries, start_ns)
-            self._in_flight.admit(entries)
+            async with self._claim_lock:
+                if not self._in_flight.has_capacity.is_set() or not self._may_claim():
+                    return
+                has_more = await self._claim_page(claim_page)
+
+    async def _claim_page(self, claim_page: ClaimPage) -> bool:
+        """Claim one page and admit its entries. Returns False if the page is empty."""
+        start_ns = time.time_ns()
+        entries = await claim_page(self._batch_count)
+        if self._telemetry is not None and entries:
+            self._telemetry.on_received(entries)
+            if entries[0].claimed_from:  # Postponed entries have no previous consumer.
+                self._telemetry.on_claimed(entries, start_ns)
+        self._in_flight.admit(entries)
+        return bool(entries)
 
     def _on_lost(self, message_ids: list[str]) -> None:
         for message_id in message_ids:

@@ -20,7 +20,8 @@ MAX_FRAMES, MAX_STACK_LENGTH, MAX_MESSAGE_LENGTH = 50, 16_384, 2000
 """Limits of a record. The start of a long stack is cut off, so that the frame that raised the exception remains."""
 
 _WARN = 13, "WARN"
-"""Severity that the semantic conventions require, because another attempt may still succeed."""
+"""Severity that the semantic conventions require for the exception of an attempt, because a later attempt may
+succeed."""
 
 
 class ExceptionLogs:
@@ -47,7 +48,7 @@ class ExceptionLogs:
                 otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, record_attributes)
             )
         except Exception:
-            log.exception("failed to record exception")
+            log.exception("failed to record the exception of a handler")
 
     def flush(self, timeout_seconds: float) -> bool:
         """Send queued records. Returns False if the timeout expired before the queue was empty."""

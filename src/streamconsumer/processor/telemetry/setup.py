@@ -34,9 +34,9 @@ def telemetry_from_env(
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
         raise InvalidSettings(
-            f"OTEL_CONFIG_FILE is {file!r}; configuration files are not supported, because a file would replace all "
-            "OTEL_ variables, and its processors and exporters cannot be used here; remove OTEL_CONFIG_FILE and set "
-            "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and the other variables instead"
+            f"OTEL_CONFIG_FILE is {file!r}; this process does not support OpenTelemetry configuration files, "
+            "because a file replaces all OTEL_ variables and can name span processors and exporters that are not "
+            "implemented here; remove OTEL_CONFIG_FILE, and set variables such as OTEL_EXPORTER_OTLP_ENDPOINT instead"
         )
     if not _is_enabled(environ, "TRACES"):
         return None
@@ -64,7 +64,8 @@ def telemetry_from_env(
 def _is_enabled(environ: Mapping[str, str], signal: str) -> bool:
     """Return whether a signal is exported.
 
-    A signal is exported if an endpoint is set for all signals or for this signal, and its exporter is not `none`.
+    A signal is exported if an endpoint is set for all signals or for this signal, and if the exporter of the signal is
+    not `none`.
     """
     endpoint = environ.get(ENDPOINT_VARIABLE) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     return bool(endpoint) and environ.get(f"OTEL_{signal}_EXPORTER") != "none"
