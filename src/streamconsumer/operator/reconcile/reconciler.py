@@ -122,7 +122,7 @@ class Reconciler:
         return whole if whole and self.cache.contains(whole) else None
 
     async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return the live object, or None. The cache has no objects without the operator's labels, which a user may have
+        """Return the live object, or None. The cache has no objects without the operator's labels, which users may have
         removed, and has only a few fields of a large object."""
         cached = self.cache.child(key, kind, name)
         if cached is not None and not self.cache.is_reduced(cached):
