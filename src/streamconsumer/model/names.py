@@ -35,6 +35,9 @@ ANNOTATION_REFERENCES = f"{GROUP}/references"
 A new hash in the pod template starts a rollout.
 """
 
+ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation of pods, defined by Kubernetes: a ReplicaSet first deletes the pods with the lowest cost."""
+
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
 """Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 

@@ -112,8 +112,8 @@ class Operator:
     def __init__(self, kube: KubeClient, settings: OperatorSettings) -> None:
         self.kube = kube
         self.settings = settings
-        self.cache = ObjectCache()
-        self.queue = WorkQueue()
+        self.queue = WorkQueue(self._is_large)
+        self.cache = ObjectCache(self.queue.add)
         self.create_debounce = CreateDebounce(self.queue.add)
         self.status_writer = StatusWriter(kube)
         self.health = Health(queue_depth=self.queue.__len__, warning=lambda: self.status_writer.warning)
@@ -267,6 +267,9 @@ class Operator:
         for key in self.cache.consumers:
             if key[0] == namespace:
                 self.queue.add(key)
+
+    def _is_large(self, key: Key) -> bool:
+        return self.cache.is_large(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
 from tests.operator.operator_process import OperatorProcess
@@ -134,8 +133,8 @@ def test_busy_pods_have_a_deletion_cost_before_the_replicas_decrease(
     wait_for_replicas(api_namespace, 5)
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
     wait_for_replicas(api_namespace, 2)
-    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
-    assert ANNOTATION not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
+    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][names.ANNOTATION_DELETION_COST] == "2"
+    assert names.ANNOTATION_DELETION_COST not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
 def _polls(redis: Any) -> int:

@@ -30,8 +30,8 @@ from streamconsumer.operator.reconcile_trace import current
 from streamconsumer.text import printable
 
 PAGE_SIZE = 20
-"""The number of objects in one page of a list. Pages are small because 1,000 Deployments are 20 MB of JSON, and take
-five times that size in memory."""
+"""The number of objects in one page of a list. Even a page of the largest objects, with 1.5 MB each, is received within
+the time limit of a request."""
 
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
@@ -75,7 +75,7 @@ class KubeClient:
             query["labelSelector"] = selector
         token = ""
         while True:
-            page = ListPage(await self._api.request_text("get", path, query=query | _continue(token)))
+            page = ListPage(self._api.get_chunks(path, query=query | _continue(token)))
             async for item in page.items():
                 yield {"apiVersion": api_version, "kind": kind, **item}
             if not (token := page.metadata.get("continue", "")):

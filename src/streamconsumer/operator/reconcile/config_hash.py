@@ -48,8 +48,8 @@ async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) 
     hashes = {}
     for (kind, name), keys in sorted(references.items()):
         with suppress(PermissionDenied):
-            live = await reader.get_config_object(kind, consumer.namespace, name)
-            hashes[f"{kind}/{name}"] = _hmac(live, keys)
+            # No variable keeps an object, which may take 30 MB, while the next object is read.
+            hashes[f"{kind}/{name}"] = _hmac(await reader.get_config_object(kind, consumer.namespace, name), keys)
     return hashes if references else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, Effective, Readiness, Reason, StreamReason
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests.env import ENDPOINT_VARIABLE
 
 _TERMINATION_MESSAGE = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
 _IMAGE_REASONS = {
@@ -116,14 +117,17 @@ def _unready_pod(pods: Iterable[Manifest]) -> str:
     return ""
 
 
-def effective(deployment: Manifest) -> Effective:
-    """Return the effective settings, which are the values in the Deployment."""
+def effective(deployment: Manifest) -> Effective | None:
+    """Return the effective settings, which are the values in the Deployment. Returns None if the cache does not store
+    these values, because another client has made them large."""
+    if "template" not in deployment["spec"]:
+        return None
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env", [])}
     return Effective(
         image=container["image"],
         image_pull_policy=container.get("imagePullPolicy"),
-        telemetry_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        telemetry_endpoint=variables.get(ENDPOINT_VARIABLE),
     )
 
 

@@ -19,7 +19,7 @@ from streamconsumer.model.fields import format_errors
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Readiness, Reason, Status, build_conditions
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, deletion_costs
+from streamconsumer.operator.autoscaling.pod_deletion_cost import deletion_costs
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
@@ -83,7 +83,11 @@ class Reconciler:
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
         try:
-            self.cache.check_budget(key)
+            self.cache.check_admitted(key)
+            whole = await self._read_whole(manifest)
+            if whole is None:
+                return None
+            manifest = whole
             consumer = StreamConsumer.parse(manifest)
             self._start_monitoring(state, consumer, manifest)
             if leftovers := self._children_of_previous_uid(key, consumer):
@@ -108,6 +112,23 @@ class Reconciler:
             return min(delay, repair_delay or delay)
         await self._write_status(state, manifest, readiness, state.pending_changes.pop())
         return repair_delay
+
+    async def _read_whole(self, manifest: Manifest) -> Manifest | None:
+        """Return the StreamConsumer with all fields. Returns None if the StreamConsumer was deleted in the meantime,
+        which the watch will report."""
+        if not self.cache.is_reduced(manifest):
+            return manifest
+        metadata = manifest["metadata"]
+        whole = await self.kube.get(names.API_VERSION, names.KIND, metadata["namespace"], metadata["name"])
+        return whole if whole and self.cache.contains(whole) else None
+
+    async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
+        """Return the live object, or None. The cache has no objects without the operator's labels, which users may have
+        removed, and has only a few fields of a large object."""
+        cached = self.cache.child(key, kind, name)
+        if cached is not None and not self.cache.is_reduced(cached):
+            return cached
+        return await self.kube.get(api_version, kind, key[0], name)
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
         """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
@@ -197,19 +218,14 @@ class Reconciler:
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()
-        name = child_name(consumer)
-        live = self.cache.child(state.key, "Deployment", name)
-        if live is None:  # the cache lacks objects without the operator's labels, and a user may have removed the label
-            live = await self.kube.get("apps/v1", "Deployment", consumer.namespace, name)
+        live = await self._live_child(state.key, "apps/v1", "Deployment", child_name(consumer))
         return next_references(live, hashes)
 
     async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
         """Apply one child if the child is missing or differs from the manifest. Returns the change, or None if there is
         no change. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        live = self.cache.child(state.key, kind, name)
-        if live is None:  # the cache lacks objects without the operator's labels, and such an object may have this name
-            live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
+        live = await self._live_child(state.key, manifest["apiVersion"], kind, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
@@ -234,7 +250,7 @@ class Reconciler:
         namespace = state.key[0]
         for name, cost in deletion_costs(self.cache.pods(state.key), pending_by_pod).items():
             try:
-                await self.kube.annotate_pod(namespace, name, {ANNOTATION: str(cost)})
+                await self.kube.annotate_pod(namespace, name, {names.ANNOTATION_DELETION_COST: str(cost)})
             except Exception:
                 extra = {"namespace": namespace, "pod": name}
                 log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
