@@ -246,7 +246,7 @@ def _keyboard_interrupt(seed: int, random: Random) -> Plan:
 
 def _threads_overrun(seed: int, random: Random) -> Plan:
     """The threads of plain functions run longer than the timeout and the delay of the retry."""
-    pods = _pods(random.choice([1, 2]), "thread", concurrency=random.choice([2, 4]), timeout_seconds=1.0)
+    pods = _pods(random.choice([1, 2]), "thread", concurrency=random.choice([2, 4]), timeout_seconds=5.0)
     times = [random.randrange(0, 5 * SECOND) for _ in range(random.choice([4, 10]))]
     return Plan(seed, pods, _messages(times), (), scenario="threads_overrun")
 
