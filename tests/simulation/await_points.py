@@ -17,7 +17,7 @@ PACKAGES = ("consumer", "pipeline")
 
 @dataclass(frozen=True, order=True)
 class AwaitPoint:
-    """One `await`, `async with` or `async for` in the source."""
+    """Place of an `await`, `async with` or `async for` in the source."""
 
     module: str
     line: int

@@ -76,6 +76,8 @@ class Ledger:
         self.is_ordered = False
         """True if entries with the same key must run in order."""
         self._attempts: defaultdict[int, int] = defaultdict(int)
+        self._live_runs: list[Run] = []
+        """Runs that had not ended at the last start of a handler."""
         self._rerun_windows: list[tuple[float, float]] = []
         self._present: set[str] = set()
         self._lengths = (-1, -1)
@@ -185,12 +187,12 @@ class Ledger:
         )
 
     def _check_order(self, run: Run) -> None:
-        for record in self.records.values():
-            if record.key != run.key or record.number == run.number:
-                continue
-            for other in record.runs:
-                if other.is_live and other.process is run.process and not other.loss and not other.is_thread:
-                    self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs = [other for other in self._live_runs if other.is_live]
+        for other in self._live_runs:
+            is_same_lane = (other.key, other.process) == (run.key, run.process) and other.number != run.number
+            if is_same_lane and not other.loss and not other.is_thread:
+                self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs.append(run)
 
     # -- comparison with the server ------------------------------------------------------------------------------------
 

@@ -89,6 +89,11 @@ class SimulationTask(asyncio.Task[Any]):
     number = 0
     process = WORLD
 
+    @property
+    def main_function(self) -> str:
+        """Qualified name of the coroutine function that the task runs."""
+        return getattr(self.get_coro(), "__qualname__", "")
+
     def __hash__(self) -> int:
         return self.number
 

@@ -66,12 +66,14 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
-        self._process = subprocess.Popen(
-            [flavour.find(), *options],
-            cwd=folder,
-            env={**os.environ, **self.clock.environment()},
-            stdout=subprocess.DEVNULL,
-        )
+        with (folder / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [flavour.find(), *options],
+                cwd=folder,
+                env={**os.environ, **self.clock.environment()},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
         self.control = self._connect_when_ready()
 
     def connect(self) -> "RealConnection":
@@ -106,7 +108,8 @@ class RealServer:
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     self._process.kill()
-                    raise
+                    errors = (self._socket_path.parent / "errors").read_text(errors="replace")
+                    raise RuntimeError(f"{self.flavour.name}: the server did not start; it wrote: {errors}") from None
                 time.sleep(0.01)
 
 

@@ -8,7 +8,7 @@ from traceback import TracebackException
 from streamconsumer.redis_client.errors_table import classify_error
 
 MAX_ERROR_LENGTH = 8192
-"""Maximum number of characters of an error's text. Handlers can raise errors that contain a whole response."""
+"""Maximum number of characters of an error's text. The text of a handler's error can contain a whole HTTP response."""
 
 log = logging.getLogger(__name__)
 

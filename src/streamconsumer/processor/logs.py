@@ -1,4 +1,5 @@
-"""Logs to standard output, as JSON or as short text lines. Both formats include the ids of the current trace."""
+"""Logs to standard output, as JSON or as short text lines. JSON records and text lines include the ids of the current
+trace."""
 
 import logging
 import sys
@@ -27,7 +28,7 @@ class _TraceContextFilter(logging.Filter):
 class _TextFormatter(logging.Formatter):
     """Formats a record as one line: `ERROR message failed; will retry  message_id=… error=…`.
 
-    A stack trace follows. Its lines are indented, so that no line of an exception looks like a record.
+    A stack trace follows. The lines of the stack trace are indented, so that no such line looks like a record.
     """
 
     def format(self, record: logging.LogRecord) -> str:

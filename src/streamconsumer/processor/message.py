@@ -16,7 +16,8 @@ Encoding = Literal["utf-8", "bytes"]
 
 
 class ConsumerId(NamedTuple):
-    """Identity of a consumer: stream, consumer group and consumer name. Created once per start of the processor."""
+    """Identity of a consumer: stream, consumer group and consumer name. The processor creates one `ConsumerId` per
+    start."""
 
     stream: str
     group: str
@@ -44,10 +45,10 @@ class Entry:
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
 
-    The only check that such an entry needs is the check for replay marks."""
+    An entry with this flag needs only the check for replay marks."""
 
     is_ascii = False
-    """True if the entry is known to contain only ASCII. `texts` then contains the entry's fields."""
+    """True if the entry is known to contain only ASCII. If True, `texts` contains the entry's fields."""
 
     texts: Sequence[str] = ()
     """Alternating field names and values as text. Empty if the reply was not parsed as text."""
@@ -74,16 +75,18 @@ class Entry:
     """True if the function `is_suspect` returned True: handling the entry may have crashed a consumer's process."""
 
     owner_died = False
-    """True if a consumer died while it held the entry, and no attempt has ended since then."""
+    """True if a consumer died while the entry was pending with it, and no attempt has ended since then."""
 
     is_uncounted = False
     """True if the delivery count in Redis does not include the current attempt, because the attempt is a trial."""
 
     disposition: Literal["", "claimed_by_peer", "timeout", "drain_timeout", "retry_scheduled"] = ""
-    """Reason why the result of the handler does not settle the entry. Empty if there is no such reason."""
+    """Reason why the result of the handler does not settle the entry. Empty if the result of the handler settles the
+    entry."""
 
     lane: bytes | None = None
-    """Value of the ordering key. Entries with the same value are handled in order. None if the entry has no value."""
+    """Value of the ordering key. Entries with the same value are handled in order. None if no ordering key is set, or
+    if the entry does not have the key's field."""
 
     started_seconds = 0.0
     """Time at which the handler was called, by the event loop's clock. Set only if `delivery.timeout` is set."""
@@ -93,13 +96,14 @@ class Entry:
     attempt has ended."""
 
     had_uncounted_attempt = False
-    """True if an earlier attempt was not counted. The current attempt may then have the same number as that attempt."""
+    """True if an earlier attempt was not counted. If True, the current attempt can have the same number as the
+    uncounted attempt."""
 
     last_attempt_span: Any = None
     """Span of the last attempt in this process. None if no attempt in this process had a span."""
 
     claimed_from = ""
-    """Name of the consumer from which the entry was claimed. Empty if it was not claimed."""
+    """Name of the consumer from which the entry was claimed. Empty if the entry was not claimed."""
 
     claim_span: Any = None
     """Span of the claim. None if the entry was not claimed or the claim has no span."""
@@ -118,7 +122,8 @@ class Entry:
 
     @classmethod
     def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
-        """Create an entry that some consumer has received before. Its next attempt must be counted in Redis."""
+        """Create an entry that some consumer has received before. The next attempt of this entry must be counted in
+        Redis."""
         entry = cls(message_id.decode(), fields)
         entry.deliveries, entry.attempt_counted = deliveries, False
         entry.may_be_large = entry.in_large_reply = True
@@ -134,7 +139,7 @@ class Entry:
         return has_replay_marks(self.fields)
 
     def field_value(self, name: bytes) -> bytes | None:
-        """Return the value of a field. None if the entry does not have the field."""
+        """Return the value of a field. Returns None if the entry does not have the field."""
         fields = strip_replay_marks(self.fields)
         names = fields[::2]
         return fields[2 * names.index(name) + 1] if name in names else None
@@ -165,7 +170,7 @@ class Entry:
 class UnreadableEntry(Entry):
     """Entry that is too large to be read. `fields` contains the field names and, instead of each value, its size.
 
-    The fields end with the entry's replay marks, if it has any."""
+    If the entry has replay marks, the fields end with these marks."""
 
     attempt_counted = False
 
@@ -240,8 +245,8 @@ class Message:
     consumer_group: str
     consumer: str
     deliveries: int
-    """Number of this attempt. Greater than 1 if an earlier attempt failed, or if a consumer died while it held the
-    message."""
+    """Number of this attempt. Greater than 1 if an earlier attempt failed, or if a consumer died while the message was
+    pending with it."""
 
     data: Mapping[Any, Any] = field(repr=False)
 
@@ -287,7 +292,7 @@ For a batch, the context is the list of messages."""
 def is_suspect(deliveries: int, max_deliveries: int) -> bool:
     """Return whether an entry of a dead consumer must be handled alone.
 
-    Such an entry is a suspect: handling it may have crashed that consumer's process. If the delivery count is 1, the
-    entry's handler may never have started. If the count is at least 2, the handler has started. If `max_deliveries` is
-    1 or 2, a delivery count of 1 makes the entry a suspect."""
+    An entry that must be handled alone is a suspect: handling the entry may have crashed the process of the dead
+    consumer. If the delivery count is 1, the entry's handler may never have started. If the count is at least 2, the
+    handler has started. If `max_deliveries` is 1 or 2, a delivery count of 1 makes the entry a suspect."""
     return deliveries >= min(2, max_deliveries - 1)

@@ -106,8 +106,9 @@ class Metrics:
     def record_queue_time(self, count: int, first_id: str, last_id: str) -> None:
         """Record the queue times of `count` new entries, given the first and the last id.
 
-        An id starts with the time in milliseconds at which the entry was added. The times of the other entries are
-        interpolated, because parsing each id would take as much time as all steps in the in-flight table."""
+        An id starts with the time in milliseconds at which the entry was added. The queue times of the entries between
+        the first and the last are interpolated. Parsing each id would take as much time as all steps in the in-flight
+        table."""
         now_milliseconds = time.time() * 1000
         oldest = max(0.0, now_milliseconds - int(first_id.partition("-")[0])) / 1000
         newest = max(0.0, now_milliseconds - int(last_id.partition("-")[0])) / 1000
@@ -165,7 +166,8 @@ class PrometheusCollector:
 
 
 def build_registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
-    """Create a separate registry for the metrics, so that their names cannot conflict with metrics of the handler."""
+    """Create a separate registry for the metrics, so that the metric names cannot conflict with names of the handler's
+    own metrics."""
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(metrics, labels))
     return registry

@@ -38,9 +38,9 @@ STARTUP_TIMEOUT = timedelta(seconds=2)
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
 
-    `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. In the
-    latter case, the processor polls: it waits `poll_interval` seconds after a read that returned no entries. It then
-    neither renews leases nor claims entries.
+    `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. With an
+    object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
+    returned no entries. A polling processor neither renews leases nor claims entries.
 
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
@@ -125,7 +125,8 @@ class RedisStreamProcessor:
 
         Returns when the group exists. If Redis does not respond, returns after the first attempt or after
         `STARTUP_TIMEOUT`, and the loop retries. Raises InvalidSettings if no callback is set, or if the server lacks a
-        required feature, such as scripts. If such a server responds only later, `wait_stopped` raises the error.
+        required feature, such as scripts. If a server that lacks a required feature responds only later, `wait_stopped`
+        raises the error.
         """
         self._require_handler()
         if self.is_running:
@@ -164,8 +165,8 @@ class RedisStreamProcessor:
         await asyncio.shield(self._stop_task)
 
     def force_stop(self) -> None:
-        """End the drain immediately. Cancels handlers that are still running. Their entries stay pending until another
-        consumer claims them."""
+        """End the drain immediately. Cancels handlers that are still running. The entries of these handlers stay
+        pending until another consumer claims the entries."""
         self._stop_forced.set()
 
     # -- the loop --------------------------------------------------------------------------------------------------
@@ -326,11 +327,11 @@ class RedisStreamProcessor:
         deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
-        await self._release_unstarted()  # entries whose attempts failed during the drain
+        await self._release_unstarted()  # releases entries whose attempts failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
-        """Release the unstarted entries, including those of a claim that is in progress."""
+        """Release the unstarted entries, including the entries of a claim that is in progress."""
         pipeline = self._pipeline
         await self._best_effort(pipeline.recovery_loop.finish_claim())
         await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))
@@ -373,7 +374,7 @@ class RedisStreamProcessor:
     def _overrides_single_message(self) -> bool:
         """True if a subclass or an assignment replaces `_process_single_message`.
 
-        Every message then goes through the replacement instead of the fast path."""
+        If True, every message goes through the replacement instead of the fast path."""
         method = getattr(self._process_single_message, "__func__", None)
         return method is not RedisStreamProcessor._process_single_message
 

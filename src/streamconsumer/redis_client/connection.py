@@ -18,7 +18,8 @@ from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 from streamconsumer.redis_client.reply_limits import ReplyLimits
 
 TIMEOUT_SECONDS = 2.0
-"""Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
+"""Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next sentinel or node is
+queried."""
 
 
 _DRIVER_INFO = DriverInfo()
@@ -38,8 +39,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """Base class that sets address and credentials before each connect.
 
-    redis-py calls `_connect` to open the socket, and then performs the handshake with the attributes that `_connect`
-    has set.
+    The base class in redis-py calls `_connect` to open the socket. Then redis-py performs the handshake with the
+    attributes that `_connect` has set.
     """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
@@ -72,7 +73,7 @@ class ResolvingConnection(AbstractConnection):
         await super().disconnect(nowait, error, failure_count, health_check_failed)
 
     async def _prepare_tls(self) -> None:
-        """Do nothing, because only TLS connections need a context."""
+        """Do nothing, because only TLS connections need a TLS context."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
@@ -130,7 +131,7 @@ class TlsConnection(TcpConnection, SSLConnection):
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
     async def _prepare_tls(self) -> None:
-        """Set the context again at each connect, because the certificates may have been rotated."""
+        """Set the TLS context again at each connect, because the certificates may have been rotated."""
         self.ssl_context.context = await self._address_source.credentials.tls_context()
 
 
@@ -151,7 +152,7 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 
 NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
 """Connection options for raw replies, without retries. By default, redis-py 8 would send each command, even a read, up
-to eleven times. The consume loop retries instead."""
+to eleven times. The consume loop, not the connection, retries after an error."""
 
 MAX_SERVER_QUERY_BYTES = 2_097_152
 """Maximum size of the reply to a command of `execute_once`. The reply to CLUSTER SLOTS has about 1 kB for each
@@ -159,7 +160,7 @@ range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:
-    """Return connection options for raw replies that must not exceed the limits, without retries."""
+    """Return connection options without retries, for raw replies that must not exceed the limits."""
     return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
 
 
@@ -180,8 +181,8 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
 def keeping_cancellation() -> Iterator[None]:
     """Raise CancelledError at the end of the block if the block has swallowed a cancellation of the current task.
 
-    redis-py sends commands with `asyncio.wait_for`. Before Python 3.12, `wait_for` swallows a cancellation that arrives
-    when the awaited coroutine ends.
+    The client redis-py sends commands with `asyncio.wait_for`. Before Python 3.12, `wait_for` swallows a cancellation
+    that arrives when the awaited coroutine ends.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

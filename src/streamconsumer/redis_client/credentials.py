@@ -1,7 +1,8 @@
-"""Redis URL, credentials and TLS settings of a pod. The files with these values are read at each connect.
+"""Redis URL, credentials and TLS settings of a pod. The files that contain the URL, credentials and certificates are
+read at each connect.
 
-The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
-new credentials. Open connections stay valid, because Redis checks the password only when a connection is
+The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Connects after this
+update use the new credentials. Open connections stay valid, because Redis checks the password only when a connection is
 opened.
 """
 
@@ -67,7 +68,7 @@ class RedisCredentials:
     """Redis settings, combined with the content of the files that the settings name."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
-        """Read the settings, and check all of them except certificates. Raises InvalidSettings for an invalid setting.
+        """Read the settings, and check all settings except certificates. Raises InvalidSettings for an invalid setting.
 
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
         Certificates are verified against the host name in the URL, not against the resolved host.
@@ -83,7 +84,7 @@ class RedisCredentials:
         return self._values.url.scheme
 
     async def refresh(self) -> None:
-        """Read the files again, in a thread. Raises InvalidSettings."""
+        """Read the files of the settings again, in a thread. Raises InvalidSettings."""
         if not any(name.endswith("_file") and value for name, value in self._settings):
             return
         values = await run_in_thread(self._read_values)

@@ -36,7 +36,8 @@ class RedisErrorInfo:
 
 
 MAX_ERROR_LENGTH = 4096
-"""Maximum length of an error text in characters. A longer text is truncated, because the server controls the text."""
+"""Maximum length of an error text in characters. A text above this length is truncated, because the server controls the
+text."""
 
 DESTINATION_NOT_ALLOWED = DestinationNotAllowed.__name__
 DATABASE_OUT_OF_RANGE = "DB index is out of range"
@@ -66,12 +67,13 @@ _MESSAGES = {
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Maps a part of an exception's class name to the code of the error. redis-py raises these special exceptions with a
-text that does not contain the code."""
+"""Maps a part of an exception's class name to the code of the error. The text of an exception with such a name does not
+contain the code."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
-"""Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append this text to the error instead."""
+"""Prefix that Redis 6.2 adds to the error of a command in Lua. Redis 7.0 and later append this text to the error
+instead of adding a prefix."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
 _NO_REPLY_TYPES = {"ConnectionError", "TimeoutError"}
@@ -82,7 +84,8 @@ _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
 _NO_TLS = "WRONG_VERSION_NUMBER"
-"""OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause it."""
+"""OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause this
+error."""
 
 _TLS_MESSAGES = {
     "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
@@ -98,7 +101,7 @@ _TLS_MESSAGES = {
     "set redis.tls.certSecretRef",
     _NO_TLS: "the server does not use TLS at this port; use redis:// or another port in the URL",
 }
-"""Messages by a phrase in OpenSSL's error text. More specific phrases come first."""
+"""Maps a phrase in OpenSSL's error text to a message. More specific phrases come first."""
 
 
 def classify_error(error: BaseException, context: str) -> RedisErrorInfo:

@@ -29,7 +29,7 @@ def hash_slot(key: bytes) -> int:
 
 
 POSTPONED_CONSUMER = "~postponed"
-"""Pseudo consumer that owns the group's postponed entries. The entries stay pending even if all pods end.
+"""Pseudo consumer that owns the group's postponed entries. Postponed entries stay pending even if all pods end.
 
 The sorted set `group_key(…, "postponed")` stores when each entry is due.
 """

@@ -22,13 +22,14 @@ from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-"""Timeout of the connect and of each chunk of commands. It limits the wait for a frozen server or for lost packets."""
+"""Timeout of the connect and of each chunk of commands. The timeout limits the wait for a frozen server or for lost
+packets."""
 
 CHUNK_SIZE = 500
 """Maximum number of commands in one chunk. While the server runs a chunk, it does not serve other clients."""
 
 MAX_REPLY_BYTES = 131_072
-"""Maximum size of one reply. The operator and the CLI ask for numbers and ids, and for a limited number of names."""
+"""Maximum size of one reply. The operator and the CLI request only numbers, ids and a limited number of names."""
 
 MAX_TOTAL_BYTES = 8_388_608
 """Maximum total size of the replies to one call of `execute`. Each command adds AVERAGE_REPLY_BYTES to the limit."""
@@ -36,7 +37,7 @@ MAX_TOTAL_BYTES = 8_388_608
 AVERAGE_REPLY_BYTES = 2048
 
 MAX_TURN_SECONDS = 0.01
-"""Time after which reading replies lets other tasks run."""
+"""Maximum time for which the client reads replies before it lets other tasks run."""
 
 Command = tuple[Any, ...]
 
@@ -44,7 +45,8 @@ Command = tuple[Any, ...]
 class PipelineClient:
     """Client that connects for the first command, and closes the connection after an error.
 
-    If the server only rejects a command, the connection stays open, unless the client must find the primary again.
+    After an error reply to a command, the connection stays open, unless the error shows that the primary must be found
+    again.
     """
 
     def __init__(
@@ -145,8 +147,8 @@ class PipelineClient:
 
 
 def classify_errors(reply: Any, context: str) -> Any:
-    """Return the reply after each error is replaced by a RedisErrorInfo, including errors in an array. A script returns
-    an array that contains errors if some of its commands fail. Each message begins with `context`."""
+    """Replace each error in a reply by a RedisErrorInfo, and return the reply. Also replaces errors in an array, which
+    a script returns if some of its commands fail. The message of each RedisErrorInfo begins with `context`."""
     if isinstance(reply, Exception):
         return classify_error(reply, context)
     if isinstance(reply, list) and any(isinstance(element, Exception) for element in reply):

@@ -1,7 +1,7 @@
 """Parsing of raw Redis replies (RESP 2). The functions have no side effects.
 
-A reply is untrusted. Each function checks type and range and raises UnexpectedReply, which names the subject (a command
-or a field in its reply), the value found and the value expected.
+A reply is untrusted. Each function checks type and range, and raises UnexpectedReply for an invalid reply. The error
+names the subject (a command or a field in its reply), the value found and the value expected.
 """
 
 import re
@@ -50,7 +50,7 @@ def optional_count(reply: Any, subject: str) -> int | None:
 def numbers(reply: Any, subject: str) -> dict[str, int]:
     """Return the fields of a hash whose values are numbers from 0 to 2⁶³ - 1.
 
-    Other values are omitted, because any program may write to the hash.
+    Values that are not such numbers are omitted, because any program may write to the hash.
     """
     parsed = {text(name, subject): _number(value) for name, value in to_dict(reply, subject).items()}
     return {name: number for name, number in parsed.items() if number is not None and 0 <= number <= MAX_COUNT}

@@ -1,10 +1,11 @@
 """Limits of the replies that a connection accepts: size, nesting depth and types.
 
-A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. hiredis, the default parser of
-redis-py, stores even an endless reply completely. It also allocates all elements that an array declares: `*2000000000`
-takes 15 GB of virtual memory, and releasing it takes seconds. The parser in this module allocates only received
-elements, and refuses a reply as soon as the declared or received size exceeds the limit. Parsing in Python is much
-slower than hiredis. The reading connection of a consumer therefore uses hiredis, and counts the received bytes itself.
+A Redis server may belong to a tenant, so a reply is untrusted until it is parsed. The default parser of redis-py,
+hiredis, stores even an endless reply completely. In addition, hiredis allocates all elements that an array declares:
+`*2000000000` takes 15 GB of virtual memory, and releasing this memory takes seconds. The parser in this module
+allocates only received elements, and refuses a reply as soon as the declared or received size exceeds the limit.
+Parsing in Python is much slower than hiredis. The reading connection of a consumer therefore uses hiredis, and counts
+the received bytes itself.
 
 The size of a reply is the number of received bytes plus ELEMENT_BYTES for each element, because an element of 4 bytes
 becomes an object of up to 80 bytes.
@@ -20,8 +21,8 @@ ELEMENT_BYTES = 64
 """Number of bytes that each element adds to the size of a reply, in addition to the received bytes."""
 
 ERROR_BYTES = 1024
-"""Size that an error in a reply has in addition to its bytes. An error becomes several objects, and handling an error
-takes 10 µs."""
+"""Number of bytes that each error adds to the size of a reply, in addition to the received bytes. An error becomes
+several objects, and handling an error takes 10 µs."""
 
 MAX_DEPTH = 8
 """Maximum nesting depth of arrays. The replies to the commands of this package have up to 4 levels."""
@@ -30,7 +31,7 @@ MAX_LINE_BYTES = 65_536
 """Maximum length of a simple string or an error."""
 
 MAX_ERROR_BYTES = 1000
-"""Maximum length of an error reply in bytes. A longer error is truncated."""
+"""Maximum length of an error reply in bytes. An error above this length is truncated."""
 
 INCOMPLETE = object()
 """Result of `ReplyDecoder.next_reply` if the received data contains no complete reply."""
@@ -79,7 +80,7 @@ class ReplyDecoder:
     def __init__(self, limits: ReplyLimits) -> None:
         self._limits = limits
         self._chunks: list[bytes] = []
-        """Data that was received after `_buffer`."""
+        """Data that was received after the data in `_buffer`."""
         self._missing = 0
         """Minimum number of bytes that are still missing from the current element."""
         self._buffer, self._position = b"", 0

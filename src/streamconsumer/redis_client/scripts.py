@@ -1,9 +1,9 @@
-"""Lua scripts that the operator and the CLI run. The pods run some of them as well. In all scripts, KEYS[1] is the
-stream.
+"""Lua scripts that the operator and the CLI run. The pods also run some of these scripts. In all scripts, KEYS[1] is
+the stream.
 
-Several of these scripts only read. They replace commands whose replies can have any size, because a stream can have any
-number of groups, consumers and entries, and a name or a value can have up to 512 MB. The scripts return only numbers,
-ids and a limited number of short names.
+Several of these scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
+have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading scripts
+return only numbers, ids and a limited number of short names.
 """
 
 _READ = """
@@ -55,15 +55,17 @@ if group and not failed then
 end
 return {{group, length, pending}}
 """
-"""Lua script that returns the state of the group ARGV[1] in three parts. If the command for a part fails, the part is
-an error.
+"""Lua script that returns the state of the group ARGV[1] in three parts: group, stream and pending entries. If the
+command for a part fails, the part is an error.
 
-- Group, or nil if the group does not exist: number of pending entries, number of consumers, last delivered id, number
-  of entries read, and lag. An unknown number is -1.
-- Length of the stream.
-- Pending entries, or nil if the first part is not a group: smallest pending id, number of entries that consumers other
-  than ARGV[2] own, and a text with consumer names. Each name is followed by the consumer's number of pending entries.
-  The text contains at most ARGV[3] consumers that are named like pods.
+The first part contains the group's number of pending entries, number of consumers, last delivered id, number of entries
+read, and lag. An unknown number is -1. The first part is nil if the group does not exist.
+
+The second part is the length of the stream.
+
+The third part contains the smallest pending id, the number of entries that consumers other than ARGV[2] own, and a text
+with consumer names. Each name is followed by the consumer's number of pending entries. The text contains at most
+ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group.
 """
 
 LAST_GENERATED_ID = f"""{_READ}
@@ -89,8 +91,8 @@ while count < limit and bytes < 16777216 do
 end
 return limit
 """
-"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the
-number. If there may be more entries, the number is ARGV[2].
+"""Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the number
+of entries. The reply is ARGV[2] if more entries may follow.
 
 XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 MAX_THREADS = 2
 TIMEOUT_SECONDS = 10.0
-"""Timeout of one call in a thread, for example if a network file system does not respond."""
+"""Timeout of one call in a thread. A call can block, for example if a network file system does not respond."""
 
 T = TypeVar("T")
 

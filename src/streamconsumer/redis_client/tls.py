@@ -1,8 +1,8 @@
 """TLS contexts from PEM text.
 
-The text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL,
-because the decryption of a private key can take hours. Certificates are passed as files in memory, because
-OpenSSL releases the interpreter lock only while it reads files.
+The PEM text may come from another tenant. Only certificates and unencrypted private keys are passed to OpenSSL, because
+the decryption of a private key can take hours. Certificates are passed as files in memory, because OpenSSL releases the
+interpreter lock only while it reads files.
 """
 
 import os
@@ -16,12 +16,12 @@ from functools import cache
 from typing import Any
 
 MAX_CA_BYTES = 512 * 1024
-"""Maximum size of the CA certificates. The bundle of a Linux distribution has about 230 kB."""
+"""Maximum size of the CA certificates. The CA bundle of a Linux distribution has about 230 kB."""
 
 MAX_CERTIFICATE_BYTES = 64 * 1024
 MAX_KEY_BYTES = 7 * 1024
-"""Maximum size of a private key. An RSA key of 8192 bits is within this limit, and a signature takes less than
-100 ms."""
+"""Maximum size of a private key. An RSA key of 8192 bits is within this limit, and a signature with such a key takes
+less than 100 ms."""
 
 _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 """Python's default ciphers without DHE. With DHE, the server selects the size of the numbers in the client's
@@ -32,8 +32,8 @@ _CERTIFICATES, _KEYS = "CERTIFICATE", "(?:RSA |EC )?PRIVATE KEY"
 
 MAX_HANDSHAKE_BYTES = 16 * 1024
 """Maximum number of bytes that a server can send before the end of the handshake. OpenSSL verifies the signatures of
-all certificates in one call. Without the limit, a long chain with unusual RSA keys could block the event loop for
-0.5 s."""
+all certificates in one call. Without the limit, a long certificate chain with unusual RSA keys could block the event
+loop for 0.5 s."""
 
 
 class InvalidPem(Exception):
@@ -57,7 +57,8 @@ class TlsMaterial:
     verifies_host_name: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Return a context, which is shared if there are no PEM texts. Raises InvalidPem. Takes up to 0.2 s.
+        """Return a TLS context. Connections without PEM texts and with the same verification settings share a context.
+        Raises InvalidPem. Takes up to 0.2 s.
 
         The strict X.509 check of Python 3.13 is off, because it rejects the CA certificates of many clusters.
         """
@@ -133,7 +134,7 @@ def _load_cert(context: ssl.SSLContext, certificates: str, key: str) -> None:
 
 
 def _pem_blocks(text: str, label: str, name: str, max_bytes: int) -> str:
-    """Return the blocks with this label. Blocks with headers are dropped, because they are encrypted."""
+    """Return the blocks with this label. Blocks with headers are dropped, because such blocks are encrypted."""
     block = rf"-----BEGIN ({label})-----[A-Za-z0-9+/=\s]*-----END \1-----"
     blocks = "\n".join(match[0] for match in re.finditer(block, text)) + "\n"
     if len(blocks) > max_bytes:

@@ -1,12 +1,13 @@
 """Finds the primary that holds the stream, at each connect. The primary has a fixed address, or is found through
 sentinels or in a Redis Cluster.
 
-All three methods find one server, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
-therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection is
-closed, and the next connect goes to the current primary. Two threads may search at the same time. A remembered
-address or list is therefore replaced as a whole and never modified.
+A fixed address, the sentinels and a Redis Cluster each lead to exactly one server, because all keys of a consumer share
+a hash slot (`keys.group_key`). Callers therefore do not need to know how the primary was found. After a failover, or
+after the error READONLY or MOVED, the connection is closed, and the next connect goes to the current primary. Two
+threads may search for the primary at the same time. A remembered address or list is therefore replaced as a whole and
+never modified.
 
-Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients are not used,
+Each query to a sentinel or a node opens its own connection. The Sentinel and Cluster clients of redis-py are not used,
 because they keep connections open, need more permissions (SENTINEL MASTERS, COMMAND) and do not read credential files
 again.
 """
@@ -30,7 +31,7 @@ from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, 
 HostPort = tuple[str, int]
 
 _NO_HOST_NAME = b"?"
-"""Host of a node of a Redis Cluster whose settings prefer host names, and that has no host name."""
+"""Host that a Redis Cluster node announces if its settings prefer host names but the node has no host name."""
 
 
 class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
@@ -46,7 +47,8 @@ class Topology:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connect, or of the URL before the first. For a Unix socket, the path and None."""
+        """Host and port of the last connect. Before the first connect, host and port in the URL. For a Unix socket, the
+        path and None."""
         return (
             (self._last_address.socket_path, None)
             if self._last_address.socket_path
@@ -96,7 +98,8 @@ class SentinelTopology(Topology):
 class ClusterTopology(Topology):
     """Asks the nodes of a Redis Cluster for the primary of the stream's hash slot.
 
-    Any node can answer. Each search begins with another node, because a node may be gone or may have missed a failover.
+    Any node can answer. Each search begins with a different node, because a node may be gone or may have missed a
+    failover.
     """
 
     def __init__(self, credentials: RedisCredentials, stream: str) -> None:
@@ -149,8 +152,9 @@ def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = 
 def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
     """Return the host and the port of a node, or None if the node announces no host.
 
-    A node that does not know its own host leaves the host empty. The address that was queried is used instead. The host
-    `?` means that the node has no host name although its settings prefer host names. Its IP address is used instead.
+    A node that does not know its own host leaves the host empty; the queried address then replaces the host. A node
+    that has no host name, although its settings prefer host names, announces the host `?`; the node's IP address then
+    replaces the host.
     """
     host, port, _id, metadata, *_ = replies.array(reply, "CLUSTER SLOTS") + 4 * [None]
     if host == _NO_HOST_NAME:
@@ -184,11 +188,9 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    If no server knows the primary, the function raises one of three errors:
-
-    - DestinationNotAllowed if a connection to an address is not allowed.
-    - PrimaryUnknown if all servers replied, with the reason for each address.
-    - redis-py's ConnectionError in all other cases, with the reason for each address.
+    Raises DestinationNotAllowed if no server knows the primary and a connection to an address is not allowed. Raises
+    PrimaryUnknown if all servers replied and none of them knows the primary. Raises redis-py's ConnectionError in all
+    other cases. PrimaryUnknown and ConnectionError contain the reason for each address.
     """
     problems, refusal, all_replied = [], None, True
     for address in addresses:

@@ -10,23 +10,29 @@ dead consumers, and `heartbeat` renews the leases of the entries in flight. `rea
 `preflight` checks the permissions and settings of the server, and `early_reads` detects a server that ignores BLOCK.
 `polling_consumer` serves a user's own manager.
 
-Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
-- The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading
-  connection therefore never retries by itself. (redis-py 8 would retry, and the entries in the lost reply would stay
-  pending.) After any error, the consumer reads its own pending entries again.
-- A blocked read is never cancelled, because Redis may already have sent entries, and these entries would stay pending.
-  Instead, CLIENT UNBLOCK ends the read with an empty reply.
-- XACK for the last batch and XREADGROUP for the next batch share one round trip. MULTI is not used, because a read
-  inside MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.
-- XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry. The consumer therefore
-  compares the number in the reply with the number of ids that it sent.
-- Each reply that contains entries has a size limit, derived from the memory limit of the container. The reading
-  connection counts received bytes, and is closed if they exceed the limit, because the size of an entry is unknown
-  before it is received. The entries in the dropped reply are then claimed by a script, which measures each entry and
-  returns the values only below the limit. Ordinary reads need no further command.
-- The consumer increments the delivery count of an entry only when the handler starts. XREADGROUP from `0` and XCLAIM
-  would also increment the counts of entries whose handling has not started. If one message crashed its process, all
-  messages of its batch would then become dead letters.
+The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
+
+The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading
+connection therefore never retries by itself. A retry by redis-py 8 would leave the entries in the lost reply pending.
+After any error, the consumer reads its own pending entries again.
+
+A blocked read is never cancelled, because Redis may already have sent entries, and these entries would stay pending. To
+end a blocked read, the consumer sends CLIENT UNBLOCK, and the reply to the read is empty.
+
+XACK for the last batch and XREADGROUP for the next batch share one round trip. MULTI is not used, because a read inside
+MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.
+
+XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry. The consumer therefore
+compares the number in the reply with the number of ids that it sent.
+
+Each reply that contains entries has a size limit, derived from the memory limit of the container. The size of an entry
+is unknown before the entry is received. The reading connection therefore counts received bytes, and is closed if the
+number exceeds the limit. A script then claims the entries in the dropped reply. The script measures each entry, and
+returns the values only of entries below the limit. A read whose reply is below the limit needs no additional command.
+
+The consumer increments the delivery count of an entry only when the handler starts. XREADGROUP from `0` and XCLAIM
+would also increment the counts of entries whose handling has not started. If these counts were incremented, one message
+that crashes its process would turn all messages of its batch into dead letters.
 """
 
 from collections.abc import Callable, Collection

@@ -1,7 +1,7 @@
 """Buffer of acknowledgements: collects entry ids until the next read or a separate XACK sends them.
 
-The buffer keeps an id until Redis has confirmed it. Unconfirmed ids are sent again, which is safe because a second XACK
-has no effect.
+The buffer keeps an id until Redis has confirmed it. Ids of unconfirmed acknowledgements are sent again. A second XACK
+for the same id has no effect.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ AckBatch = dict[str, None]
 
 
 class AckBuffer:
-    """Acknowledgements of one consumer that Redis has not confirmed."""
+    """Acknowledgements that one consumer has made and that Redis has not confirmed."""
 
     def __init__(
         self,
@@ -33,21 +33,25 @@ class AckBuffer:
         metrics: Metrics,
         in_flight_ids: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Create an empty buffer. `send` sends ids in a separate XACK and returns the number that Redis confirmed."""
+        """Create an empty buffer. `send` sends ids in a separate XACK and returns the number of ids that Redis
+        confirmed."""
         self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
-        """Batches that Redis has not confirmed yet. A batch stays one dict, because copying its ids takes as long as
+        """Batches that Redis has not confirmed yet. A batch is never copied, because copying its ids takes as long as
         sending them."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
-        """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew their leases.
+        """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew the leases of
+        entries in this set.
 
         After the script has settled an entry, the id stays in this set until the entry leaves the in-flight table."""
         self._settled_ids: set[str] = set()
-        """Ids of entries that a script has settled, until the entry's context of `settled_by_script` ends."""
+        """Ids of entries that a script has settled. An id is removed from this set when the context of
+        `settled_by_script` for its entry ends."""
         self._renewed_ids: set[str] = set()
-        """Subset of `ids_in_scripts`: entries that a lease renewal may have made pending again after the script."""
+        """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after the script
+        settled them."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
@@ -80,7 +84,8 @@ class AckBuffer:
         return acks
 
     def confirm(self, acks: AckBatch, confirmed: int) -> None:
-        """Record Redis's reply to a batch. `confirmed` is the number of ids that XACK acknowledged.
+        """Process Redis's reply to a batch of acknowledgements. `confirmed` is the number of ids that XACK
+        acknowledged.
 
         The number is smaller than the batch if another consumer acknowledged an entry, or if the group was gone.
         """
@@ -101,9 +106,9 @@ class AckBuffer:
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """Collect the unconfirmed ids and the ids that are acknowledged while this context is open.
+        """Yield the set of ids whose acknowledgement is unconfirmed, or is made while this context is open.
 
-        A reply that is received while the context is open may still list these entries as pending.
+        A reply that is received in this context may still list acknowledged entries as pending.
         """
         acked_ids = set().union(self._buffered, *self._unconfirmed)
         self._listeners.append(acked_ids)
@@ -132,7 +137,7 @@ class AckBuffer:
     def record_acked(self, message_id: str) -> None:
         """Record that a script acknowledged an entry.
 
-        The entry is acknowledged again if a lease renewal may have made it pending after the script.
+        The entry is acknowledged again if a lease renewal may have made the entry pending again after the script.
         """
         self._settled_ids.add(message_id)
         self._notify_acked(message_id)
@@ -152,15 +157,16 @@ class AckBuffer:
 
         Redis may have run the script before the renewal, so that the renewal made an acknowledged entry pending again.
         The heartbeat thread therefore calls this method before it reads the set from `acked_during`. If the reply of
-        the script has arrived, the thread finds the id in that set and acknowledges the entry again. Otherwise,
-        `record_acked` finds the recorded renewal and acknowledges the entry again.
+        the script has arrived, the heartbeat thread finds the id in the set from `acked_during` and acknowledges the
+        entry again. If the reply arrives later, `record_acked` finds the recorded renewal and acknowledges the entry
+        again.
         """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)
         return unanswered
 
     async def flush(self) -> None:
-        """Send the buffered ids in a separate XACK. Raises Redis errors; the ids then stay in the buffer."""
+        """Send the buffered ids in a separate XACK. Raises Redis errors. After an error, the ids stay in the buffer."""
         acks = self.take_batch()
         if not acks:
             return

@@ -24,18 +24,19 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 CHECKS_PER_MEMBERS_REFRESH = 10
-"""The registered consumers are read again after this number of liveness checks, even if no consumer was added or
+"""Number of liveness checks after which the registered consumers are read again, even if no consumer was added or
 deleted."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
 MAX_IDLE_MILLISECONDS = 10**13
-"""Maximum idle time, because `timedelta` cannot represent every number that a server may report."""
+"""Maximum idle time in milliseconds. A greater number, which a server may report, could exceed the range of
+`timedelta`."""
 
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Coroutine function that claims up to the given number of entries. A shorter result means that no claimable entries
-are left."""
+"""Coroutine function that claims up to the given number of entries. A result with fewer entries means that no claimable
+entries are left."""
 
 
 class PendingClaimer:
@@ -61,7 +62,7 @@ class PendingClaimer:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
     ) -> Callable[[], Awaitable[None]]:
-        """Start to renew the leases of the entries in flight. Returns the function that stops the renewal.
+        """Start to renew the leases of the entries in flight. Returns a function that stops the renewal of leases.
 
         `on_lost` is called with the ids of entries that another consumer has claimed. No lease is renewed while
         `is_alive` returns False.
@@ -96,7 +97,7 @@ class PendingClaimer:
     async def find_claimable(self) -> list[ClaimPage]:
         """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
 
-        These are entries of dead consumers, and postponed entries that are due. The check normally sends only one
+        The check finds entries of dead consumers, and postponed entries that are due. The check normally sends only one
         command if no consumer is silent and no entry is postponed.
         """
         now = await self._now_seconds()
@@ -112,7 +113,7 @@ class PendingClaimer:
     async def _refresh_members(self, now: float) -> None:
         """List the consumers of the group, and announce this consumer if its announcement is due.
 
-        The registered members are read again if a consumer was added or deleted, and at every tenth check.
+        The registered consumers are read again if a consumer was added or deleted, and at every tenth check.
         """
         previous_names = {info.name for info in self._consumer_infos}
         self._consumer_infos = await self._list_consumers()
@@ -128,7 +129,8 @@ class PendingClaimer:
         return liveness.active_members(self._members, self._silent_members, self._consumer_name, now)
 
     async def _now_seconds(self) -> float:
-        """Return the server's time. Only the first call sends TIME; later calls use the stored offset."""
+        """Return the server's time. Only the first call sends the command TIME; later calls use the stored clock
+        offset."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
             now = replies.server_time_microseconds(await self._execute("TIME"))

@@ -1,6 +1,7 @@
 """Detection of a server or a proxy that ignores BLOCK, as some managed services do.
 
-Each read then returns immediately. Without a pause, an idle consumer would send hundreds of reads per second.
+Each read from such a server returns immediately. Without a pause, an idle consumer would send hundreds of reads per
+second.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 MAX_EARLY_READS = 10
-"""After this number of consecutive early reads, the server counts as ignoring BLOCK. A smaller number proves nothing,
+"""Number of consecutive early reads after which the server counts as ignoring BLOCK. Fewer early reads prove nothing,
 because CLIENT UNBLOCK also ends a read early."""
 
 EARLY_SHARE = 0.9

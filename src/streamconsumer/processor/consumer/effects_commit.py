@@ -1,16 +1,21 @@
 """Commits a handler's effects and the acknowledgement in one Lua script, so that Redis applies both or neither.
 
-Other clients never see an intermediate state, but a script that fails keeps the writes it already made. The script
-therefore makes these checks before its first write:
+Other clients never see an intermediate state, but a failed script does not undo the writes that it has already made.
+The script therefore makes four checks before its first write.
 
-- The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
-- An earlier commit. If the reply to a commit is lost, the entry may become pending again, either through a lease
-  renewal at the same time or because a lost group was recreated at an earlier position. A companion key therefore
-  stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
-- The types of the keys. SET would replace a value of any type, and the other commands would fail on a key of another
-  type.
-- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. If
-  one of these resources is missing, Redis rejects the first write of a script, but never a later write.
+The first check is for the owner of the entry. The script applies no effect if the entry is pending with another
+consumer, or not pending.
+
+The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again, either
+through a lease renewal at the same time or because a lost group was recreated at an earlier position. A companion key
+therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+
+The third check is for the types of the keys. SET would replace a value of any type, and the other commands would fail
+on a key of another type.
+
+The fourth check is for permissions, memory, disk and replicas. The script first tries each command with arguments that
+have no effect. If a permission, memory, disk space or a replica is missing, Redis rejects the first write of a script,
+but never a later write.
 
 One failure after the first write remains possible: XADD fails if the stream already contains the highest possible id.
 """
@@ -99,8 +104,8 @@ return 'done'
 """Lua script that applies effects and acknowledges the entry. KEYS: the stream, the remembered commits, the keys of the
 effects. ARGV: the group, the consumer, the entry id, and the maximum number of remembered commits. For each effect,
 ARGV then contains the command, the index of the key in KEYS, the number of arguments, and the arguments. Returns `done`
-if the effects were applied, `before` if they were committed earlier, and `lost` if the entry is not pending with this
-consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
+if the effects were applied, `before` if an earlier call committed the effects, and `lost` if the entry is not pending
+with this consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
 
 
 async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> bool:
@@ -164,7 +169,8 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """Return the error, or, if a permission is missing, a new error that lists the required permissions."""
+    """Return the error unchanged. If a permission is missing, return a new error that lists the required
+    permissions."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM the script that applies effects requires the permissions {REQUIRED_PERMISSIONS} ({error})"

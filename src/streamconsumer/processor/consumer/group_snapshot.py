@@ -8,12 +8,13 @@ entry is listed in the snapshot or comes after the snapshot's position. After a 
 after the last snapshot may be handled again. The last snapshot is usually at most one second old.
 
 An entry that is restored without a known owner is pending with the pseudo consumer `~postponed` for RESTORE_GRACE. If a
-consumer has the entry in flight, the consumer takes the entry back with its next lease renewal. Otherwise, the entry
-becomes due, and any consumer may claim it. The due time of a restored entry ends with half a millisecond, which
-distinguishes restored entries from postponed entries.
+consumer has the entry in flight, the consumer takes the entry back with its next lease renewal. If no consumer takes
+the entry back, the entry becomes due, and any consumer may claim it. The due time of a restored entry ends with half a
+millisecond (.5), and the due time of a postponed entry does not.
 
-The consumer `~postponed` marks a group that a processor created or restored. If a group does not have this consumer,
-another program created the group. The missing entries are then restored before the next snapshot is saved.
+The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have the
+consumer `~postponed`, another program created the group. In a group that another program created, a processor restores
+the missing entries before it saves the next snapshot.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,8 @@ MAX_SNAPSHOT_IDS = 10_000
 older but still correct."""
 
 MAX_RESTORED = 1000
-"""Entries that were delivered after the snapshot are restored one by one, up to this number. If there are more such
-entries, the group begins at the snapshot's position."""
+"""Maximum number of entries delivered after the snapshot that are restored one by one. If more entries were delivered,
+the restored group begins at the snapshot's position."""
 
 _COMMON = f"""
 local stream, schedule, snapshot, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -62,10 +63,10 @@ local function restore(ids)
 end
 """
 """First part of the Lua scripts `SAVE` and `RESTORE`. KEYS: the stream, the schedule of postponed entries, the
-snapshot. ARGV: the group, this consumer. `mark` creates the consumer `~postponed` and returns 1 if this consumer was
-missing. The caller must then restore the entries. `mark` returns an error if there is no group or the server is out of
-memory. XCLAIM ignores an entry that is no longer in the stream; `CLAIM_DUE` later removes such an entry from the
-schedule."""
+snapshot. ARGV: the group, this consumer. `mark` creates the consumer `~postponed` and returns 1 if `~postponed` was
+missing. If `mark` returns 1, the caller must restore the entries. `mark` returns an error if there is no group or the
+server is out of memory. XCLAIM ignores an entry that is no longer in the stream; `CLAIM_DUE` later removes such an
+entry from the schedule."""
 
 SAVE = f"""{_COMMON}
 local saved_at = redis.call('HGET', snapshot, 'at')
@@ -93,8 +94,8 @@ redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
 return 1
 """
 """Lua script that saves the snapshot if the previous snapshot is at least 0.8 s old and at most `MAX_SNAPSHOT_IDS`
-entries are pending. The new snapshot contains every entry whose score in the schedule is below zero, so the script
-removes these entries from the schedule."""
+entries are pending. The script removes every entry with a score below zero from the schedule, because the new snapshot
+contains these entries."""
 
 RESTORE = f"""{_COMMON}
 local function before(a, b)
@@ -140,17 +141,17 @@ return begin
 """
 """Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
 recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
-known. The other arguments are the ids of the entries in flight in this process. The script ignores a position after
-the end of the stream: such a position means that the stream was deleted and created again.
+known. ARGV[5…] contains the ids of the entries in flight in this process. The script ignores a position after the end
+of the stream: such a position means that the stream was deleted and created again.
 
-After the snapshot, other consumers may have received entries that this consumer does not know. The script restores
-these entries as well. Entries that this consumer takes back stay in the schedule with a score below zero until a
-snapshot contains them, because the group may be lost again before the next snapshot. The script reads one entry at a
-time, because Lua copies the values of an entry, which may be large."""
+The script also restores entries that other consumers received after the snapshot, because this consumer does not know
+their ids. Entries that this consumer takes back stay in the schedule with a score below zero until a snapshot contains
+them, because the group may be lost again before the next snapshot. The script reads one entry at a time, because Lua
+copies the values of each entry, and these values may be large."""
 
 
 class GroupSnapshot:
-    """Saves and restores the snapshot of a group, for one of its consumers."""
+    """Saves and restores the snapshot of a group, for one of the group's consumers."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._group_and_consumer = execute, (group, consumer)

@@ -21,7 +21,7 @@ from streamconsumer.processor.runtime import ThreadMain
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 200
-"""Maximum number of leases that one command renews. The server needs 2 ms for such a command."""
+"""Maximum number of leases that one command renews. The server needs 2 ms to renew this number of leases."""
 
 STOP_TIMEOUT_SECONDS = 0.5
 """Time for which `stop` waits for a running renewal."""
@@ -49,8 +49,8 @@ class HeartbeatThread:
 
         `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
         lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread also resets the
-        idle time of the consumer. The ids of the entries in the incomplete reply are not known yet, so the thread
-        cannot renew their leases.
+        idle time of the consumer. While a reply is incomplete, the ids of its entries are unknown, so the thread cannot
+        renew their leases.
         """
         self._is_receiving = is_receiving
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
@@ -71,7 +71,7 @@ class HeartbeatThread:
     async def stop(self) -> None:
         """Stop the renewal of leases.
 
-        Waits for a running renewal. The renewal may make acknowledged entries pending again, and the thread must then
+        Waits for a running renewal. If the renewal makes acknowledged entries pending again, the thread must
         acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
         cancelled.
         """
@@ -124,12 +124,12 @@ class HeartbeatThread:
             try:
                 for begin in range(0, len(ids), PAGE_SIZE):
                     lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-            finally:  # Redis may have run a renewal even if it failed here
+            finally:  # Redis may have run a renewal even if the command failed here
                 unanswered = self._ack_buffer.record_renewed(ids)
             await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
             log.debug("lease renewal failed", extra={"error": str(error)})
-        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # `unanswered` entries may only be postponed
+        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
             with suppress(RuntimeError):  # the processor's event loop is closed
                 self._loop.call_soon_threadsafe(self._on_lost, claimed)
 
@@ -151,8 +151,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids of the leases to renew now.
 
-        If there are many ids, each heartbeat renews a different part of them. Each lease is still renewed several times
-        within `min_idle`.
+        If there are many ids, each heartbeat renews only a part of the leases. A heartbeat that renews only a part of
+        the leases still renews each lease several times within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

@@ -1,15 +1,15 @@
 """Claims of pending entries whose values may be too large to be read.
 
-A script claims entries and returns their values only up to a size, so that the reply fits into the memory of the pod.
-For an entry above the limit, the script returns the field names and the sizes of the values. Such an entry becomes a
-dead letter without its values.
+A script claims entries and returns their values only up to a size limit, so that the reply fits into the memory of the
+pod. For an entry above the limit, the script returns the field names and the sizes of the values. An entry above the
+limit becomes a dead letter without its values.
 
-If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. The claim
-is repeated with a smaller size, down to one entry. If the connection is cut MAX_CUTS times for one entry alone, this
-entry counts as unreadable. A lost reply loses no entry: the entries are pending with this consumer, and the script
-returns them again.
+If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. After a
+connection cut, the claim is repeated with a smaller size limit, down to one entry. If the connection is cut MAX_CUTS
+times while one entry is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are
+pending with this consumer, and the script returns them again.
 
-The script is used only for redelivered entries, so that reading new entries needs no additional command.
+The consumer uses the script only for redelivered entries, so that reading new entries needs no additional command.
 """
 
 import asyncio
@@ -28,16 +28,18 @@ from streamconsumer.processor.message import Entry, UnreadableEntry
 log = logging.getLogger(__name__)
 
 MAX_CUTS = 3
-"""An entry that is read alone counts as unreadable after the connection was cut this number of times."""
+"""Number of connection cuts after which an entry that is claimed alone counts as unreadable."""
 
 MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
-"""Maximum size of a field name, and of all field names, in the dead letter of an unreadable entry."""
+"""Maximum size in bytes of each field name, and of all field names together, in the dead letter of an unreadable
+entry."""
 
 NAME_OVERHEAD_BYTES = 8
 """Number of bytes that are added to the size of each field name, so that an empty name also has a size."""
 
 REPLY_TIMEOUT_SECONDS = 15.0
-"""Maximum time until the reply to a claim begins. The script needs about one second for a million fields."""
+"""Maximum time until the reply to a claim begins to arrive. The claim script needs about one second for a million
+fields."""
 
 BOUNDED_READ = f"""
 local function measure(fields)
@@ -76,10 +78,10 @@ local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
   return true
 end
 """
-"""First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. `add` returns False
-and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry is always added. If
-an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay marks. The size and
-the number of fields of this entry follow."""
+"""First part of the Lua scripts that return the values of entries. `add` claims an entry and adds it to `entries`.
+`add` returns False and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry
+is always added. If an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay
+marks. `add` also adds the size of the entry and its number of fields to `entries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,12 @@ class Claimed:
     trimmed: int
     """Number of entries that the stream no longer contains."""
     examined: int = 0
-    """Number of entries that were claimed or could not be claimed. All other entries did not fit into the reply."""
+    """Number of listed entries that the script claimed or failed to claim. Listed entries beyond this number did not
+    fit into the reply."""
 
 
 class BoundedReads:
-    """Runs the scripts that return values, on a connection that is opened by the first call."""
+    """Runs the scripts that return the values of entries, on a connection that the first call opens."""
 
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
         self._manager, self._limits, self._size = manager, limits, size
@@ -102,7 +105,7 @@ class BoundedReads:
         self._lock = asyncio.Lock()
 
     async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
-        """Run a script with the arguments `page_bytes`, `entry_bytes` and `ids_and_counts` at the end.
+        """Run a script. The last arguments of the script are `page_bytes`, `entry_bytes` and `ids_and_counts`.
 
         The script returns the number of examined entries, the number of trimmed entries, and the claimed entries. If
         the connection is cut, the script runs again with a smaller size.
@@ -116,7 +119,7 @@ class BoundedReads:
             except (ConnectionCut, UnreadableReply) as error:
                 if problem:
                     raise
-                if isinstance(error, UnreadableReply):  # the reply takes too long, and so would each repetition
+                if isinstance(error, UnreadableReply):  # a repetition would also take too long
                     problem = "" if self._size.shrink_to_minimum() else str(error)
                 else:
                     cuts += not self._size.shrink()
@@ -128,7 +131,7 @@ class BoundedReads:
                 return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
 
     async def execute_once(self, *command: Any) -> Any:
-        """Run a script with the arguments `page_bytes` and `entry_bytes` at the end.
+        """Run a script. The last arguments of the script are `page_bytes` and `entry_bytes`.
 
         If the connection is cut, the script does not run again: it has already claimed the entries in the lost reply.
         """
@@ -146,7 +149,7 @@ class BoundedReads:
     async def execute(self, *command: Any) -> Any:
         """Execute one command. Closes the connection before it raises a Redis error.
 
-        Raises ConnectionCut only if the connection was established before.
+        Raises ConnectionCut only if the connection had been established.
         """
         async with self._lock:
             try:
@@ -166,7 +169,7 @@ class BoundedReads:
         return self._connection is not None and self._connection.is_receiving
 
     async def close(self) -> None:
-        """Close the connection. The next call connects to the current primary."""
+        """Close the connection. The next call of a script connects to the current primary."""
         async with self._lock:
             await self._close()
 

@@ -3,9 +3,9 @@
 The functions in this module have no side effects; the caller passes the current time.
 
 A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
-consumer that owns pending entries counts as dead if two checks, CONFIRMATION_DELAY apart, find that it has been silent
-for SILENCE_THRESHOLD. A single check is not enough, because every consumer has been silent after a Redis outage.
-Consumers that are alive send a heartbeat before the second check.
+consumer that owns pending entries counts as dead after two checks, CONFIRMATION_DELAY apart. Both checks must find that
+the consumer has been silent for SILENCE_THRESHOLD. A single check is not enough, because every consumer appears silent
+right after a Redis outage. Live consumers send a heartbeat before the second check.
 
 One check per CHECK_INTERVAL is enough for a group of any size, so the consumers take turns by the server's clock.
 Active consumers announce themselves in a companion hash (the members hash), because Redis before 7.2 does not count a
@@ -27,10 +27,10 @@ ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""A consumer that has not announced itself for this time no longer takes turns in running the check."""
+"""Time without an announcement after which a consumer no longer takes turns in running the liveness check."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
-"""A consumer without pending entries is deleted if it has not announced itself for this time."""
+"""Time without an announcement after which a consumer without pending entries is deleted."""
 
 Members = Mapping[str, float]
 """Registered consumers and the time of their last announcement, in seconds of the server's clock."""
@@ -47,7 +47,8 @@ class ConsumerInfo:
 
 
 def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
-    """Return the idle times of other consumers that own pending entries and are silent for `SILENCE_THRESHOLD`."""
+    """Return the idle times of other consumers that own pending entries and have been silent for
+    `SILENCE_THRESHOLD`."""
     return {
         info.name: info.idle
         for info in consumers
@@ -63,14 +64,16 @@ def confirmed_dead(previous: Mapping[str, timedelta], current: Mapping[str, time
 
 
 def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
-    """Return the consumers that take turns, in the order of their turns. Always includes `consumer_name`."""
+    """Return the consumers that take turns in running the liveness check, in the order of their turns. Always includes
+    `consumer_name`."""
     since = now_seconds - ABSENT_AFTER.total_seconds()
     recent = (name for name, announced_at in members.items() if announced_at > since)
     return sorted({consumer_name, *recent} - set(dead) - {POSTPONED_CONSUMER})
 
 
 def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str) -> float:
-    """Return the time until this consumer's next check. If n consumers are active, each takes every n-th turn."""
+    """Return the time until this consumer's next check. If n consumers are active, each consumer runs every n-th
+    check."""
     turn = CHECK_INTERVAL.total_seconds()
     wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
     return wait if wait > turn / 10 else wait + len(active) * turn

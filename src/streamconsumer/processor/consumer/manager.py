@@ -64,7 +64,8 @@ class StreamManager:
         } | limited_options(ReplyLimits(MAX_REPLY_BYTES + self.delivery.max_entry_bytes))
         self.command_refused = Event()
         """Event that is set when the server rejects a command because a permission is missing or the command is
-        unknown. The consumer then repeats the preflight checks before its next read. Clones share the event.
+        unknown. While the event is set, the consumer repeats the preflight checks before its next read. Clones share
+        the event.
         """
         self.control = self._new_control()
 
@@ -176,7 +177,8 @@ class StreamManager:
             raise
 
     async def handle_error(self, error: Exception) -> None:
-        """Close idle connections if the primary must be found again. Sets `command_refused` for a rejected command."""
+        """Close idle connections if the error shows that the primary must be found again. Sets `command_refused` if the
+        server has rejected a command."""
         error_info = classify_error(error, "")
         if error_info.must_relocate:
             await self.drop_connections()
@@ -219,7 +221,8 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connection, or else of the next connection. Path and None for a Unix socket."""
+        """Host and port of the last connection. Before the first connection, host and port of the next connection. Path
+        and None for a Unix socket."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address
@@ -244,7 +247,7 @@ class StreamManager:
         await self.control.connection_pool.disconnect()
 
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
-        """Return the group's last-delivered id. None if the group does not exist or Redis rejects the query."""
+        """Return the group's last-delivered id. Returns None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
             for line in replies.array(await self.execute("XINFO", "GROUPS", stream), "XINFO GROUPS"):
                 group_info = replies.to_dict(line, "XINFO GROUPS")

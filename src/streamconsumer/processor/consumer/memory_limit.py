@@ -1,8 +1,8 @@
 """Limits of the memory that entries may occupy, derived from the memory limit of the container.
 
 A reply occupies up to 6 times its size in memory. A text that contains one emoji needs 4 bytes per character. While
-hiredis decodes this text, the received bytes and a copy of these bytes also exist. A small value occupies up to 140
-bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6 also
+hiredis decodes a text, the received bytes and a copy of these bytes also occupy memory. A small value occupies up to
+140 bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6 also
 covers small values. The limits leave half of the memory to the interpreter, the handler and the entries in flight.
 """
 
@@ -29,7 +29,8 @@ class MemoryLimits:
     """Approximate size of the entries that one read or one claim requests."""
 
     reply_bytes: int
-    """Maximum size of one reply, and of one entry. A larger entry becomes a dead letter without its values."""
+    """Maximum size of one reply, and of one entry. An entry above this size becomes a dead letter without its
+    values."""
 
     in_flight_bytes: int
     """Memory that large entries in flight may occupy. Above this limit, the processor reads no further entries."""
@@ -44,7 +45,8 @@ def memory_limits(max_entry_bytes: int, memory_bytes: int | None = None) -> Memo
 
 @cache
 def available_memory() -> int:
-    """Return the memory in bytes that this process may use, limited by the container, the process and the machine."""
+    """Return the memory in bytes that this process may use: the smallest of the limits of the container, the process
+    and the machine."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits(_PROC, _CGROUP)]
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     return min([*limits, address_space] if address_space != resource.RLIM_INFINITY else limits)
@@ -53,7 +55,8 @@ def available_memory() -> int:
 def _cgroup_limits(membership: Path, root: Path) -> list[int]:
     """Return the memory limits of this process's control group and of all groups that contain it.
 
-    Reads cgroup versions 1 and 2. In a container, the root is often the container's own group."""
+    Reads cgroup versions 1 and 2. In a container, the root of the cgroup file system is often the container's own
+    group."""
     limits: list[int] = []
     for line in membership.read_text().splitlines() if membership.exists() else ():
         _, controllers, path = line.split(":", 2)
@@ -70,7 +73,7 @@ def _cgroup_limits(membership: Path, root: Path) -> list[int]:
 
 
 def _read_number(path: Path) -> int:
-    """Return the number in a file. 0 if the file does not exist or contains no number, such as `max`."""
+    """Return the number in a file. Returns 0 if the file does not exist or contains a word, such as `max`."""
     try:
         text = path.read_text().strip()
     except OSError:

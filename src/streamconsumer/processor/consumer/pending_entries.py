@@ -48,7 +48,7 @@ return {{examined, trimmed, entries}}
 number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged, because such entries can never be
 handled.
 
-The minimum idle time does not apply to an entry that this consumer already owns, because the reply to an earlier claim
+An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier claim
 of the entry was lost."""
 
 
@@ -86,7 +86,8 @@ return {{trimmed, entries}}
 """Lua script that claims up to ARGV[4] postponed entries that are due. KEYS: the stream, the schedule of postponed
 entries. ARGV: group, consumer, pseudo consumer, maximum number of entries, `page_bytes`, `entry_bytes`. Returns the
 number of trimmed entries, and the claimed entries. Claimed entries stay in the schedule with a score below zero until a
-snapshot is saved. If the reply is lost and then the group is lost, only the schedule still contains these entries."""
+snapshot is saved. If the reply to the claim is lost and the group is lost afterwards, only the schedule still contains
+the claimed entries."""
 
 
 class PendingEntries:
@@ -112,9 +113,9 @@ class PendingEntries:
     async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
         """Claim entries for this consumer.
 
-        Redis claims an entry only if the entry has been idle for at least `idle`. If several consumers claim the same
-        entry, only the first claim therefore succeeds. The delivery counts are set to the counts in `pending`, because
-        no attempt has started.
+        Redis claims an entry only if the entry has been idle for at least `idle`. A claim resets the idle time, so that
+        only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the counts in
+        `pending`, because a claim starts no attempt.
         """
         if not pending:
             return Claimed([], 0)

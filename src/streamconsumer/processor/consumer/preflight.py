@@ -1,9 +1,9 @@
 """Preflight checks of a Redis server: version, permissions of the user, and risky settings, in one round trip.
 
 The checks change no data. Redis checks permissions before arguments. Each command is therefore sent with arguments that
-Redis rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that the
-user has the permission. The permission for EVAL counts as granted only if the script `return 1` returns 1, because a
-proxy rejects EVAL with its own error text.
+Redis rejects or that have no effect. The reply NOPERM means that the permission is missing; any other reply means that
+the user has the permission. The permission for EVAL counts as granted only if the script `return 1` returns 1, because
+a proxy that rejects EVAL replies with its own error text.
 """
 
 import re
@@ -21,13 +21,13 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, risky_settings
 
 MIN_SERVER_VERSION = (6, 2)
-"""Oldest supported Redis version. Older versions support neither IDLE nor exclusive ids in XPENDING."""
+"""Oldest supported Redis version. Versions before 6.2 support neither IDLE nor exclusive ids in XPENDING."""
 
 NO_SUCH_ID = "0-0"
 """Entry id that no entry can have."""
 
 OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
-"""Optional permissions. If they are missing, the processor works with limitations."""
+"""Optional permissions. If an optional permission is missing, the processor works with limitations."""
 
 _MAX_QUOTED_LENGTH = 120
 """Maximum number of characters quoted from an error reply."""
@@ -55,7 +55,7 @@ class PreflightReport:
     """Reason why the server cannot be used, in one sentence. Empty if the server can be used."""
 
     version: str
-    """Version of the server. Empty if the server does not report it."""
+    """Version of the server. Empty if the server does not report its version."""
 
     missing_permissions: list[str]
     """Missing permissions in the syntax of ACL SETUSER."""
@@ -91,7 +91,7 @@ def _server_version(hello: Any) -> str:
 
 
 def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
-    """Return each missing permission with the error reply that shows that it is missing."""
+    """Return each missing permission, with the error reply to the command that requires the permission."""
     rejections: dict[str, Exception] = {}
     reply_to_read = str(raw_replies[0])  # a proxy that has lost its server replies to each command with the same text
     for probe, reply in zip(probes, raw_replies, strict=False):
@@ -118,7 +118,8 @@ def _unsupported_version_error(version: str) -> str:
 
 
 def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, Exception]) -> str:
-    """Return the error about missing required permissions. Empty if no required permission is missing."""
+    """Return an error message that lists the missing required permissions. Returns an empty string if no required
+    permission is missing."""
     missing = {permission: reply for permission, reply in rejections.items() if permission not in OPTIONAL_PERMISSIONS}
     if not missing:
         return ""

@@ -1,7 +1,7 @@
 """Size of the next read: the number of entries, computed from the sizes of received entries and from failed reads.
 
-Even without an outage, a read fails if its reply is larger than this process accepts, or if the server or a proxy cuts
-the connection because of the size of the reply (`client-output-buffer-limit`).
+A large reply can make a read fail without an outage. This process refuses a reply above its limit, and the server or a
+proxy may cut the connection (`client-output-buffer-limit`).
 """
 
 import time
@@ -16,11 +16,11 @@ MIN_BYTES = 16 * 1024
 """Smallest size of a read. Redis sends a reply of this size even if `client-output-buffer-limit` is smaller."""
 
 MAX_CLAIM_BYTES = 4 * 1024 * 1024
-"""Maximum size of the entries that one claim requests. Redis runs no other command while the script copies the
+"""Maximum size of the entries that one claim requests. Redis runs no other command while the claim script copies the
 entries."""
 
 RESTORE_SECONDS = 30.0
-"""After a connection was cut because of the size of a reply, reads request fewer bytes for this time."""
+"""Time for which reads request fewer bytes after a connection was cut because of the size of a reply."""
 
 
 class ReadSize:
@@ -58,7 +58,8 @@ class ReadSize:
     def on_cut(self, requested: int) -> None:
         """Halve the number of entries, because the connection was lost during a read of `requested` entries.
 
-        Redis would cut the connection at the same size again. Reads therefore request at most half of this size.
+        Redis could cut the connection again for a reply of the same size. Later reads therefore request at most half of
+        that size.
         """
         self.on_refused(requested)
         if (size_bytes := requested * self._entry_bytes) > 2 * MIN_BYTES:

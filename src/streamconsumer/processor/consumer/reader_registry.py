@@ -1,12 +1,12 @@
 """Registry of the consumers' reading connections, so that another consumer can claim released entries immediately.
 
 Each consumer stores the client id of its reading connection in a companion key. A consumer that releases entries ends
-the blocking read of one other consumer with CLIENT UNBLOCK. (Stopping a consumer requires the same permission.) If a
+the blocking read of one other consumer with CLIENT UNBLOCK. A consumer also sends CLIENT UNBLOCK when it stops. If a
 read returns empty before its timeout, the consumer immediately claims due entries. A consumer that is reading always
-has a free slot for them.
+has a free slot for a claimed entry.
 
 After a failover, an outdated client id may belong to another client. The harm is small, because the blocking command of
-that client then ends as if it had timed out. Only consumers that have recently announced themselves are woken.
+the other client ends as if it had timed out. Only consumers that have recently announced themselves are woken.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +21,8 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 
 RECENT_SECONDS = 30.0
-"""A consumer is woken only if it has announced itself within this time. Consumers announce themselves every 20
-seconds."""
+"""Maximum age of a consumer's last announcement. A consumer whose announcement is older is not woken. Consumers
+announce themselves every 20 seconds."""
 
 
 class ReaderRegistry:
@@ -41,7 +41,7 @@ class ReaderRegistry:
             await self._execute("HSET", self._key, self._consumer_name, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
-        """End the blocking read of one other consumer, if another consumer is reading."""
+        """End the blocking read of one other consumer. Does nothing if no other consumer is reading."""
         with suppress(ResponseError):
             flat: Any = await self._execute("HGETALL", self._key)
             readers = replies.numbers(flat, "HGETALL")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
-"""Extra time for the reply after the BLOCK duration. If the reply is still missing, the connection counts as dead."""
+"""Time until the connection counts as dead if no reply arrives after the BLOCK duration."""
 
 
 class RedisConsumer:
@@ -74,7 +74,7 @@ class RedisConsumer:
         self.encoding = manager.encoding
         self.claimer: PendingClaimer | None = None
         """Claimer of pending entries. None if lease renewal, claims, dead letters and postponed retries are not
-        available; failed messages then stay pending."""
+        available; without a claimer, failed messages stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
@@ -100,7 +100,7 @@ class RedisConsumer:
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None if a consumer can only acknowledge asynchronously."""
+        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
@@ -167,7 +167,7 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. Returns no entries if the reply is too large; the next read then returns these entries."""
+        """Read new entries. Returns no entry of a too large reply; the next read returns the entries of that reply."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)
@@ -195,11 +195,11 @@ class RedisConsumer:
 
     @property
     def is_receiving(self) -> bool:
-        """True while a large reply is being received. The heartbeat then shows that this consumer is alive."""
+        """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
         return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
 
     async def interrupt_read(self) -> None:
-        """End a blocking read. Repeats CLIENT UNBLOCK, because the command has no effect before the read blocks."""
+        """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
         while not self._idle.is_set():
             if self._client_id is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
@@ -297,7 +297,7 @@ class RedisConsumer:
             self.read_size.on_received(count, size_bytes, min(PAGE_SIZE, 2 * requested))
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
-        """Mark the entries of a dead consumer. Entries that may have crashed its process are marked as suspects."""
+        """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
         for entry in entries:
             entry.owner_died = True
             entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
@@ -310,7 +310,7 @@ class RedisConsumer:
         self.ack_buffer.add(message_id)
 
     async def flush(self) -> None:
-        """Send the buffered acknowledgements. Raises Redis errors; the ids then stay in the buffer."""
+        """Send the buffered acknowledgements. Raises Redis errors. After an error, the ids stay buffered."""
         await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:
@@ -392,7 +392,7 @@ class RedisConsumer:
         await self._restore_ownership()
 
     async def _restore_ownership(self) -> None:
-        """Make all entries in flight pending again, including those received while the group was recreated."""
+        """Make all entries in flight pending again, even if they were received while the group was recreated."""
         in_flight = list(self.in_flight_ids())
         for first in range(0, len(in_flight), PAGE_SIZE):
             await self.leases.renew(in_flight[first : first + PAGE_SIZE])

@@ -1,6 +1,7 @@
 """Replay of a consumer's own pending entries that are not in flight.
 
-Such entries were received before a restart, or the reply that contained the entries was lost or too large.
+An entry is replayed if it was received before a restart, or if the reply that contained the entry was lost or too
+large.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class OwnPendingReplay:
         self._after = ""
 
     async def read_page(self, last_delivered_id: str) -> list[Entry]:
-        """Return one page of entries. The delivery counts stay unchanged, because no attempt has started.
+        """Return one page of entries. A replay does not change the delivery counts, because it starts no attempt.
 
-        `last_delivered_id` is the id of the last entry that this process received. Before the first entry, it is the
-        group's position at the start of this process."""
+        `last_delivered_id` is the id of the last entry that this process received. Until this process has received an
+        entry, `last_delivered_id` is the group's position at the start of this process."""
         consumer = self._consumer
         with consumer.ack_buffer.acked_during() as acked_ids:
             count = min(PAGE_SIZE, consumer.read_size.max_count)
@@ -56,9 +57,10 @@ class OwnPendingReplay:
 
 
 def uncount_lost_read(pending: PendingEntry, last_delivered_id: str) -> PendingEntry:
-    """Return the entry with the delivery count 0 if this process lost the reply in which the entry was read.
+    """Return the entry unchanged, or with the delivery count 0 if this process lost the reply in which the entry was
+    read.
 
-    XREADGROUP has set the count to 1, although no attempt has started. If another process read the entry and has ended,
-    nothing shows whether that process started an attempt, so the count stays 1."""
+    XREADGROUP has set the delivery count of the entry to 1, although no attempt has started. If another process read
+    the entry and has ended, it is unknown whether that process started an attempt, so the count stays 1."""
     is_lost_read = pending.deliveries == 1 and parse_id(pending.message_id) > parse_id(last_delivered_id)
     return PendingEntry(pending.message_id, 0) if is_lost_read else pending

@@ -1,19 +1,22 @@
 """Retention: trims an entry from the stream only after every group has acknowledged it.
 
 XTRIM ignores consumer groups. The trimmer therefore first determines an id below which every group has acknowledged
-every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for these reasons:
+every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for three reasons.
 
-- XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that XINFO
-  reported. In the opposite order, the entry would be missing from both replies.
-- After the queries, entries are only added (with greater ids) or acknowledged. Entries that were safe to trim therefore
-  stay safe.
-- A group that is destroyed and recreated at its old position has no pending entries until its consumers restore them.
-  An id therefore counts as safe only after two checks in a row have found it safe. While the consumer's own group is
-  missing, no id is safe.
+First, XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that
+XINFO reported. If XPENDING ran before XINFO GROUPS, an entry that is read between the two commands would be missing
+from both replies.
+
+Second, entries are only added (with greater ids) or acknowledged after the queries. Entries that were safe to trim
+therefore stay safe.
+
+Third, an id counts as safe only after two checks in a row have found the id safe. A group that is destroyed and
+recreated at its old position has no pending entries until its consumers restore them. While the consumer's own group is
+missing, no id is safe.
 
 One case remains: another program may create a group at 0, or move a group back with XGROUP SETID, while the trimmer
-runs. That group does not receive the trimmed entries. A group that starts at an earlier position never has a guarantee
-that the old entries still exist.
+runs. A group that is created or moved back while the trimmer runs does not receive the trimmed entries. A group that
+starts at an earlier position never has a guarantee that the old entries still exist.
 
 Each check sends XINFO GROUPS, one XPENDING per group and, if `max_age` is set, TIME. XTRIM with an exact id takes 4 ms
 for a million entries (measured, Redis 7.0 and Valkey 9.1).
@@ -49,7 +52,7 @@ def safe_minimum(positions: Mapping[bytes, EntryId], pending: Mapping[bytes, Ent
 
 
 def trim_bound(retention: processor_settings.Retention, safe: EntryId, by_age: EntryId | None) -> EntryId:
-    """Return the id below which entries are trimmed. The id is never above `safe`."""
+    """Return the id below which entries are trimmed. The returned id is never greater than `safe`."""
     return safe if retention.acknowledged else min(by_age or ZERO_ID, safe)
 
 
@@ -90,11 +93,12 @@ class StreamTrimmer:
 
     @property
     def is_enabled(self) -> bool:
-        """True if the settings ask for trimming."""
+        """True if the retention settings enable trimming."""
         return self._retention.acknowledged or self._retention.max_age is not None
 
     async def trim(self) -> int:
-        """Trim entries that two calls in a row found safe. Returns the number of entries. Raises Redis errors."""
+        """Trim the entries that this call and the previous call found safe. Returns the number of trimmed entries.
+        Raises Redis errors."""
         if not self.is_enabled:
             return 0
         safe_id = await self._current_safe_id()
@@ -128,7 +132,7 @@ class StreamTrimmer:
         return safe_minimum(positions, smallest) if self._group in positions else ZERO_ID
 
     async def _age_bound(self) -> EntryId | None:
-        """Return the smallest id that is not older than `max_age`. None if `max_age` is not set.
+        """Return the smallest id that is not older than `max_age`. Returns None if `max_age` is not set.
 
         The age is measured by the server's clock, because this clock created the ids.
         """

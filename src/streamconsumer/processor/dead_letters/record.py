@@ -1,16 +1,16 @@
 """Record format of dead letters and of replayed entries. The functions in this module have no side effects.
 
 A dead letter consists of the unchanged fields of the entry, followed by the failure fields. The first failure field is
-`streamconsumer.reason`. All fields before the last field with this name are original fields, even if an original field
-has the same name. The dead letter of a dead letter is therefore parsed correctly.
+`streamconsumer.reason`. All fields before the last field named `streamconsumer.reason` are original fields, even if an
+original field has the same name. The dead letter of a dead letter is therefore parsed correctly.
 
 A replayed entry consists of the original fields, followed by three replay marks: the origin id, the number of replays,
 and the consumer group that the entry is replayed for. Only the end of an entry is checked for replay marks, so that the
 check takes two comparisons for most entries.
 
-A script cannot add an entry with more than about 4000 fields. If the original entry has more than MAX_FIELDS fields,
-its dead letter or replayed entry stores all names and values in one field, `streamconsumer.packed`, as netstrings
-(`5:hello,`). `from_fields` and `strip_replay_marks` unpack this field.
+A Lua script cannot add an entry with more than about 4000 fields. If the original entry has more than MAX_FIELDS
+fields, its dead letter or replayed entry stores all names and values in one field, `streamconsumer.packed`, as
+netstrings (`5:hello,`). `from_fields` and `strip_replay_marks` unpack the field `streamconsumer.packed`.
 """
 
 import re
@@ -66,11 +66,11 @@ class DeadLetterReason(StrEnum):
 
     UNREADABLE = "Unreadable"
     """The entry is too large for the memory of the pod or for its connection. The dead letter contains the field names
-    and the size of each value, but no values. Names may be truncated or missing."""
+    and the size of each value, but no values. Field names may be truncated or missing."""
 
     CRASHED = "Crashed"
     """The handling of the message started `delivery.maxDeliveries` times and never finished. The message probably
-    crashes its process."""
+    crashes the process that handles it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ class FailureDetails:
         deliveries: int,
         traceparent: str = "",
     ) -> Self:
-        """Return the failure details for an exception. Texts are truncated and can be encoded as UTF-8.
+        """Return the failure details for an exception. The texts in the details are truncated, and can be encoded as
+        UTF-8.
 
         May raise any error, because `__str__` of the exception can fail.
         """
@@ -265,7 +266,7 @@ def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: byt
 
 
 def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
-    """Return the origin id and the number of replays. None if the entry does not end with replay marks."""
+    """Return the origin id and the number of replays. Returns None if the entry does not end with replay marks."""
     if len(entry_fields) <= _MARKS_LENGTH:
         return None
     first, origin, second, replays, third = entry_fields[-_MARKS_LENGTH:-1]
@@ -281,7 +282,8 @@ def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
 def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
     """Return the original fields, or one packed field if there are more than MAX_FIELDS.
 
-    Fields that already look packed are packed again, because `_unpack` would otherwise unpack a producer's own field.
+    If a producer's own field looks packed, the fields are packed once more, so that `_unpack` does not unpack the
+    producer's field.
     """
     if len(original) <= 2 * MAX_FIELDS and not _is_packed(original):
         return original
@@ -311,7 +313,7 @@ def _is_packed(entry_fields: Sequence[bytes]) -> bool:
 
 
 def entry_time(entry_id: str) -> datetime | None:
-    """Return the time in an entry id. None if `datetime` cannot represent this time."""
+    """Return the time in an entry id. Returns None if `datetime` cannot represent this time."""
     try:
         return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     except (ValueError, OverflowError, OSError):

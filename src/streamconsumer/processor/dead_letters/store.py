@@ -36,8 +36,8 @@ LAST_ID = """
 local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return entries[1] and entries[1][1] or ''
 """
-"""KEYS: the dead-letter stream. Returns the id of its last entry, or an empty string. The reply does not contain the
-fields of the entry, which may be large."""
+"""KEYS: the dead-letter stream. Returns the id of the last entry in the dead-letter stream, or an empty string. The
+reply does not contain the fields of the entry, which may be large."""
 
 REDELIVER = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -71,7 +71,7 @@ class DeadLetterStore:
         """Ids of the entries that `find` has skipped because they exceed the limit of a reply."""
 
     async def check(self) -> None:
-        """Raise InvalidSettings if the stream, the group or the key is wrong, so that no dead letters can exist."""
+        """Raise InvalidSettings if no dead letters can exist because the stream, the group or the key is wrong."""
         key_type = replies.text(await self._execute("TYPE", self._key), "TYPE")
         if key_type == "none":
             await self._check_group()
@@ -83,8 +83,8 @@ class DeadLetterStore:
     ) -> AsyncIterator[DeadLetter]:
         """Yield the current dead letters, oldest first. Reads the dead-letter stream in pages.
 
-        Dead letters that are added after the start of the search are not included. Otherwise a message that is replayed
-        and fails again would be replayed forever.
+        Dead letters that are added after the start of the search are not included. If later dead letters were included,
+        a message that is replayed and fails again would be replayed forever.
         """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
@@ -108,7 +108,8 @@ class DeadLetterStore:
             count = max(1, min(MAX_PAGE_SIZE, TARGET_PAGE_BYTES * count // max(size, 1)))
 
     async def get(self, dead_letter_id: str) -> DeadLetter | None:
-        """Return a dead letter. None if no entry with this id exists, for example after a replay, a drop or trimming.
+        """Return a dead letter. Returns None if no entry with this id exists, for example after a replay, a drop or
+        trimming.
 
         Raises InvalidSettings if the entry is not a dead letter of this group.
         """
@@ -128,9 +129,10 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        An unreadable dead letter contains no values. Its original entry becomes pending again instead.
+        An unreadable dead letter contains no values. The replay of an unreadable dead letter therefore makes its
+        original entry pending again.
 
-        Returns the id of the entry that is delivered, or None if the dead letter no longer exists. Raises
+        Returns the id of the entry that the group receives, or None if the dead letter no longer exists. Raises
         InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
         """
         if dead_letter.is_unreadable:
@@ -173,7 +175,7 @@ class DeadLetterStore:
         return dead_letter if is_own else None
 
     async def _last_id(self, older_than: timedelta | None) -> str:
-        """Return the last entry id that `find` reads. Empty if there are no entries."""
+        """Return the id of the last entry that `find` reads. Returns an empty string if there are no entries."""
         newest = await self._execute("EVAL", LAST_ID, 1, self._key)
         if not newest:
             return ""

@@ -28,7 +28,7 @@ ExecutePipeline = Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
 
 
 def chunks_by_size(dead_letters: Iterable[EncodedDeadLetter]) -> Iterator[list[EncodedDeadLetter]]:
-    """Split dead letters into lists. Each list has a suitable size for one round trip."""
+    """Split dead letters into lists of a suitable size for one round trip."""
     chunk: list[EncodedDeadLetter] = []
     size = 0
     for dead_letter in dead_letters:

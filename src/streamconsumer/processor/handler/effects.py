@@ -64,7 +64,7 @@ class Effects:
         return self._append("SET", key, _to_bytes(value, f"the value of {key!r}"), *limit)
 
     def increment(self, key: StrOrBytes, by: int = 1) -> Self:
-        """Add `by` to the integer in a key. If the key does not exist, its value is 0."""
+        """Add `by` to the integer in a key. A key that does not exist counts as 0."""
         if type(by) is not int:
             raise TypeError(f"increment of {key!r} is {by!r:.80}; expected a whole number")
         previous = sum(

@@ -1,8 +1,8 @@
 """HTTP handler: sends each message to a Service in a POST request, as a CloudEvent in binary mode.
 
-The application behind the Service can be written in any language. The status of the response decides how the message
-is settled (see `outcome_for_status`). The handler neither follows redirects nor uses a proxy, so that a message is sent
-only to the URL in the StreamConsumer. The HTTP client is imported only if this handler is used.
+The application behind the Service can be written in any language. The status of the response decides how the message is
+settled (see `outcome_for_status`). The handler neither follows redirects nor uses a proxy, so that a message is sent
+only to the URL in the StreamConsumer. The HTTP client is imported only if the HTTP handler is used.
 """
 
 import json
@@ -22,10 +22,11 @@ DEFAULT_TIMEOUT = timedelta(seconds=60)
 
 KEEPALIVE_SECONDS = 4.0
 """Time after which an idle connection is closed. Many servers close idle connections after 5 s, and a request that is
-sent at this moment can be lost."""
+sent when the server closes the connection can be lost."""
 
 MAX_BODY_IN_ERROR = 500
-"""Maximum number of characters of the response body in the error. The dead letter and the log contain the error."""
+"""Maximum number of characters of the response body that the error quotes. The error is written to the dead letter and
+the log."""
 
 MAX_DEFERRAL = timedelta(hours=24)
 """Longest delay that a `Retry-After` header can request."""
@@ -52,7 +53,8 @@ class HttpHandler:
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, data: dict[str, str]) -> None:
-        """Send a message. Returns if the status of the response is 2xx, otherwise raises the outcome."""
+        """Send a message. Returns nothing if the status of the response is 2xx, and raises the outcome for any other
+        status."""
         headers, body = build_request(current_message(), data)
         try:
             async with self._open_session().post(

@@ -25,7 +25,8 @@ class Retry(Outcome):
 
 
 class Defer(Outcome):
-    """The message comes too early and is retried after the duration `after`. The current attempt does not count."""
+    """The message was delivered too early and is retried after the duration `after`. The current attempt does not
+    count."""
 
     def __init__(self, after: timedelta, why: str = "") -> None:
         super().__init__(why)
@@ -39,8 +40,8 @@ class Reject(Outcome):
 class BatchFailed(Outcome):
     """Some messages of a batch failed. `failures` maps the index of each failed message in the list to its error.
 
-    Each failed message is settled as if the handler had raised its error for this message alone. All other messages are
-    acknowledged.
+    Each failed message is settled as if the handler had raised its error for this message alone. All other messages of
+    the batch are acknowledged.
     """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:

@@ -24,8 +24,8 @@ handler, even if its class is not a subclass of Exception, such as gevent's Time
 class AttemptRunner:
     """Runs attempts. `run` returns the handler's result or raises the handler's error.
 
-    After an error, `entry.decision` contains the decision. The decision is None if the attempt was cancelled because
-    another consumer claimed the entry or the drain timed out."""
+    After an error, `entry.decision` contains the decision to retry or dead-letter the message. The decision is None if
+    the attempt was cancelled because another consumer claimed the entry or the drain timed out."""
 
     def __init__(
         self,

@@ -91,15 +91,16 @@ class BatchRunner:
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:
-        """Return the message for the handler. None if the entry is already settled or claimed by another consumer."""
+        """Return the message for the handler. Returns None if the entry is already settled or claimed by another
+        consumer."""
         data = await self._settler.prepare_data(entry)
         if data is None or entry.disposition:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
-        """Call the handler. Raises only cancellations and process exits; any other error is settled by
-        `entry.decision`."""
+        """Call the handler. Raises only cancellations and process exits. After any other error, `entry.decision`
+        defines how each entry is settled."""
         token, started = set_current(messages), self._clock()
         try:
             await self._run_traced(entries, messages)
@@ -128,8 +129,8 @@ class BatchRunner:
     async def _run_attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
         """Call the handler, and decide for each failed message between a retry and a dead letter.
 
-        If the whole batch failed, raises the error that the span records. This is the first message's error if all
-        errors have the same type, else the BatchFailed."""
+        If the whole batch failed, raises the error that the span records: the first message's error if all errors have
+        the same type, otherwise the BatchFailed."""
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
@@ -187,7 +188,8 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
 def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:
     """Check that each failure in a `BatchFailed` has a valid index and an exception.
 
-    Returns the `BatchFailed` if all are valid, None if there are no failures, and an error if a failure is invalid."""
+    Returns the `BatchFailed` if all failures are valid, None if there are no failures, and an error if a failure is
+    invalid."""
     for index, error in failed.failures.items():
         if type(index) is not int or not 0 <= index < count:
             invalid: Exception = IndexError(f"BatchFailed names index {index!r}; the list had indexes 0 to {count - 1}")

@@ -173,7 +173,8 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
 
 
 def _single_message_handler(require_handler: Callable[[], AsyncHandler]) -> Callable[[], AsyncHandler]:
-    """Return a function that returns the user's batch handler, adapted so that it takes a single message.
+    """Return a function that returns a handler for a single message. This handler calls the user's batch handler with a
+    list of one message.
 
     The adapted handler is used if a user's code calls `_process_single_message` directly."""
 

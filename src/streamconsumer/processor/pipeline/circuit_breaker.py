@@ -1,5 +1,17 @@
 """Circuit breaker around the handler, so that messages lose no attempts while a service that the handler uses is down.
 
+The breaker has no side effects, and the caller can pass the clock. The dependency is the service that the handler uses.
+The breaker assumes that the dependency is up if the handler returns, and down if the handler raises an error. The
+breaker ignores a message that is rejected, deferred, cancelled or claimed by another consumer, because such a message
+does not show whether the dependency is up.
+
+A *trial* is the one message that the open breaker allows after each pause. A failed trial does not count as an attempt,
+because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
+trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
+after the breaker has been open for an hour, so that messages that can never be handled become dead letters. An outage
+of more than an hour costs one attempt per pause. During such an outage, only entries that this pod has read lose
+attempts. With the default settings, at most six messages per hour and pod become dead letters.
+
 ```
           consecutive failures               pause over, one message starts
   closed ──────────────────────→ open (pause) ─────────────────────────────→ trial
@@ -7,17 +19,6 @@
     │                             └────────────────── failed ──────────────────┘ │
     └──────────────────────────────────── succeeded ─────────────────────────────┘
 ```
-
-The breaker has no side effects, and the caller can pass the clock. The dependency is the service that the handler uses.
-The breaker assumes that the dependency is up if the handler returns, and down if the handler raises an error. A message
-that is rejected, deferred, cancelled or claimed by another consumer shows neither state and is ignored.
-
-A *trial* is the one message that the open breaker allows after each pause. A failed trial does not count as an attempt,
-because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
-trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
-after the breaker has been open for an hour, so that such messages become dead letters. A longer outage costs one
-attempt per pause. Only entries of this pod lose attempts, and entries that no pod has read lose none. With the default
-settings, at most six messages per hour and pod become dead letters.
 """
 
 import time
@@ -29,7 +30,7 @@ MIN_PAUSE_SECONDS = 1.0
 """Duration of the first pause, unless `maxPause` is shorter."""
 
 COUNT_TRIALS_AFTER_SECONDS = 3600.0
-"""Failed trials count as attempts after the breaker has been open for this time."""
+"""Time for which the breaker must have been open before failed trials count as attempts."""
 
 
 class CircuitBreaker:
@@ -51,7 +52,8 @@ class CircuitBreaker:
         self.is_open = False
         """True while the breaker is open, during a pause or a trial: only trials may start."""
         self.has_no_recent_failure = True
-        """True if no message has failed since the last success, so that a success need not be recorded."""
+        """True if no message has failed since the last success, so that the caller does not need to record another
+        success."""
 
     def allows_attempt(self) -> bool:
         """Return whether a message may start now."""
@@ -64,7 +66,8 @@ class CircuitBreaker:
         return self.is_open and self._clock() - self._opened_at_seconds >= COUNT_TRIALS_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
-        """Return the seconds until a trial may start. None while the breaker is closed or a trial is running."""
+        """Return the seconds until a trial may start. Returns None while the breaker is closed or a trial is
+        running."""
         if self._pause_ends_at_seconds is None or self._is_trial_running:
             return None
         return max(0.0, self._pause_ends_at_seconds - self._clock())
@@ -78,8 +81,8 @@ class CircuitBreaker:
     def record_success(self, is_trial: bool = False) -> None:
         """Record that the handler has returned.
 
-        While the breaker is open, only a successful trial closes it, because all other messages started before the
-        breaker opened, possibly before the dependency failed."""
+        Only a successful trial closes an open breaker. All other messages started before the breaker opened, possibly
+        before the dependency failed."""
         if is_trial or self._pause_ends_at_seconds is None:
             self._consecutive_failures, self._pause_ends_at_seconds, self._is_trial_running = 0, None, False
             self.is_open, self.has_no_recent_failure = False, True

@@ -24,8 +24,8 @@ from streamconsumer.processor.pipeline.settlement import Settler
 
 
 class FastPath:
-    """Handles ordinary messages. Not used if the handler takes batches, if an ordering key is set, or if the tracing
-    configuration requires a span for each message."""
+    """Handles ordinary messages. The fast path is not used if the handler takes batches, if an ordering key is set, or
+    if the tracing configuration requires a span for each message."""
 
     def __init__(  # noqa: PLR0917 - one per collaborator
         self,
@@ -108,7 +108,7 @@ class FastPath:
             reset_current(token)
 
     def _decode_if_ordinary(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the decoded data of an ordinary entry. None if the entry is not ordinary."""
+        """Return the decoded data of an ordinary entry. Returns None if the entry is not ordinary."""
         if not entry.is_first_delivery or entry.has_replay_marks():
             return None
         try:
@@ -119,7 +119,7 @@ class FastPath:
     async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None) -> None:
         if error is not None or entry.disposition == "timeout":
             self._attempt_runner.record_failure(entry, error)
-            if entry.decision is None and error is not None:  # cancelled by a claim or at the end of a drain
+            if entry.decision is None and error is not None:  # cancelled by a claim or when a drain ended
                 raise error
             await self._settler.apply_decision(entry)
         elif not entry.disposition:  # A cancelled handler that returns has not succeeded.

@@ -1,4 +1,5 @@
-"""Memory that large entries in flight occupy. While it exceeds a limit, the processor reads no further entries.
+"""Memory that large entries in flight occupy. While this memory exceeds a limit, the processor reads no further
+entries.
 
 Only redelivered entries and entries from large replies are measured, so that ordinary messages take no additional time.
 """
@@ -9,7 +10,8 @@ from sys import getsizeof
 from streamconsumer.processor.message import Entry
 
 MIN_MEASURED_BYTES = 16 * 1024
-"""Minimum memory of an entry that is counted. The number of smaller entries is limited elsewhere."""
+"""Minimum memory of an entry that is counted. Smaller entries are not counted, because other limits apply to their
+number."""
 
 MAX_TEXT_FACTOR = 4
 """Maximum number of bytes that a decoded text occupies for each byte of its UTF-8 encoding."""

@@ -103,7 +103,7 @@ class InFlightTable:
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """Return the entry with this id. None if no such entry is in the table."""
+        """Return the entry with this id. Returns None if no such entry is in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:
@@ -122,7 +122,7 @@ class InFlightTable:
     def drop_claimed(self, message_id: str) -> bool:
         """Drop an entry that another consumer has claimed.
 
-        Cancels the entry's handler if it is running. If the handler runs a batch, cancels it only if other consumers
+        Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
         have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.disposition == "claimed_by_peer":
@@ -177,7 +177,8 @@ class InFlightTable:
         return unstarted
 
     async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers. Cancels them at `deadline` (seconds of the clock) or when `force_stop` is set."""
+        """Wait for running handlers. Cancels the handlers at `deadline` (seconds of the clock) or when `force_stop` is
+        set."""
         forced = asyncio.create_task(force_stop.wait())
         while self.tasks and not forced.done() and (seconds_left := deadline - self._clock()) > 0:
             tasks = {forced, *self.tasks.values()}
@@ -205,7 +206,8 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """Start at most `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
+        """Start at most `max_count` other ready entries in the slot of the first entry. Returns the started entries in
+        order.
 
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
@@ -263,10 +265,10 @@ class InFlightTable:
         return self._gate is not None and self._gate.allows_attempt()
 
     def _next_entry(self) -> Entry | None:
-        """Remove and return the entry that starts next. None if no entry may start.
+        """Remove and return the entry that starts next. Returns None if no entry may start.
 
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
-        handled, a trial with such an entry can succeed and close the breaker."""
+        handled, a trial with an entry that has not failed can succeed and close the breaker."""
         if not self._is_breaker_open():
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
@@ -325,7 +327,8 @@ class InFlightTable:
     def retry_after_self_cancel(self, entry: Entry) -> None:
         """Schedule a retry if the entry's handler has cancelled its own task. Must be called before `finish_attempt`.
 
-        The attempt counts, so that an entry whose handler always does this eventually reaches `maxDeliveries`."""
+        The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
+        `maxDeliveries`."""
         if not self.is_closed and entry.disposition in {"", "timeout"}:
             log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
             self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)

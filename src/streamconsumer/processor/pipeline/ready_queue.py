@@ -1,11 +1,13 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries start in order of arrival, with two exceptions:
-- If an ordering key is set, entries with the same key value start one after another. While the first entry is not
-  settled, the other entries wait in a queue, which is called a lane.
-- A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
-  most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
-  handlers fail without a crash do not block the other entries.
+Entries start in order of arrival, with two exceptions: entries with an ordering key, and suspects.
+
+If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
+value is not settled, later entries with this value wait in a queue, which is called a lane.
+
+A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
+most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
+handlers fail without a crash do not block the other entries.
 """
 
 from collections import deque
@@ -37,7 +39,8 @@ class AdmissionGate(Protocol):
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    Their number and their total size are limited, so that a pod with large entries stops reading sooner."""
+    The number and the total size of blocked entries are limited, so that a pod with large entries stops reading
+    sooner."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}
@@ -65,7 +68,8 @@ class ReadyQueue:
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Entries whose handler may start, except suspects. A suspect whose turn has come starts first."""
+        """Entries whose handler may start, except suspects. A suspect whose turn has come starts before the entries in
+        `ready`."""
         self.suspects: deque[Entry] = deque()
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""
@@ -80,7 +84,7 @@ class ReadyQueue:
         return len(self.ready) + len(self.suspects)
 
     def put(self, entry: Entry) -> None:
-        """Add a new entry. If its ordering key has a lane, the entry waits in this lane."""
+        """Add a new entry. If the value of its ordering key has a lane, the entry waits in this lane."""
         if self._ordering_key is not None and (key := entry.field_value(self._ordering_key)) is not None:
             entry.lane = key
             if key in self._lanes:
@@ -103,7 +107,7 @@ class ReadyQueue:
         (self.suspects if entry.is_suspect else self.ready).append(entry)
 
     def pop(self) -> Entry | None:
-        """Remove and return the next entry. None if no entry may start."""
+        """Remove and return the next entry. Returns None if no entry may start."""
         if self.suspects and self._active_suspect is None and not (self._is_others_turn and self.ready):
             self._is_others_turn = True
             self._active_suspect = self.suspects.popleft()
@@ -112,7 +116,8 @@ class ReadyQueue:
         return self.ready.popleft() if self.ready else None
 
     def pop_untried(self) -> Entry | None:
-        """Remove and return the next entry that was just read and has not failed. None if there is no such entry."""
+        """Remove and return the next entry that was just read and has not failed. Returns None if there is no such
+        entry."""
         entry = next(self._untried(), None)
         if entry is not None:
             self.ready.remove(entry)
@@ -126,12 +131,13 @@ class ReadyQueue:
         return (entry for entry in self.ready if entry.attempt_counted)
 
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
-        """Remove and return the next entry that is not a suspect. None if there is no such entry, or if `may_start`
-        returns False for it."""
+        """Remove and return the next entry that is not a suspect. Returns None if there is no such entry, or if
+        `may_start` returns False for the entry."""
         return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
 
     def release_turn(self, entry: Entry) -> None:
-        """If the entry is the running suspect, let the next suspect start. The entries in its lane continue to wait."""
+        """If the entry is the running suspect, let the next suspect start. Other entries in the lane of this entry
+        continue to wait."""
         if entry is self._active_suspect:
             self._active_suspect = None
 

@@ -34,7 +34,8 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits for capacity. The next check claims the remaining entries."""
+"""Maximum time that a claim waits for capacity. Entries that are not claimed within this time are claimed by the next
+check."""
 
 
 class RecoveryLoop:
@@ -62,7 +63,8 @@ class RecoveryLoop:
         self.is_stopped = False
 
     async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run the background tasks until cancelled. Leases are renewed only while `is_alive` returns True."""
+        """Run the background tasks until the current task is cancelled. Leases are renewed only while `is_alive`
+        returns True."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")

@@ -35,8 +35,8 @@ def decide(
     """Decide whether a message is retried or dead-lettered after a failed attempt.
 
     `deliveries` is the number of attempts, including the failed attempt. `jitter` is a random number from 0 to 1.
-    `is_uncounted` is True if the attempt was a trial of the open circuit breaker and does not count. The cause of such
-    a failure is probably an outage and not the message."""
+    `is_uncounted` is True if the attempt was a trial of the open circuit breaker and does not count. The cause of a
+    failed trial is probably an outage and not the message."""
     if isinstance(error, Defer):
         return RetryLater(error.after, counts_as_attempt=False)
     if isinstance(error, Reject):

@@ -76,7 +76,7 @@ class Settler:
     # -- before the attempt --------------------------------------------------------------------------------------------
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data for the handler. None if the handler must not be called."""
+        """Return the data for the handler. Returns None if the handler must not be called."""
         if entry.has_replay_marks():
             entry.is_replay = True
         is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
@@ -199,7 +199,7 @@ class Settler:
         return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
-        """Apply the stored decision. If the user's own manager is used, do nothing.
+        """Apply the stored decision. Does nothing for a user's own manager.
 
         A user's own manager can neither postpone nor dead-letter entries, so its entries stay pending."""
         decision: FailureDecision | Effects = entry.decision
@@ -267,10 +267,10 @@ class Settler:
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
-        """Subtract attempts that do not count from the delivery counts in Redis.
+        """Reduce the delivery counts in Redis by the attempts that do not count.
 
-        The counts must be correct before the entries wait for their retries, because this process may crash during
-        the wait."""
+        The delivery counts must be correct before the entries wait for their retries, because this process may crash
+        during the wait."""
         if not entries:
             return
         try:
@@ -330,7 +330,8 @@ class Settler:
     ) -> None:
         """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
 
-        After an error, the write is retried. If the result is False, another consumer has claimed the entry."""
+        After an error, the write of the dead letter is retried. If the result is False, another consumer has claimed
+        the entry."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):

@@ -1,17 +1,17 @@
 """Spans, exception records and metrics over OTLP. No other package of the processor imports OpenTelemetry.
 
+`semconv` defines the attribute names, and `trace_context` parses the producer's trace context. `sampling` decides
+whether a span is recorded, and `trace_identity` computes the ids of spans that other processes record. `otlp_encoding`
+encodes spans, `export_queue` sends encoded spans, and `exception_logs` records exceptions. Only `otlp_sdk`,
+`otlp_metrics` and `collector_probe` use OpenTelemetry's SDK. These modules import the SDK only if an endpoint is set,
+so that telemetry adds no cost to a message if no endpoint is set.
+
 | span | kind | recorded when |
 |---|---|---|
 | `process S` | CONSUMER | a handler is called |
 | `claim S` | CLIENT | entries of another consumer were claimed |
 | `ack S` | CLIENT | Redis replied to XACK, and an acknowledged message is sampled |
 | `send S:dead-letters` | PRODUCER | a message was dead-lettered |
-
-`semconv` defines the attribute names, and `trace_context` parses the producer's trace context. `sampling` decides
-whether a span is recorded, and `trace_identity` computes the ids of spans that other processes record. `otlp_encoding`
-encodes spans, `export_queue` sends them, and `exception_logs` records exceptions. Only `otlp_sdk`, `otlp_metrics` and
-`collector_probe` use OpenTelemetry's SDK. They import the SDK only if an endpoint is set, so that telemetry adds no
-cost to a message if no endpoint is set.
 """
 
 from streamconsumer.processor.telemetry.message_tracing import MessageTracing

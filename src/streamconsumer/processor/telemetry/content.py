@@ -1,7 +1,7 @@
 """Content of spans as plain data: attributes and links.
 
-`SpanRecorder` encodes this data and `TracerProviderTracing` passes it to a tracer, so that both describe an attempt in
-the same way.
+`SpanRecorder` encodes this data and `TracerProviderTracing` passes it to a tracer, so that both classes describe an
+attempt in the same way.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from streamconsumer.processor.telemetry.trace_context import SpanRef
 from streamconsumer.processor.telemetry.trace_identity import DeterministicIds, TraceIdentity
 
 MIN_ENTRY_TIME_NS = 1_000_000_000 * 1_000_000_000
-"""Smallest plausible time in an entry id, in nanoseconds since 1970. A producer must have chosen any smaller id."""
+"""Smallest plausible time in an entry id, in nanoseconds since 1970. An id with a smaller time was chosen by the
+producer."""
 
 NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,7 +78,8 @@ def message_links(
 
 
 class RelatedSpans:
-    """Computes references to spans of other attempts and processes. The spans of a message link to these spans.
+    """Computes references to spans of other attempts and processes. The spans of a message link to the referenced
+    spans.
 
     `is_batch` is True if the handler takes batches. The span ids of batches are random and cannot be computed.
     """
@@ -86,13 +88,14 @@ class RelatedSpans:
         self._ids, self._is_batch = ids, is_batch
 
     def attempt(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
-        """Return the span of an attempt in another process. None if the handler takes batches."""
+        """Return the span of an attempt in another process. Returns None if the handler takes batches."""
         if self._is_batch or number < 1:
             return None
         return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)
 
     def preceding(self, entry: Entry, identity: TraceIdentity) -> dict[str, SpanRef | None]:
-        """Return the spans that precede an attempt. The keys are the kinds of the links to these spans."""
+        """Return the spans that precede an attempt. The keys of the dict are the kinds of the links to the preceding
+        spans."""
         preceding: dict[str, SpanRef | None] = {}
         if entry.deliveries > 1 or entry.had_uncounted_attempt:
             previous = entry.last_attempt_span or self.attempt(entry, identity, entry.deliveries - 1)

@@ -20,7 +20,8 @@ MAX_FRAMES, MAX_STACK_LENGTH, MAX_MESSAGE_LENGTH = 50, 16_384, 2000
 """Limits of a record. The start of a long stack is cut off, so that the frame that raised the exception remains."""
 
 _WARN = 13, "WARN"
-"""Severity that the semantic conventions require, because another attempt may still succeed."""
+"""Severity that the semantic conventions require for the exception of an attempt, because a later attempt may
+succeed."""
 
 
 class ExceptionLogs:

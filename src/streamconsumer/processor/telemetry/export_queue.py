@@ -20,15 +20,16 @@ QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 """Defaults of OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE and OTEL_BSP_SCHEDULE_DELAY."""
 
 MAX_QUEUE_BYTES = 32 << 20
-"""Limit of the queue in bytes, which is needed because a handler may add attributes of any size. The limit is twice the
-usual size of a full queue."""
+"""Limit of the queue in bytes. A limit of the number of spans is not sufficient, because a handler may add attributes
+of any size. The limit is twice the usual size of a full queue."""
 
 MAX_REQUEST_BYTES = 4 << 20
 """Limit of a request in bytes. By default, a collector rejects requests of more than 20 MiB, and a proxy in front of
 the collector may have a lower limit. A span that is larger than this limit is sent alone."""
 
 HEALTHY_EXPORT_SECONDS = 0.5
-"""Maximum response time of a fast collector. The processor pauses reading only if the collector is fast."""
+"""Maximum response time of a collector that counts as fast. The processor pauses reading only if the collector is
+fast."""
 
 
 class ExportQueue:
@@ -110,8 +111,8 @@ class ExportQueue:
     def is_backlogged(self) -> bool:
         """True if a short pause would let the queue drain.
 
-        This is the case if the queue is more than half full, in spans or in bytes, and the collector responds fast. A
-        pause helps because the sending thread waits for the GIL while this process is busy.
+        A pause lets the queue drain if the queue is more than half full, in spans or in bytes, and the collector
+        responds fast. Without a pause, the sending thread waits for the GIL while this process is busy.
         """
         is_half_full = (
             len(self._queued) > self._max_size // 2 or self._bytes_in - self._bytes_out > MAX_QUEUE_BYTES // 2
@@ -139,7 +140,8 @@ class ExportQueue:
             self._wake.set()
 
     def _has_room(self, size: int) -> bool:
-        """Return whether the queue has room for a span of `size` bytes. If not, the span is counted as dropped."""
+        """Return whether the queue has room for a span of `size` bytes. If there is no room, the span is counted as
+        dropped."""
         is_full = len(self._queued) + self._in_flight >= self._max_size
         if not (is_full or self._is_closing or self._bytes_in - self._bytes_out + size > MAX_QUEUE_BYTES):
             return True

@@ -42,7 +42,8 @@ class MessageTracing(Protocol):
 
     @property
     def is_backlogged(self) -> bool:
-        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would help."""
+        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would let the queue
+        drain."""
 
     async def wait_for_export(self) -> None:
         """Pause reading briefly so that the export queue can drain."""
@@ -51,7 +52,8 @@ class MessageTracing(Protocol):
         """Record that entries of another consumer were claimed."""
 
     def on_acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
-        """Record that Redis has replied to the XACK of these messages, which was sent at `start_ns`."""
+        """Record that Redis has replied to the XACK of these messages. `start_ns` is the time at which the XACK was
+        sent."""
 
     def on_dead_lettered(self, entry: Entry, start_ns: int, *, was_started: bool) -> None:
         """Record that an entry was dead-lettered.

@@ -1,9 +1,9 @@
 """Export of a processor's metrics to a collector over OTLP.
 
-The metrics are plain integers (`metrics.py`). Once per interval, a thread converts them to OpenTelemetry's data classes
-and passes the result to the SDK's exporter. The consume loop uses no instruments of the SDK, because recording into an
-instrument costs 16 µs per message. Metrics that the OpenTelemetry semantic conventions 1.44 define for messaging have
-the names and units in the conventions. All other metrics are named `streamconsumer.*`.
+The metrics are plain integers (`metrics.py`). Once per interval, a thread converts the metrics to OpenTelemetry's data
+classes and passes the result to the SDK's exporter. The consume loop uses no instruments of the SDK, because recording
+into an instrument costs 16 µs per message. Metrics that the OpenTelemetry semantic conventions 1.44 define for
+messaging have the names and units of the conventions. All other metrics are named `streamconsumer.*`.
 """
 
 import logging

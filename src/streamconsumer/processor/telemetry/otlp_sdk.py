@@ -8,8 +8,8 @@ of the SDK, so a test checks that the client can send a request.
 from collections.abc import Callable, Mapping, Sequence
 
 from opentelemetry import context, trace
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # as the SDK's own thread does
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # not public in the SDK either
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # the SDK's own thread also uses this key
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # not a public module of the SDK
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -25,7 +25,8 @@ QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
 2048 spans overflows within a second."""
 
 QUEUE_RECORDS = 2048
-"""Queue size in log records, as in the SDK. A record with its stack takes up to 20 kB, and failures often repeat."""
+"""Maximum number of log records in the queue, as in the SDK. A record with its stack takes up to 20 kB, and failures
+often repeat."""
 
 
 def build_tracer_provider(environ: Mapping[str, str]) -> TracerProvider:

@@ -13,7 +13,7 @@ from streamconsumer.processor.telemetry.spans import record_failure
 
 
 def current_trace() -> dict[str, str]:
-    """Return the ids of the current span for a log line. Empty if there is no current span."""
+    """Return the ids of the current span for a log line. Returns an empty dict if there is no current span."""
     current = trace.get_current_span().get_span_context()
     if not current.is_valid:
         return {}
@@ -25,7 +25,7 @@ def current_trace() -> dict[str, str]:
 
 
 def current_traceparent() -> str:
-    """Return the `traceparent` of the current span. Empty if there is no current span."""
+    """Return the `traceparent` of the current span. Returns an empty string if there is no current span."""
     current = trace.get_current_span().get_span_context()
     return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}" if current.is_valid else ""
 

@@ -1,4 +1,5 @@
-"""Sampling decision. It depends only on ids and flags, so that it can be made before any attribute is built.
+"""Sampling decision: whether a span is recorded. The decision depends only on ids and flags, so that the sampler can
+make the decision before any attribute is built.
 
 The module implements the samplers of OTEL_TRACES_SAMPLER. The decisions are the same as in the SDK, which takes ten
 times as long. A ratio is compared with the lower half of the trace id.
@@ -15,8 +16,8 @@ _ROOTS = {"always_on": _ALL, "always_off": 0}
 
 
 class Sampler(NamedTuple):
-    """Sampling ratio for traces that start in this process, and whether the decision of a remote parent takes
-    precedence."""
+    """Sampler with a ratio for traces that start in this process. The decision of a remote parent can take precedence
+    over the ratio."""
 
     bound: int = _ALL
     """Sampling ratio as an integer bound: a trace is sampled if the lower half of the trace id is less than this
@@ -57,5 +58,5 @@ class Sampler(NamedTuple):
 
     @property
     def never_samples(self) -> bool:
-        """True if only traces that the producer has sampled are sampled."""
+        """True if the ratio is 0, so that a span can be sampled only if the producer has sampled its trace."""
         return self.bound == 0

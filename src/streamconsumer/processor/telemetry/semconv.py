@@ -1,7 +1,7 @@
 """Names of all attributes that are sent to a collector.
 
-Names follow version 1.44 of the semantic conventions for messaging, which are all still in development. Attributes that
-the conventions do not define start with `streamconsumer.`.
+Names follow version 1.44 of the semantic conventions for messaging. All of these conventions are still in development.
+Attributes that the conventions do not define start with `streamconsumer.`.
 """
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -26,8 +26,8 @@ CLAIMED_FROM = "streamconsumer.claimed_from"
 """Consumer from which the entry was claimed."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
-"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the delay
-before the retry."""
+"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, the value includes the
+delay before the retry."""
 
 TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from the receipt of the entry until the call of the handler."""

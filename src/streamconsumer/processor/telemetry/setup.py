@@ -64,7 +64,8 @@ def telemetry_from_env(
 def _is_enabled(environ: Mapping[str, str], signal: str) -> bool:
     """Return whether a signal is exported.
 
-    A signal is exported if an endpoint is set for all signals or for this signal, and its exporter is not `none`.
+    A signal is exported if an endpoint is set for all signals or for this signal, and if the exporter of the signal is
+    not `none`.
     """
     endpoint = environ.get(ENDPOINT_VARIABLE) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     return bool(endpoint) and environ.get(f"OTEL_{signal}_EXPORTER") != "none"

@@ -48,8 +48,8 @@ MAX_UNACKNOWLEDGED = 100_000
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
-"""OpenTelemetry's context key of the current span. If this key is used directly, building a context takes a third of
-the time."""
+"""OpenTelemetry's context key of the current span. Direct use of this key reduces the time to build a context to a
+third."""
 
 _OUTCOMES = {outcome: otlp_encoding.attributes({semconv.OUTCOME: outcome}) for outcome in semconv.OUTCOMES}
 
@@ -93,8 +93,8 @@ class SpanRecorder:
         self._common = lru_cache(64)(self._common_attributes)
         self._startup_span = startup_span
         self._startup_ref: SpanRef | None = None
-        """Startup span of the pod. None before the span has ended, and after the first recorded attempt has been linked
-        to it."""
+        """Startup span of the pod. None before this span has ended, and after the first recorded attempt has been
+        linked to this span."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
         """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
@@ -104,7 +104,7 @@ class SpanRecorder:
     def on_ready(self, clock_offset_ns: int) -> None:
         """End the pod's startup span, because the group now exists.
 
-        The first recorded attempt is linked to this span.
+        The first recorded attempt is linked to the startup span.
         """
         self.clock_offset_ns = clock_offset_ns
         span, self._startup_span = self._startup_span, None
@@ -119,8 +119,8 @@ class SpanRecorder:
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
         """Start the span of an attempt and make it the current span.
 
-        Returns None if no span is recorded and there is no context to propagate. In this case, the caller does not call
-        `end_attempt`.
+        Returns None if no span is recorded and there is no context to propagate. If the result is None, the caller does
+        not call `end_attempt`.
         """
         if self._identities.never_samples and self._identities.trace_fields.isdisjoint(data):
             return None
@@ -165,8 +165,8 @@ class SpanRecorder:
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
         """Start the span of a handler call with one batch, and make it the current span.
 
-        The messages have no common parent, so the span starts its own trace and links to each message. Attributes of
-        single messages are on the links. The span is recorded if its trace is sampled, or if a message that has a
+        The messages have no common parent, so the span starts its own trace and links to each message. The links carry
+        the attributes of single messages. The span is recorded if its trace is sampled, or if a message that has a
         producer's context is sampled.
         """
         trace_id = random_trace_id()
@@ -216,7 +216,8 @@ class SpanRecorder:
 
     @property
     def is_backlogged(self) -> bool:
-        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would help."""
+        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would let the queue
+        drain."""
         return self._queue.is_backlogged
 
     async def wait_for_export(self) -> None:
@@ -238,8 +239,8 @@ class SpanRecorder:
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Record a claim of another consumer's entries.
 
-        The span links to the attempts that were interrupted when the other process ended. The spans of these attempts
-        were never exported.
+        The span links to the attempts that were interrupted when the other process ended. The spans of the interrupted
+        attempts were never exported.
         """
         links: list[Link] = []
         for entry in entries:
@@ -349,7 +350,7 @@ class SpanRecorder:
     def _remember_until_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
         """Keep the span for `on_acknowledged`.
 
-        The span is not kept for a user's own manager, because acknowledgements are then not reported.
+        With a user's own manager, the span is not kept, because the consumer does not call `on_acknowledged`.
         """
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref

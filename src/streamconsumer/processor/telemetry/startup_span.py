@@ -13,7 +13,8 @@ _INTERNAL = 1
 _START_TIME_FIELD = 19
 """Index of the start time among the fields that follow the process name in /proc/self/stat."""
 _MAX_AGE_NS = 600 * 1_000_000_000
-"""Maximum plausible age of a process at its start. A greater age means that the kernel writes 0 as the start time."""
+"""Maximum plausible age of a process at its start. The computed age exceeds this maximum if the kernel writes 0 as the
+start time."""
 
 
 def process_start_ns() -> int:
@@ -24,7 +25,7 @@ def process_start_ns() -> int:
         age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return time.time_ns()
-    now = time.time_ns()  # read immediately after the other clock, because the result depends on their difference
+    now = time.time_ns()  # read right after the boot clock, because the result depends on the difference of the clocks
     return now - age if 0 < age < _MAX_AGE_NS else now
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 MAX_CARRIER_FIELD_LENGTH = 512
-"""Maximum length of a trace context field in characters. A longer field is ignored."""
+"""Maximum length of a trace context field in characters. A field above this length is ignored."""
 
 MAX_TRACESTATE_MEMBERS = 32
 """Maximum number of tracestate members. A tracestate with more members is dropped as a whole."""
@@ -36,7 +36,8 @@ class SpanRef(NamedTuple):
 
 
 def short_text_field(data: Mapping[Any, Any], name: str) -> str | None:
-    """Return a field as text. None if the field is missing, not text, or longer than `MAX_CARRIER_FIELD_LENGTH`."""
+    """Return a field as text. Returns None if the field is missing, not text, or longer than
+    `MAX_CARRIER_FIELD_LENGTH`."""
     value = data.get(name)
     if value is None:
         value = data.get(name.encode())
@@ -55,7 +56,7 @@ def extract(data: Mapping[Any, Any], name: str = "traceparent") -> SpanRef | Non
 
 
 def parse_traceparent(traceparent: str) -> SpanRef | None:
-    """Parse a `traceparent`. Returns None if it is invalid.
+    """Parse a `traceparent`. Returns None if the value is invalid.
 
     The W3C standard allows later versions, but not version 00, to append fields to the value.
     """
@@ -77,8 +78,8 @@ def _validated_tracestate(state: str) -> str:
 def extract_baggage(data: Mapping[Any, Any], allowed: Sequence[str]) -> dict[str, str]:
     """Return the members of the field `baggage` whose keys are allowed.
 
-    Other members are not trusted, because any program that writes to the stream can set the field. The handler passes
-    the returned members on to every service that it calls.
+    Members with other keys are not trusted, because any program that writes to the stream can set the field. The
+    handler passes the returned members on to every service that it calls.
     """
     members: dict[str, str] = {}
     for member in (short_text_field(data, "baggage") or "").split(","):

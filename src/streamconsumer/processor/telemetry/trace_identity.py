@@ -1,9 +1,9 @@
 """Identity of a message in traces: trace id, producer and sampling decision, with span ids that need no storage.
 
 The span id of an attempt is a hash of group, message id and attempt number. A consumer that claims a message can
-therefore compute the span id of the attempt that another process did not finish. The span of a dead letter can link to
-the last attempt in the same way. Storing the span id in Redis when an attempt starts would cost a round trip per
-message.
+therefore compute the span id of the attempt that another process did not finish. The span of a dead letter can also
+link to the last attempt by a computed span id. Storing the span id in Redis when an attempt starts would cost a round
+trip per message.
 
 If a message has no trace context of a producer, its trace id is also a hash. All attempts of the message therefore form
 one trace, and a sampling ratio samples all of them or none.
@@ -78,7 +78,7 @@ class TraceIdentity(NamedTuple):
 
 
 class TraceIdentities:
-    """Computes the trace identity of messages. Every process of the group gets the same result."""
+    """Computes the trace identity of messages. Every process of the group computes the same identity for a message."""
 
     def __init__(self, ids: DeterministicIds, sampler: Sampler, trust: Trust, field: str) -> None:
         self._ids, self._sampler, self._trust, self._field = ids, sampler, trust, field
@@ -88,7 +88,7 @@ class TraceIdentities:
         """True if the sampling follows the producer: only messages of sampled traces are sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
-        """Return the identity of a message. None if there is no span to record and no context to propagate."""
+        """Return the identity of a message. Returns None if there is no span to record and no context to propagate."""
         producer = None if self._trust == "ignore" else extract(data, self._field)
         if self.never_samples and (producer is None or self._trust != "parent"):
             return None

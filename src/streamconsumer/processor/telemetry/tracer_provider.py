@@ -79,7 +79,8 @@ class TracerProviderTracing:
             entry.received_ns = now
 
     async def wait_for_export(self) -> None:
-        """Do nothing, because only attempts are recorded. The `on_` methods below do nothing for the same reason."""
+        """Do nothing, because only attempts are recorded. The methods below whose names begin with `on_` also do
+        nothing."""
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
