@@ -1,5 +1,7 @@
 """Fixtures and settings for all tests."""
 
+import functools
+import importlib.metadata
 import os
 
 from hypothesis import HealthCheck, settings
@@ -9,6 +11,9 @@ pytest_plugins = ["tests.cluster.fixtures"]
 # Slow input generation on a machine with other load is not a failure of the test.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+# redis-py parses the metadata of its distribution again for each connection of a client without DriverInfo.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 # Servers of the tests are on loopback. A proxy of the shell (HTTP_PROXY) cannot reach them.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(

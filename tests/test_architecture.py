@@ -49,47 +49,70 @@ CLUSTER = ("kopf", "kubernetes", "aiohttp")
 POD = ("redis", "opentelemetry")
 
 
-@pytest.mark.parametrize(
-    ("module", "excluded"),
-    [
+CHAINS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+    "without the cluster": [
         ("streamconsumer", (*CLUSTER, *POD, "click", "pydantic")),
         ("streamconsumer.model.crd", (*CLUSTER, *POD, "click", "asyncio")),
         ("streamconsumer.cli", (*CLUSTER, *POD)),
         ("streamconsumer.cli.status", (*CLUSTER, *POD)),
         ("streamconsumer.cli.status.findings", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.status.run", ("kopf", "rich")),
         ("streamconsumer.cli.doctor.findings", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.doctor.pod_checks", ("kopf", "kubernetes", "rich")),
         ("streamconsumer.cli.report.redact", (*CLUSTER, *POD)),
         ("streamconsumer.cli.report.allow_list", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.report.run", ("kopf", "rich")),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.dead_letters.run", (*CLUSTER, "rich")),
         ("streamconsumer.cli.group", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.group.run", (*CLUSTER, "rich")),
-        ("streamconsumer.processor", CLUSTER),
-        ("streamconsumer.processor.main", CLUSTER),
         ("streamconsumer.operator", (*CLUSTER, *POD)),
         ("streamconsumer.operator.manifests", (*CLUSTER, *POD)),
-        ("streamconsumer.operator.kube.client", POD),
         ("streamconsumer.redis_client.keys", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.dead_letters.run", (*CLUSTER, "rich")),
+        ("streamconsumer.cli.group.run", (*CLUSTER, "rich")),
         ("streamconsumer.redis_client.topology", CLUSTER),
+        ("streamconsumer.processor", CLUSTER),
+        ("streamconsumer.processor.main", CLUSTER),
+        ("streamconsumer.cli.doctor.pod_checks", ("kopf", "kubernetes", "rich")),
     ],
-)
-def test_a_module_loads_only_the_libraries_that_it_needs(module: str, excluded: tuple[str, ...]) -> None:
+    "with the cluster": [
+        ("streamconsumer.operator.kube.client", POD),
+        ("streamconsumer.cli.status.run", ("kopf", "rich")),
+        ("streamconsumer.cli.report.run", ("kopf", "rich")),
+    ],
+}
+"""Modules in the order in which one process imports them, each with the libraries that are not loaded by then.
+
+An import removes no library from a process, so a library that is not loaded after a module is not loaded by it alone.
+"""
+
+IMPORT_EACH = """\
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    print(*{name.partition('.')[0] for name in sys.modules})
+"""
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_module_loads_only_the_libraries_that_it_needs(chain: str) -> None:
     """A pod starts without kopf and kubernetes, and a command that needs no Redis starts without redis-py."""
-    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    ran = subprocess.run([sys.executable, "-c", program], env=HERE, capture_output=True, text=True, check=True)
-    assert not set(excluded) & set(ran.stdout.split())
+    modules = [module for module, _ in CHAINS[chain]]
+    command = [sys.executable, "-c", IMPORT_EACH, *modules]
+    ran = subprocess.run(command, env=HERE, capture_output=True, text=True, check=True)
+    loaded = [set(line.split()) for line in ran.stdout.splitlines()]
+    assert len(loaded) == len(modules)
+    needless = {
+        module: found
+        for (module, excluded), by_then in zip(CHAINS[chain], loaded, strict=True)
+        if (found := by_then & set(excluded))
+    }
+    assert needless == {}, f"{next(iter(needless))} loads the libraries; a later module only inherits them"
 
 
 MODULES = {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_at_most_400_lines(module: str) -> None:
-    assert len(MODULES[module].read_text().splitlines()) <= MAX_MODULE_LINES
+def test_no_module_has_more_than_400_lines() -> None:
+    lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {module: length for module, length in lengths.items() if length > MAX_MODULE_LINES} == {}
 
 
 def test_a_file_name_occurs_twice_only_with_one_meaning() -> None:
@@ -103,21 +126,22 @@ def test_the_top_level_of_a_package_can_be_read_as_a_table_of_contents(package: 
     assert len(entries) <= MAX_TOP_LEVEL, sorted(path.name for path in entries)
 
 
-def functions(path: Path) -> Iterator[tuple[str, int]]:
+def functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield the name and the number of lines of every function of a module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or 0) - node.lineno + 1
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_function_has_at_most_60_lines(module: str) -> None:
-    assert {name: length for name, length in functions(MODULES[module]) if length > MAX_FUNCTION_LINES} == {}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_a_docstring(module: str) -> None:
-    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+def test_every_module_has_a_docstring_and_no_function_of_more_than_60_lines() -> None:
+    undocumented, long = [], []
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree):
+            undocumented.append(module)
+        long += [(module, name, length) for name, length in functions(tree) if length > MAX_FUNCTION_LINES]
+    assert undocumented == []
+    assert long == []
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:

@@ -113,7 +113,7 @@ def _enumeration(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _action(action: str) -> str:
+def _action(action: str | None) -> str:
     return f"{action[0].upper()}{action[1:]}.".replace("{target}", "--name NAME") if action else ""
 
 

@@ -1,4 +1,5 @@
-"""Exception tree: every error that this package raises deliberately. The class shows how the caller can respond.
+"""Exception tree: every error that this package raises deliberately. The class of an error shows how the caller can
+respond.
 
 StreamConsumerError
 ├── InvalidSettings       settings cannot be used; retrying has no effect until the settings change
@@ -23,7 +24,7 @@ from datetime import timedelta
 
 
 class StreamConsumerError(Exception):
-    """Base class. Catch it to handle every error of this package and no other."""
+    """Base class. Catch this class to handle every error of this package and no other errors."""
 
 
 class InvalidSettings(StreamConsumerError):

@@ -1,10 +1,10 @@
 """Event loop of the operator and the processor: uvloop with a fix, so that each socket is closed only once.
 
-If the caller passes a socket, uvloop takes over its file descriptor. If the connection then fails immediately, uvloop
-closes the descriptor but does not detach the Python socket object. For example, an API server that is killed resets the
-connection during the TLS handshake. The garbage collector later closes the same descriptor number again. By then, the
-number may belong to another connection. uvloop 0.23 fixes one of several causes (uvloop#738). aiohttp passes sockets to
-the loop. Without the fix, the operator could therefore lose its watches permanently.
+If the caller passes a socket, uvloop takes over the file descriptor of the socket. If the connection fails immediately,
+uvloop closes the descriptor but does not detach the Python socket object. For example, an API server that is killed
+resets the connection during the TLS handshake. The garbage collector later closes the same descriptor number again,
+although the number may belong to another connection by then. uvloop 0.23 fixes one of several causes (uvloop#738).
+aiohttp passes sockets to the event loop. Without the fix, the operator could therefore lose its watches permanently.
 """
 
 from socket import socket

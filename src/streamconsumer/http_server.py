@@ -5,8 +5,8 @@ connection, answers one request, and closes every connection after `TIMEOUT`. If
 oldest connections that have not sent a complete request are closed first. The kubelet sends the request of a probe
 immediately. The server therefore answers probes even while thousands of other connections are open and send nothing.
 
-An HTTP library would provide most of these limits, but no limit for the number of connections. To import `aiohttp.web`
-would also cost each pod 12.6 MiB (the growth of VmRSS after the import of `streamconsumer.processor.main`).
+An HTTP library would provide most of these limits, but no limit for the number of connections. Importing `aiohttp.web`
+would also cost each pod 12.6 MiB of memory (the growth of VmRSS after the import of `streamconsumer.processor.main`).
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from typing import cast
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 TIMEOUT = timedelta(seconds=10)
-"""Time after which a connection is closed, regardless of its state. Kubernetes and Prometheus wait at most 10 s."""
+"""Time after which a connection is closed, regardless of its state. Kubernetes and Prometheus wait at most 10 s for a
+response."""
 
 MAX_REQUEST_BYTES = 8192
 """Maximum length of the request line and the headers."""
@@ -32,7 +33,7 @@ MAX_WAITING, MAX_ANSWERED = 256, 16
 of open connections whose client has not read the response yet."""
 
 METRICS_TIME_SHARE = 0.1
-"""Maximum share of time that the server spends on metrics. If clients request metrics more often, they get the
+"""Maximum share of time that the server spends on metrics. If clients request metrics more often, the server sends the
 previous response again."""
 
 _END_OF_HEADERS = b"\r\n\r\n"
@@ -81,8 +82,8 @@ def text_response(status: int, text: str) -> Response:
 def metrics_route(registry: CollectorRegistry) -> Callable[[], Response]:
     """Return a route for the metrics of the registry.
 
-    If new metrics for every request would take more than METRICS_TIME_SHARE of the time, the route returns the previous
-    response.
+    If collecting the metrics for every request would take more than METRICS_TIME_SHARE of the time, the route returns
+    the previous response.
     """
     response, reusable_until = Response(200, b""), float("-inf")
 
@@ -99,8 +100,8 @@ def metrics_route(registry: CollectorRegistry) -> Callable[[], Response]:
 
 
 def threaded_metrics_route(registry: CollectorRegistry) -> Callable[[], Awaitable[Response]]:
-    """Return a route like `metrics_route` that collects the metrics in a thread, because collecting thousands of series
-    would block the event loop. Every collector of the registry must be thread-safe."""
+    """Return a route that works like `metrics_route` but collects the metrics in a thread, because collecting thousands
+    of series would block the event loop. Every collector of the registry must be thread-safe."""
     route, executor = metrics_route(registry), ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
     async def respond() -> Response:
@@ -134,14 +135,14 @@ async def _encode_later(waiting: Awaitable[Response], has_body: bool) -> bytes:
 
 
 def _internal_error(*, has_body: bool) -> bytes:
-    log.exception("failed to answer a probe or to collect metrics")  # noqa: LOG004 - called in an exception handler
+    log.exception("failed to answer an HTTP request (a probe or a request for metrics)")  # noqa: LOG004 - called in an exception handler
     return text_response(500, "internal error; see the log").encode(has_body=has_body)
 
 
 class _Connection(asyncio.BufferedProtocol):
     """Connection that reads one request into a buffer of fixed size, and sends the response.
 
-    Afterwards, the connection stays open until the client closes it or `TIMEOUT` has passed.
+    After the response, the connection stays open until the client closes the connection or `TIMEOUT` has passed.
     """
 
     def __init__(self, server: "HttpServer") -> None:
@@ -149,7 +150,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._buffer = bytearray(MAX_REQUEST_BYTES)
         self._received = 0
         self._is_answered = False
-        """True if the request is complete. All further data is discarded."""
+        """True if the request is complete. Data that follows a complete request is discarded."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports have no common base class
@@ -198,7 +199,7 @@ class _Connection(asyncio.BufferedProtocol):
 
 
 class _Group:
-    """Connections in the order of their arrival. If there are too many, the oldest connection is closed."""
+    """Connections in the order of their arrival. If there are too many connections, the oldest connection is closed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

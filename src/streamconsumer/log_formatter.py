@@ -1,8 +1,8 @@
 """Log formatter of the operator and the processor: each record becomes printable text of limited length.
 
 Records contain untrusted text: errors of servers, exceptions of handlers, names and ids. The formatter wraps another
-formatter, which decides the format. A record that cannot be formatted is logged with a placeholder, because `logging`
-would otherwise print the raw values of the record.
+formatter, which decides the format. A record that cannot be formatted is logged with a placeholder. Without the
+placeholder, `logging` would print the raw values of the record.
 """
 
 import json
@@ -20,8 +20,8 @@ MAX_FIELD_LENGTH = 8192
 """Maximum number of characters in the message and in each field of a record."""
 
 MAX_STACK_LENGTH = 65_536
-"""Maximum number of characters in a stack trace. If a stack trace is longer, its middle is left out. The start shows
-the frames, and the end shows the last exception."""
+"""Maximum number of characters in a stack trace. If a stack trace is longer, its middle is left out. The start of a
+stack trace shows the frames, and the end shows the last exception."""
 
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -36,12 +36,13 @@ class PrintableFormatter(logging.Formatter):
         self._formatter, self._escape = formatter, escape
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of the record. The record is unchanged, because other handlers may format it too."""
+        """Return the text of the record. The record is unchanged, because other handlers may format the record too."""
         return self._escape(self._formatter.format(limit_record(record)))
 
 
 def limit_record(record: logging.LogRecord) -> logging.LogRecord:
-    """Return a copy of the record whose texts have a limited length. `exc_text` of the copy is the stack trace."""
+    """Return a copy of the record in which all texts have a limited length. `exc_text` of the copy is the stack
+    trace."""
     limited = logging.makeLogRecord(vars(record) | extra_fields(record))
     limited.msg, limited.args = _message(record), None
     stack = record.exc_text or (_format_exception(record.exc_info) if record.exc_info else "")

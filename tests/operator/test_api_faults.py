@@ -103,7 +103,7 @@ def test_retry_after_pauses_all_requests(api_namespace: Namespace, proxy: Faulty
 
 
 def check_throttled(operator: OperatorProcess) -> None:
-    assert operator.logged("API server is throttling requests; pausing")
+    assert operator.logged("API server is throttling requests; pausing all reconciles")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])

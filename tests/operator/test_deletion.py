@@ -10,6 +10,7 @@ from tests.model.examples import manifest
 from tests.operator.namespace import CHILDREN, Namespace, eventually
 from tests.operator.redis_operator import (
     check_absent,
+    create_group,
     manifest_for,
     redis_client,
     running_with_redis,
@@ -49,6 +50,7 @@ def test_deletion_keeps_the_consumer_group_and_its_pending_entries(
 ) -> None:
     redis = redis_client(redis_server)
     with running_with_redis(plane_namespace, tmp_path):
+        create_group(redis_server)
         plane_namespace.create(manifest_for(redis_server))
         wait_for_condition(plane_namespace, "orders", "GroupReady", "GroupExists")
         for number in range(3):
@@ -71,7 +73,7 @@ def test_a_name_that_is_created_and_deleted_many_times_leaves_nothing(
             rules = {"autoscaling": {"minReplicas": 0, "maxReplicas": 5}} if number % 2 else {"replicas": 1}
             plane_namespace.create(manifest_for(redis_server, stream=f"orders-{number % 3}", **rules))
             if number % 5 == 0:
-                wait_for_condition(plane_namespace, "orders", "GroupReady", "GroupExists")
+                wait_for_condition(plane_namespace, "orders", "RedisReachable", "Connected")
             plane_namespace.delete("StreamConsumer", "orders")
         eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
         eventually(lambda: check_only_client(redis))

@@ -4,17 +4,19 @@ The servers listen on loopback. The setting allowed_destinations contains 127.0.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from streamconsumer.operator.main import DANGEROUS_EXCEPTION
 from streamconsumer.operator.redis_monitor.probe import NO_REPLY_MESSAGE
 from tests.cluster.processes import free_port
-from tests.model.examples import manifest
+from tests.model.examples import Manifest, manifest
 from tests.operator.foreign_server import ForeignServer, foreign_server
-from tests.operator.namespace import Namespace
+from tests.operator.namespace import Namespace, eventually
 from tests.operator.operator_process import OperatorProcess
 from tests.operator.redis_operator import running_with_redis, wait_for_condition
 
@@ -101,6 +103,35 @@ def test_primary_that_a_cluster_node_names_is_checked(
         wait_for_condition(api_namespace, "cluster", "RedisReachable", "DestinationNotAllowed")
         assert node.connections > 0
     assert refused.connections == 0
+
+
+@pytest.mark.parametrize("reply", [b"+OK hunter2", b"-ERR hunter2", b"-WRONGTYPE hunter2", b"$7\r\nhunter2"])
+def test_text_of_a_server_is_never_quoted(
+    api_namespace: Namespace, operator_with_exception: OperatorProcess, reply: bytes
+) -> None:
+    """The server may be one that a NetworkPolicy hides from the author of the StreamConsumer."""
+    with foreign_server(reply + b"\r\n") as server:
+        node = f"127.0.0.1:{server.port}"
+        create(api_namespace, "plain", url=f"redis://{node}/0")
+        create(api_namespace, "database", url=f"redis://{node}/1")
+        create(api_namespace, "cluster", url=f"redis://{node}/0", cluster=True)
+        create(api_namespace, "sentinel", url="redis:///0", sentinel={"masterName": "main", "nodes": [node]})
+        for name in ("plain", "database", "cluster", "sentinel"):
+            status = eventually(partial(check_polled, api_namespace, name))
+            assert "hunter2" not in str(status), name
+        assert "hunter2" not in operator_with_exception.log.read_text()
+
+
+def check_polled(namespace: Namespace, name: str) -> Manifest:
+    conditions = namespace.conditions(name)
+    assert "GroupReady" in conditions
+    assert conditions["GroupReady"]["status"] != "True"
+    return conditions
+
+
+def test_exception_for_the_own_host_is_logged(operator_with_exception: OperatorProcess) -> None:
+    (line,) = operator_with_exception.logged(DANGEROUS_EXCEPTION)
+    assert (line["severity"], line["network"], line["allows"]) == ("warn", "127.0.0.1/32", ["a loopback address"])
 
 
 def test_condition_is_the_same_for_closed_silent_and_foreign_ports(

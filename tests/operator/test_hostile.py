@@ -98,7 +98,7 @@ def test_hostile_names_that_were_stored_past_validation_stop_only_their_own_reso
 def check_served(namespace: Namespace, name: str, replicas: int) -> None:
     assert namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
     conditions = namespace.conditions(name)
-    assert (conditions["Ready"]["reason"], conditions["GroupReady"]["status"]) == ("PodsStarting", "True")
+    assert (conditions["Ready"]["reason"], conditions["RedisReachable"]["status"]) == ("PodsStarting", "True")
     assert conditions["Ready"]["observedGeneration"] == replicas, "every edit in this test changes the replicas"
 
 

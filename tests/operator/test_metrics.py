@@ -82,7 +82,7 @@ def test_malformed_status_leaves_the_metrics_of_other_resources(status: object) 
 def test_statistics_of_any_size_are_exported() -> None:
     stats = StreamStats(pending=2**63 - 1, lag=10**400, lag_known=True, dead_letters=0)
     state = ConsumerState(("shop", "orders"), "uid")
-    target = PollTarget(("uid", 1), GroupRef("s", "g", "d"), "0", "orders-consumer", frozenset(), False, None)
+    target = PollTarget(("uid", 1), GroupRef("s", "g", "d"), "0", frozenset(), None)
     state.stream = MonitoredStream(state.key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
     state.stream.latest = Observation((), stats, {}, None)
     gauges = StreamGauges({state.key: manifest("orders")}, {state.key: state})

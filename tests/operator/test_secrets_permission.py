@@ -168,16 +168,14 @@ def test_the_printed_command_grants_the_permission_and_restarts_no_pod(
     )
     for message in (active["message"], reachable["message"]):
         assert message.endswith(f"run: kubectl {command}")
-        for effect in ("monitor", "autoscale", "groups", "env or envFrom"):
+        for effect in ("monitor", "autoscale", "env or envFrom"):
             assert effect in message
     client = redis_client(redis, password=PASSWORD)
-    assert not client.exists("orders"), "the operator must not have created the group"
     eventually(lambda: check_replicas(tenant, 1))
     before, pods = installation.template(), eventually(lambda: check_pods(installation))
 
     installation.cluster.kubectl(*command_in(active["message"]))
     wait_for_condition(tenant, "orders", "RedisReachable", "Connected")
-    wait_for_condition(tenant, "orders", "GroupReady", "GroupExists")
     eventually(lambda: check_status(tenant, "ScalingActive", "True"))
     eventually(lambda: check_known(installation, "Secret/bank="))
     holds(lambda: (installation.template(), installation.pods()) == (before, pods), tenant)
@@ -265,8 +263,8 @@ def test_revoking_at_zero_pods_starts_one_pod(installation: Installation, redis:
 def test_without_credentials_the_permission_is_not_needed(installation: Installation, start_redis: StartRedis) -> None:
     installation.start()
     installation.tenant.create(manifest_for(start_redis({}), autoscaling={"minReplicas": 1}))
-    wait_for_condition(installation.tenant, "orders", "GroupReady", "GroupExists")
-    check_status(installation.tenant, "ScalingActive", "True")
+    wait_for_condition(installation.tenant, "orders", "RedisReachable", "Connected")
+    eventually(lambda: check_status(installation.tenant, "ScalingActive", "True"))
     reviews = [line for line in installation.requests() if "reviews" in line["requestURI"]]
     assert reviews == []
 

@@ -21,4 +21,4 @@ def test_operators_do_not_overwrite_each_other_without_a_pause(api_namespace: Na
         eventually(lambda: api_namespace.get("Deployment", "orders-consumer"))
         time.sleep(5)
         assert api_namespace.get("Deployment", "orders-consumer")["metadata"]["generation"] < 30
-        assert operator.logged("another client changes a child repeatedly; delaying the next repair")
+        assert operator.logged("another client changes a managed object repeatedly; delaying the next repair")

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import forked
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod
@@ -28,6 +29,7 @@ async def any_group(any_redis: RedisServer) -> AsyncIterator[Group]:
 async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[NewPod]:
     """Create pods that use the server of `group`: `new_pod("pod_handlers:log_handled", drain_timeout="3s")`."""
     pods: list[Pod] = []
+    forked.start_server()
 
     def new(handler: str, **settings: str) -> Pod:
         folder = tmp_path / f"pod-{len(pods)}"

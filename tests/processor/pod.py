@@ -1,4 +1,4 @@
-"""A pod without a cluster: `python -m streamconsumer processor` as a child process."""
+"""A pod without a cluster: `streamconsumer processor` as a process of its own."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import streamconsumer
+from tests.cli.forked import ForkedCommand
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM
 
@@ -18,7 +19,7 @@ SOURCES = Path(streamconsumer.__file__).parents[1]
 
 
 class Pod:
-    """Child process, its environment and its output."""
+    """Process, its environment and its output."""
 
     def __init__(self, folder: Path, redis_url: str, handler: str, **settings: str) -> None:
         self.folder = folder
@@ -37,15 +38,29 @@ class Pod:
             "STREAMCONSUMER_TERMINATION_LOG": str(self.termination_log),
             **{f"STREAMCONSUMER_{name.upper()}": value for name, value in settings.items()},
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedCommand | None = None
 
-    def start(self, *, environment: Mapping[str, str] | None = None, command_prefix: Sequence[str] = ()) -> "Pod":
-        """Start the process. `command_prefix` is a command that runs it, such as `unshare`."""
+    def start(
+        self,
+        *,
+        environment: Mapping[str, str] | None = None,
+        command_prefix: Sequence[str] = (),
+        new_interpreter: bool = False,
+    ) -> "Pod":
+        """Start the process: in a fork, or in a new interpreter for tests of its imports, its start and its exit.
+
+        `command_prefix` is a command that runs a new interpreter, such as `unshare`.
+        """
+        environment = {**self.environment, **(environment or {})}
         with self.output.open("ab") as output:
+            if sys.platform == "linux" and not command_prefix and not new_interpreter:
+                out = output.fileno()
+                self.process = ForkedCommand(["processor"], environment, self.folder, out, out)
+                return self
             self.process = subprocess.Popen(
                 [*command_prefix, sys.executable, "-m", "streamconsumer", "processor"],
                 cwd=self.folder,
-                env={**self.environment, **(environment or {})},
+                env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -61,7 +76,7 @@ class Pod:
         process = self.process
         assert process
         await eventually(lambda: process.poll() is not None, within)
-        return int(process.returncode)
+        return process.wait()
 
     def remove(self) -> None:
         """Kill the process if it still runs."""

@@ -23,7 +23,7 @@ from tests.processor.pod import NewPod
 async def test_idle_pod_exits_without_waiting_for_its_read(
     group: Group, new_pod: NewPod, number: signal.Signals
 ) -> None:
-    pod = new_pod("pod_handlers:log_handled", poll_interval="1m").start()
+    pod = new_pod("pod_handlers:log_handled", poll_interval="1m").start(new_interpreter=True)
     await pod.wait_for_log("processor started")
     await eventually(group.group_exists)
     started_at = time.monotonic()
@@ -50,7 +50,7 @@ async def test_pod_exits_at_the_drain_timeout_whatever_the_handler_does(
     group: Group, new_pod: NewPod, handler: str
 ) -> None:
     await group.add(1, {"seconds": "30"})
-    pod = new_pod(f"pod_handlers:{handler}", drain_timeout="1s").start()
+    pod = new_pod(f"pod_handlers:{handler}", drain_timeout="1s").start(new_interpreter=True)
     await pod.wait_for_log("started")
     started_at = time.monotonic()
     pod.signal(signal.SIGTERM)
@@ -64,7 +64,7 @@ async def test_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> No
     pod = new_pod("pod_handlers:slow").start()
     await pod.wait_for_log("started")
     pod.signal(signal.SIGTERM)
-    await pod.wait_for_log("draining")
+    await pod.wait_for_log("draining: no new messages start")
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
     assert await group.pending() == 1
@@ -92,7 +92,7 @@ async def test_pod_exits_on_sigterm_as_process_1(group: Group, new_pod: NewPod, 
 
 async def test_pod_that_never_reached_its_server_exits_in_time(new_pod: NewPod, group: Group) -> None:
     group.server.pause()
-    pod = new_pod("pod_handlers:log_handled").start()
+    pod = new_pod("pod_handlers:log_handled").start(new_interpreter=True)
     await pod.wait_for_log("processor started")
     started_at = time.monotonic()
     pod.signal(signal.SIGTERM)
@@ -144,7 +144,7 @@ def keyword(*, data): ...
         ("raises:handle", "import failed: RuntimeError: no licence"),
         ("exits:handle", "import failed: SystemExit: 3"),
         ("syntax:handle", "import failed: SyntaxError"),
-        ("shop:missing", "module 'shop' has no 'missing'; it has nothing, two, generator"),
+        ("shop:missing", "module 'shop' has no 'missing'; found nothing, two, generator"),
         ("shop:number", "is int; expected a function that takes one dict"),
         ("shop:nothing", "takes (); expected one argument, the message's data"),
         ("shop:two", "takes (data, more); expected one argument"),
@@ -198,7 +198,7 @@ async def test_missing_or_invalid_variables_are_reported_in_one_line(
 
 async def test_port_in_use_is_reported_in_one_line(new_pod: NewPod, group: Group) -> None:
     pod = new_pod("pod_handlers:log_handled", http_port=str(group.server.port))
-    assert await pod.start().wait_for_exit() == 78
+    assert await pod.start(new_interpreter=True).wait_for_exit() == 78
     [line] = pod.log_lines
     assert f"STREAMCONSUMER_HTTP_PORT is {group.server.port}" in line["message"]
     assert "in use" in line["message"]
@@ -231,7 +231,7 @@ async def test_disabled_tls_verification_is_reported(new_pod: NewPod, group: Gro
 
 async def test_pod_serves_probes_and_metrics_and_logs_json(group: Group, new_pod: NewPod) -> None:
     ids = await group.add(3)
-    pod = new_pod("pod_handlers:log_handled").start()
+    pod = new_pod("pod_handlers:log_handled").start(new_interpreter=True)
     await pod.wait_for_log("handled", times=3)
     await group.wait_settled()
     port = await pod.http_port()
@@ -268,7 +268,7 @@ async def test_text_log_has_one_line_per_failure(group: Group, new_pod: NewPod) 
 
 async def test_telemetry_sdk_and_operator_are_not_loaded_without_an_endpoint(group: Group, new_pod: NewPod) -> None:
     await group.add()
-    pod = new_pod("pod_handlers:log_loaded_modules").start()
+    pod = new_pod("pod_handlers:log_loaded_modules").start(new_interpreter=True)
     [line] = await pod.wait_for_log("loaded")
     assert line["heavy"] == [], "redis-py loads only the SDK's metrics, if they are installed"
     assert "trace_id" not in line

@@ -20,19 +20,20 @@ WITHIN = 120.0
 
 UNREADABLE, OVERSIZED, UNDECODABLE = b"Unreadable", b"Oversized", b"Undecodable"
 
-SHAPES: dict[str, tuple[dict[str, str | bytes], bytes | None]] = {
-    "1 byte": ({"v": "x"}, None),
-    "15 MB": ({"v": "x" * (15 * MEGABYTE)}, None),
-    "15 MB with an emoji": ({"v": "x" * (15 * MEGABYTE) + "🦊"}, None),
-    "15 MB of binary": ({"v": b"\xff" * (15 * MEGABYTE)}, UNDECODABLE),
-    "22 MB with an emoji": ({"v": "x" * (22 * MEGABYTE) + "🦊"}, OVERSIZED),
-    "30 MB": ({"v": "x" * (30 * MEGABYTE)}, UNREADABLE),
-    "200 MB": ({"v": "x" * (200 * MEGABYTE)}, UNREADABLE),
-    "a name of 100 MB": ({"n" * (100 * MEGABYTE): "v"}, UNREADABLE),
-    "300,000 fields of 20 bytes": ({f"{number:010}": "v" * 10 for number in range(300_000)}, None),
-    "500,000 tiny fields": ({f"{number:x}": "ww" for number in range(500_000)}, None),
-    "1,000,000 fields of 20 bytes": ({f"{number:010}": "v" * 10 for number in range(MEGABYTE)}, UNREADABLE),
-}
+
+def shapes() -> Iterator[tuple[str, dict[str, str | bytes], bytes | None]]:
+    """Yield the name and the fields of each entry, and the reason of its dead letter. None if the pod handles it."""
+    yield "1 byte", {"v": "x"}, None
+    yield "15 MB", {"v": "x" * (15 * MEGABYTE)}, None
+    yield "15 MB with an emoji", {"v": "x" * (15 * MEGABYTE) + "🦊"}, None
+    yield "15 MB of binary", {"v": b"\xff" * (15 * MEGABYTE)}, UNDECODABLE
+    yield "22 MB with an emoji", {"v": "x" * (22 * MEGABYTE) + "🦊"}, OVERSIZED
+    yield "30 MB", {"v": "x" * (30 * MEGABYTE)}, UNREADABLE
+    yield "200 MB", {"v": "x" * (200 * MEGABYTE)}, UNREADABLE
+    yield "a name of 100 MB", {"n" * (100 * MEGABYTE): "v"}, UNREADABLE
+    yield "300,000 fields of 20 bytes", {f"{number:010}": "v" * 10 for number in range(300_000)}, None
+    yield "500,000 tiny fields", {f"{number:x}": "ww" for number in range(500_000)}, None
+    yield "1,000,000 fields of 20 bytes", {f"{number:010}": "v" * 10 for number in range(MEGABYTE)}, UNREADABLE
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ async def test_pod_survives_entries_of_every_shape(group: Group, new_pod: NewPod
     pod = new_pod("pod_handlers:noop", concurrency="4").start(command_prefix=limited)
     try:
         await pod.wait_for_log("processor started")
-        for name, (fields, expected) in SHAPES.items():
+        for name, fields, expected in shapes():
             pipeline = client.pipeline(transaction=True)
             for each in ({"n": "1"}, fields, {"n": "2"}):
                 pipeline.xadd(STREAM, each)  # type: ignore[arg-type] # its stub allows no mixed types

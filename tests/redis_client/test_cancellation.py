@@ -12,7 +12,7 @@ import pytest
 
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
-from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from streamconsumer.redis_client.topology import topology
 
@@ -55,7 +55,7 @@ async def test_pipeline_client_ends_when_it_is_cancelled_in_any_step() -> None:
     async with silent_server() as url:
 
         async def run() -> None:
-            client = PipelineClient(RedisSettings(url=url), "orders", no_host_lookup, timeout_seconds=20)
+            client = PipelineClient(RedisCredentials(RedisSettings(url=url)), "orders", timeout_seconds=20)
             try:
                 await client.execute([("PING",)])
             finally:
@@ -69,7 +69,7 @@ async def test_connection_of_a_pod_ends_when_it_is_cancelled_in_any_step() -> No
     async with silent_server() as url:
 
         async def run() -> None:
-            source = topology(RedisSettings(url=url), "orders")
+            source = topology(RedisCredentials(RedisSettings(url=url)), "orders")
             connection = CONNECTION_CLASSES["redis"](**NO_RETRY_OPTIONS, socket_timeout=20, address_source=source)
             try:
                 await connection.send_command("PING")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import InlineRedisSettings
-from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.credentials import RedisCredentials, no_host_lookup
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.cluster.redis_servers import RedisServer
@@ -80,7 +80,8 @@ async def loopback(_host: str, port: int) -> Any:
 
 async def execute_with(fields: dict[str, Any]) -> list[Any] | RedisErrorInfo | str:
     try:
-        client = PipelineClient(InlineRedisSettings.model_validate(fields), "orders", loopback, timeout_seconds=2)
+        credentials = RedisCredentials(InlineRedisSettings.model_validate(fields), loopback)
+        client = PipelineClient(credentials, "orders", timeout_seconds=2)
     except (InvalidSettings, ValidationError) as error:
         return str(error)
     try:

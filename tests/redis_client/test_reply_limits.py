@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
 from streamconsumer.model.processor_settings import RedisSettings
-from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import MAX_REPLY_BYTES, PipelineClient
 from streamconsumer.redis_client.reply_limits import (
@@ -156,7 +156,7 @@ async def pipeline_client(replies: Sequence[bytes], *, unsolicited: bytes = b"")
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-        client = PipelineClient(settings, "orders", no_host_lookup, 20)
+        client = PipelineClient(RedisCredentials(settings), "orders", 20)
         try:
             yield client
         finally:

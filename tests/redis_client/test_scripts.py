@@ -8,7 +8,6 @@ from redis.exceptions import ResponseError
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import (
     COUNT_AFTER,
-    FIND_ABSENT_CONSUMERS,
     LAST_GENERATED_ID,
     LIST_CONSUMERS,
     LIST_PENDING,
@@ -90,17 +89,3 @@ async def test_count_of_large_entries_stops_early(any_group: Group) -> None:
         await any_group.client.xadd("s", {"f": "v" * 1_000_000}, id=f"{number}-0")
     assert await evaluate(any_group.manager().execute, COUNT_AFTER, "s", "0-0", 10_000) == 10_000
     assert await evaluate(any_group.manager().execute, COUNT_AFTER, "s", "35-0", 10_000) == 5
-
-
-async def test_only_absent_idle_consumers_of_the_deployment_are_found(any_group: Group) -> None:
-    execute = any_group.manager().execute
-    await execute("XGROUP", "CREATE", "s", "g", "0", "MKSTREAM")
-    for name in ("pod-old", "pod-live", "pod-odd", "pod-busy", "other-old"):
-        await execute("XGROUP", "CREATECONSUMER", "s", "g", name)
-    await execute("XADD", "s", "*", "f", "v")
-    await execute("XREADGROUP", "GROUP", "g", "pod-busy", "STREAMS", "s", ">")
-    now = int((await execute("TIME"))[0])
-    await execute("HSET", "members", "pod-old", now - 100, "pod-live", now - 10, "pod-odd", "soon")
-    absent = await evaluate(execute, FIND_ABSENT_CONSUMERS, "s", "members", "g", "pod-", 65, 100, keys=2)
-    assert absent == [b"pod-old"]
-    assert await evaluate(execute, FIND_ABSENT_CONSUMERS, "s", "members", "g", "pod-", 65, 0, keys=2) == []

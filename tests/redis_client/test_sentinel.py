@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import StreamManager, current_message
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.topology import topology
 from tests.cluster.redis_servers import RedisServer, SentinelServer, StartRedis
 from tests.processor.eventually import eventually
@@ -98,17 +99,17 @@ async def test_error_names_each_sentinel_that_does_not_know_the_primary(monitore
     node = f"127.0.0.1:{monitored.sentinel.port}"
     access = monitored.access(NOWHERE, node).model_copy(update={"sentinel_master": "other"})
     with pytest.raises(RedisError) as caught:
-        await topology(access, STREAM).find_primary()
+        await topology(RedisCredentials(access), STREAM).find_primary()
     message = str(caught.value)
     assert message.startswith(
         "no sentinel reports the address of the primary 'other' (127.0.0.1:1: Error 111 connecting"
     )
-    assert f"{node}: does not know a primary of this name" in message
+    assert f"{node}: the sentinel does not know a primary with this name" in message
 
 
 def test_address_is_a_sentinel_until_the_primary_is_known() -> None:
     settings = RedisSettings(url="redis:///0", sentinel_master="main", sentinel_nodes=["sentinel-0:26379", "b:26379"])
-    assert topology(settings, STREAM).address == ("sentinel-0", 26379)
+    assert topology(RedisCredentials(settings), STREAM).address == ("sentinel-0", 26379)
 
 
 async def test_sentinels_may_require_their_own_password(start_redis: StartRedis, tmp_path: Path) -> None:

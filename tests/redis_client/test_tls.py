@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import StreamManager
 from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from streamconsumer.redis_client.tls import TlsMaterial
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis
@@ -25,7 +28,9 @@ from tests.processor.recorder import Recorder
 class TlsServer:
     """Server with a TLS port in addition to its plain one, and its certificate authority."""
 
-    def __init__(self, folder: Path, start_redis: StartRedis, *, strict: bool = True, asks: bool = False) -> None:
+    def __init__(
+        self, folder: Path, start_redis: StartRedis, *, strict: bool = True, asks: bool = False, **extra: Any
+    ) -> None:
         self.authority = Authority(folder, strict=strict)
         own = self.authority.sign("server")
         self.client = self.authority.sign("client")
@@ -36,7 +41,7 @@ class TlsServer:
             "tls-port": str(self.port),
             "tls-auth-clients": "yes" if asks else "no",
         }
-        self.group = Group(start_redis({**options, **files}))
+        self.group = Group(start_redis({**options, **files, **extra}))
 
     def access(self, host: str = "localhost", **settings: Any) -> RedisSettings:
         return RedisSettings(url=f"rediss://{host}:{self.port}/0", **settings)
@@ -165,6 +170,59 @@ async def test_error_names_a_server_without_tls(tls_server: TlsServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"tls-protocols": '"TLSv1.2"', "tls-ciphers": "AES128-GCM-SHA256"},
+            "or cipher suites with ECDHE on the server",
+        ),
+        ({"tls-protocols": '"TLSv1.1"', "tls-ciphers": "ALL:@SECLEVEL=0"}, "enable TLS 1.2 or 1.3 on the server"),
+    ],
+    ids=["RSA key exchange", "TLS 1.1"],
+)
+async def test_error_names_an_outdated_configuration_of_the_server(
+    tmp_path: Path, start_redis: StartRedis, options: dict[str, Any], sentence: str
+) -> None:
+    outdated = TlsServer(tmp_path, start_redis, **options)
+    error = await execute_on(outdated.access(**outdated.trusted))
+    await outdated.group.close()
+    assert error is not None
+    assert sentence in error.message
+
+
+async def test_error_for_an_announced_address_names_the_remedy(tls_server: TlsServer) -> None:
+    """Some cloud services announce the nodes of a cluster as addresses that the certificate does not contain."""
+    error = await execute_on(tls_server.access("127.0.0.2", **tls_server.trusted))
+    assert error is not None
+    assert "add ?ssl_check_hostname=false to the URL" in error.message
+
+
+async def test_library_sets_up_tls_outside_the_event_loop(
+    tls_server: TlsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    create = TlsMaterial.context
+
+    def recording(material: TlsMaterial) -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return create(material)
+
+    monkeypatch.setattr(TlsMaterial, "context", recording)
+    manager = StreamManager.from_url(f"rediss://127.0.0.2:{tls_server.port}/0?ssl_cert_reqs=none")
+    assert await manager.execute("PING") == b"PONG"
+    await manager.aclose()
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_library_verifies_certificates(tls_server: TlsServer) -> None:
+    manager = StreamManager.from_url(f"rediss://localhost:{tls_server.port}/0")
+    with pytest.raises(RedisError, match="CERTIFICATE_VERIFY_FAILED"):
+        await manager.execute("PING")
+    await manager.aclose()
+
+
+@pytest.mark.parametrize(
     ("settings", "anybody"),
     [
         ({"url": "rediss://r"}, False),
@@ -207,7 +265,7 @@ async def test_chain_is_verified_although_the_url_disables_the_check_of_the_name
             {"url": "rediss://r", "tls_cert_file": __file__, "tls_key_file": __file__},
             f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that matches its private key",
         ),
-        ({"url": "redis://r", "tls_ca_file": __file__}, "needs a URL that begins with rediss://"),
+        ({"url": "redis://r", "tls_ca_file": __file__}, "require a URL that begins with rediss://"),
         ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p: file not found"),
         ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url: file not found"),
         ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),

@@ -1,7 +1,7 @@
 """The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
 
-Each command imports its packages inside its function. A pod therefore never loads kopf, and the command `crd` loads no
-Kubernetes client.
+Each command imports its packages only when the command runs. A pod therefore never loads kopf, and the command `crd`
+loads no Kubernetes client.
 """
 
 import gc
@@ -28,8 +28,8 @@ from streamconsumer.log_formatter import print_uncaught_exceptions
 def _gc_paused() -> Iterator[None]:
     """Disable garbage collection during imports and exclude the imported modules from later collections.
 
-    Imported modules never become garbage. Scanning them would take a quarter of a pod's start time and would slow down
-    each later collection.
+    Imported modules never become garbage. Scanning the imported modules would take a quarter of a pod's start time and
+    would slow down each later collection.
     """
     gc.disable()
     try:
@@ -40,11 +40,12 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Prints errors and escapes unprintable characters in them.
+    """Prints error messages and escapes unprintable characters in the messages.
 
-    A StreamConsumerError is printed as one line. Its exit code is 3 if a server is unavailable, and 2 otherwise.
+    A StreamConsumerError is printed as one line. After a StreamConsumerError, the exit code is 3 if a server is
+    unavailable, and 2 in all other cases.
 
-    All other exceptions are bugs and are printed with their traceback.
+    An exception of any other class is a bug and is printed with its traceback.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -74,7 +75,7 @@ def main() -> None:
 def processor() -> None:
     """Run one consumer in this process until SIGTERM.
 
-    Pods run this command. The STREAMCONSUMER_ environment variables contain its settings.
+    Pods run this command. The STREAMCONSUMER_ environment variables contain the settings of the consumer.
 
     \b
     Exit codes:
@@ -91,7 +92,8 @@ def processor() -> None:
 def operator() -> None:
     """Run the operator in this process until SIGTERM.
 
-    The operator's pod runs this command. The STREAMCONSUMER_OPERATOR_ environment variables contain its settings.
+    The operator's pod runs this command. The STREAMCONSUMER_OPERATOR_ environment variables contain the settings of the
+    operator.
     """
     with _gc_paused():
         from streamconsumer.operator.main import run
@@ -138,11 +140,11 @@ def render(files: tuple[Path, ...]) -> None:
 def dev(files: tuple[Path, ...]) -> None:
     """Run StreamConsumers on this machine, without a cluster.
 
-    The command starts an embedded Valkey in place of spec.redis. The pods run as local processes with the environment
-    variables that the operator would set, and the terminal shows the logs and traces of the pods. FILES contain the
+    The command starts an embedded Valkey in place of spec.redis. The pods run as local processes, with the environment
+    variables that the operator would set. The terminal shows the logs and traces of the pods. FILES contain the
     StreamConsumers, and the Secrets and ConfigMaps that the StreamConsumers reference.
 
-    Ctrl-C drains the pods; a second Ctrl-C kills them.
+    Ctrl-C drains the pods, and a second Ctrl-C kills the pods.
 
     \b
     Exit codes:

@@ -26,5 +26,7 @@ async def target_from_cluster(options: Mapping[str, Any], environ: Mapping[str, 
         raise InvalidSettings(f"{problem}; {OUTSIDE_CLUSTER_HINT}")
     group = GroupRef.from_consumer(consumer)
     dead_letters = options.get("dead_letter_stream") or group.dead_letters
-    redis = redis_settings(resolved.settings.model_dump(exclude_none=True) if resolved else {}, options, environ)
+    redis = redis_settings(
+        resolved.credentials.settings.model_dump(exclude_none=True) if resolved else {}, options, environ
+    )
     yield Target(redis, group.stream, group.group, dead_letters, consumer)

@@ -35,13 +35,13 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def echo_lines(lines: Iterable[Line]) -> None:
-    """Print lines. A line feed in a line is escaped."""
+    """Print lines. If the text of a line contains a line feed, the line feed is escaped."""
     click.echo("\n".join(str(line) if isinstance(line, StyledLine) else printable(line) for line in lines))
 
 
 def echo_json(document: Any) -> None:
-    """Print a JSON document. Unprintable characters are escaped as JSON specifies, so that programs read the original
-    texts."""
+    """Print a JSON document. Unprintable characters are escaped as JSON specifies, so that a JSON parser returns the
+    original texts."""
     click.echo(to_json(document))
 
 

@@ -32,13 +32,14 @@ _Dumper.add_representer(str, _represent_text)
 def to_yaml(documents: Iterable[Document]) -> str:
     """Return the documents as YAML, separated by `---`, with the keys in their original order.
 
-    Characters that are not printable are escaped. YAML has the same escapes as Python.
+    Characters that are not printable are replaced by Python escapes, which are also valid escapes in YAML.
     """
     return printable_lines(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Return every document in the files. A folder stands for the YAML files in it, and `-` for standard input.
+    """Return every document in the files. A folder stands for all YAML files in the folder, and `-` stands for standard
+    input.
 
     Raises InvalidSettings if a file cannot be read or does not contain manifests.
     """

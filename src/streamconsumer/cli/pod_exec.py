@@ -11,7 +11,8 @@ EXEC_TIMEOUT_SECONDS = 60.0
 """Time limit for a command in a pod. The limit is long, because importing a handler is slow under a low CPU limit."""
 
 MAX_OUTPUT_BYTES = 16_777_216
-"""Maximum size of the output of a command. The pod belongs to a tenant, who can print any number of bytes."""
+"""Maximum size of the output of a command. The limit is needed because a tenant controls the pod and can print any
+number of bytes."""
 
 
 async def run_in_pod(

@@ -22,6 +22,7 @@ from streamconsumer.redis_client.keys import group_key
 try:
     from streamconsumer.cli.redis_errors import as_backend_unavailable
     from streamconsumer.processor.consumer import StreamManager, redact_url
+    from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
@@ -30,8 +31,8 @@ OUTSIDE_CLUSTER_HINT = (
 )
 
 MAX_ENTRY_BYTES = 134_217_728
-"""Maximum size of an entry that the commands read. The limit prevents a server from exhausting the memory of a
-command."""
+"""Maximum size of an entry that the commands read, including 64 bytes for each field name and value. The limit prevents
+a server from exhausting the memory of a command."""
 
 _POD_ENV_NAMES = {
     "stream": env_name("stream"),
@@ -54,7 +55,7 @@ class Target:
     dead_letter_stream: str
     """Redis key of the dead-letter stream."""
     consumer: StreamConsumer | None = None
-    """The StreamConsumer in the cluster. None if the target comes from options or environment variables."""
+    """The StreamConsumer in the cluster, or None if the target comes from options or environment variables."""
 
     @property
     def server(self) -> str:
@@ -66,7 +67,8 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target and yield it. Raises click.UsageError, InvalidSettings and BackendUnavailable."""
+    """Find the target and yield the target. Raises click.UsageError, InvalidSettings or BackendUnavailable if the
+    target cannot be found."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context require the name of a StreamConsumer")
@@ -86,7 +88,7 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
     If the server does not answer or rejects a command, raises BackendUnavailable, whose message names `subject`.
     """
-    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES)
+    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES - MAX_REPLY_BYTES)  # the manager adds MAX_REPLY_BYTES
     manager = StreamManager.from_settings(target.redis, target.stream, delivery=delivery)
     try:
         with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):
@@ -118,7 +120,9 @@ def _target_from_options(options: Options, environ: Mapping[str, str]) -> Target
     redis = _redis_fields_from_env(environ)
     required = {"--redis-url": options["redis_url"] or redis, "--stream": values["stream"], "--group": values["group"]}
     if missing := [option for option, value in required.items() if not value]:
-        raise InvalidSettings(f"missing {', '.join(missing)}; give these options, or the name of a StreamConsumer")
+        raise InvalidSettings(
+            f"missing {', '.join(missing)}; pass each missing option, or the name of a StreamConsumer"
+        )
     stream, group = str(values["stream"]), str(values["group"])
     dead_letters = values["dead_letter_stream"] or group_key(stream, group, "dead-letters")
     return Target(redis_settings(redis, options, environ), stream, group, dead_letters)

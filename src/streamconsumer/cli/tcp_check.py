@@ -1,11 +1,12 @@
-"""Checks that the address of a URL accepts TCP connections. No request is sent, because a request may have effects."""
+"""Checks that the address of a URL accepts TCP connections. The check sends no request, because a request may have
+effects."""
 
 import asyncio
 from urllib.parse import urlsplit
 
 
 async def connect_error(url: str, timeout_seconds: float) -> str:
-    """Return the reason why the connection fails. Empty if the connection succeeds."""
+    """Return the reason why the connection fails. The reason is empty if the connection succeeds."""
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)

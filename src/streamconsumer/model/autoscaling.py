@@ -33,24 +33,24 @@ class ScaleUp(Model):
     """Rules for adding pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
-    """Stabilization window for adding pods. The number of pods rises only to the lowest number that was needed within
-    the window, so that a short peak adds no pods. Scaling up from zero is not delayed."""
+    """Stabilization window for adding pods. A scale-up is limited to the lowest number of pods that was needed within
+    the window, so a short peak adds no pods. The stabilization window does not delay the first pod."""
 
     policies: list[ScalingPolicy] = Field(default=[], max_length=8)
     """Limits for adding pods. If there are several policies, the policy that allows the largest change applies. If the
-    list is empty, there is no limit."""
+    list is empty, the operator can add any number of pods within a period."""
 
 
 class ScaleDown(Model):
     """Rules for removing pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(minutes=1)
-    """Stabilization window for removing pods. The number of pods falls only to the highest number that was needed
-    within the window, so that a short dip of the backlog removes no pods."""
+    """Stabilization window for removing pods. A scale-down is limited to the highest number of pods that was needed
+    within the window, so a short dip of the backlog removes no pods."""
 
     policies: list[ScalingPolicy] = Field(default=[], max_length=8)
     """Limits for removing pods. If there are several policies, the policy that allows the largest change applies. If
-    the list is empty, there is no limit."""
+    the list is empty, the operator can remove any number of pods within a period."""
 
 
 class ScalingTarget(
@@ -59,8 +59,8 @@ class ScalingTarget(
     """Target of the autoscaling: either a backlog per pod or a time in which the pods process the backlog."""
 
     backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Target number of unread and pending entries per pod. The autoscaler adds pods if the number is higher. If neither
-    `backlogPerReplica` nor `drainTime` is set, the target is 100."""
+    """Target number of unread and pending entries per pod. If the backlog per pod is above this target, the operator
+    adds pods. If neither `backlogPerReplica` nor `drainTime` is set, the target is 100."""
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
     """Time in which the pods should process the backlog. The operator computes the number of pods from the measured
@@ -83,8 +83,8 @@ class Activation(Model):
     """Condition for starting the first pod."""
 
     backlog: int = Field(default=0, ge=0, le=1_000_000_000)
-    """Threshold for the number of unread entries. The first pod is started if more entries are unread, or if any entry
-    is pending. If 0, a single unread entry starts a pod."""
+    """Threshold for the number of unread entries. The operator starts the first pod if the number of unread entries is
+    above this threshold, or if any entry is pending. If 0, a single unread entry starts a pod."""
 
 
 class Fallback(Model):
@@ -94,7 +94,7 @@ class Fallback(Model):
     """Minimum number of pods that applies if Redis has not answered the operator for the time in `after`."""
 
     after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
-    """`replicas` applies if Redis has not answered the operator for this time."""
+    """If Redis has not answered the operator for this time, the number of pods is at least `replicas`."""
 
 
 class Autoscaling(
@@ -116,15 +116,15 @@ class Autoscaling(
     """Maximum number of pods."""
 
     target: ScalingTarget = ScalingTarget()
-    """Target of the autoscaling. If unset, the target is a backlog of 100 entries per pod. After the throughput of one
-    pod has been measured, the operator also runs enough pods, up to `maxReplicas`, to handle new
-    entries as fast as they arrive."""
+    """Target of the autoscaling. If unset, the target is a backlog of 100 entries per pod. Once the operator has
+    measured the throughput of one pod, it also runs enough pods to handle new entries as fast as these entries arrive.
+    The number of pods never exceeds `maxReplicas`."""
 
     activation: Activation = Activation()
     """Condition for starting the first pod."""
 
     cooldown: Annotated[timedelta, DurationRange("0s", "24h")] = timedelta(minutes=5)
-    """The last pod is removed if there has been no work for this time."""
+    """Time without unread or pending entries after which the operator removes the last pod."""
 
     scale_up: ScaleUp = ScaleUp()
     """Rules for adding pods. If unset, all needed pods are added immediately."""
@@ -133,8 +133,8 @@ class Autoscaling(
     """Rules for removing pods. If unset, a pod is removed after it has not been needed for one minute."""
 
     fallback: Fallback | None = None
-    """Number of pods while Redis does not answer the operator. During that time, the operator may add pods but
-    removes no pods. If unset, the number of pods does not change during that time."""
+    """Number of pods while Redis does not answer the operator. Without answers from Redis, the operator can add pods
+    but removes no pods. If unset, the number of pods does not change while Redis does not answer."""
 
     @model_validator(mode="after")
     def _check_replica_bounds(self) -> Self:

@@ -39,7 +39,7 @@ class KeySelector(Model):
     """Key in the Secret or ConfigMap."""
 
     optional: bool = False
-    """If true, the pod starts even if the key does not exist. The variable is then not set."""
+    """If true, the pod starts even if the key does not exist. Without the key, the environment variable is not set."""
 
 
 class LocalObjectReference(Model):
@@ -49,7 +49,8 @@ class LocalObjectReference(Model):
     """Name of the Secret or ConfigMap."""
 
     optional: bool = False
-    """If true, the pod starts even if the Secret or ConfigMap does not exist. Its variables are then not set."""
+    """If true, the pod starts even if the Secret or ConfigMap does not exist. The variables of a
+    missing Secret or ConfigMap are not set."""
 
 
 class EnvVarSource(
@@ -110,7 +111,8 @@ class EnvFromSource(
     ),
 ):
     """Environment variables for the handler from all keys of a Secret or ConfigMap. The values are read when the
-    container starts. Variables in `env` and variables that the operator sets take precedence over these variables."""
+    container starts. Variables in `env` and variables that the operator sets take precedence over variables from
+    `envFrom`."""
 
     secret_ref: LocalObjectReference | None = None
     """Secret with the variables."""

@@ -2,8 +2,8 @@
 
 Kubernetes requires a structural schema, but Pydantic's JSON schema is not structural. This module therefore inlines
 references, replaces `anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalar
-fields have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default, because a
-missing object means that all its fields have their defaults. `kubectl explain` does not show defaults, so each
+fields have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default in the
+schema, because each field of a missing object has its own default. `kubectl explain` does not show defaults, so each
 description ends with the default.
 """
 
@@ -163,7 +163,8 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _key_rules(key: Schema) -> list[dict[str, str]]:
-    """Convert the rules for an object's keys to rules for the object. A structural schema has no keyword for keys."""
+    """Convert the rules for an object's keys to rules for the object. A structural schema has no keyword for rules
+    about keys."""
     return [
         {
             "rule": f"self.all(key, size(key) <= {key['maxLength']} && {rule['rule'].replace('self', 'key', 1)})",

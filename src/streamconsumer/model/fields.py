@@ -1,7 +1,7 @@
 """Shared parts of the models: strict base model, durations, CEL rules and readable validation errors.
 
-Each rule is declared once. Two checks are derived from it: a CEL rule in the CRD, for the API server, and a check in
-Python.
+Each rule is declared once. Two checks are derived from each rule: a CEL rule in the CRD, for the API server, and a
+check in Python.
 """
 
 import re
@@ -124,8 +124,8 @@ class Immutable:
 
 
 def cel_matches(pattern: str, subject: str = "self") -> str:
-    """Return the CEL expression that is true if the whole text matches `pattern`. Escapes of characters above
-    U+00FF are converted, because RE2 and Python write them differently."""
+    """Return the CEL expression that is true if the whole text matches `pattern`. Escapes of characters above U+00FF
+    are converted, because RE2 and Python write these escapes differently."""
     in_re2 = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
     return f"{subject}.matches(r'^(?:{in_re2})$')"
 
@@ -137,7 +137,7 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
 
 
 def quote_name(name: object) -> str:
-    """Return a name as it appears in a message.
+    """Return a name in the form that error messages use.
 
     The name is unchanged if it contains only ASCII letters, digits and common punctuation. Any other name is quoted,
     escaped and truncated.
@@ -147,12 +147,12 @@ def quote_name(name: object) -> str:
 
 
 MAX_ERRORS = 100
-"""Maximum number of errors of one resource that are listed."""
+"""Maximum number of errors that are listed for one resource."""
 
 
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
-    """Return one line per error, for at most MAX_ERRORS errors. The line names the field in the form that `format_path`
-    returns, and states the value found and the value expected."""
+    """Return one line per error, for at most MAX_ERRORS errors. Each line names the field in the form that
+    `format_path` returns, and states the value found and the value expected."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[:MAX_ERRORS]
     lines = [_format_error(format_path(_without_key_marker(problem["loc"])), problem) for problem in first]

@@ -35,18 +35,21 @@ ANNOTATION_REFERENCES = f"{GROUP}/references"
 A new hash in the pod template starts a rollout.
 """
 
+ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation of pods, defined by Kubernetes: a ReplicaSet first deletes the pods with the lowest cost."""
+
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
 """Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 
-The operator compares these hashes with the current ones. An object that was not readable before has no hash here, so
-its first hash does not start a rollout.
+The operator compares these hashes with the hashes of the current objects. If an object was not readable before, the
+annotation contains no hash of this object. The first hash of such an object does not start a rollout.
 """
 
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
-"""File to which a pod that cannot start writes the reason. The path is the default of Kubernetes. The kubelet copies
-the reason to the status of the pod."""
+"""File to which a pod writes the reason if the pod cannot start. The path is the default terminationMessagePath of
+Kubernetes. The kubelet copies the reason to the status of the pod."""
 
 SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"

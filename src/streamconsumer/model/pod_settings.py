@@ -79,7 +79,7 @@ def unique_by_name(items: list[NamedT]) -> list[NamedT]:
     schema contains `x-kubernetes-list-type: map`."""
     item_names = [item.name for item in items]
     if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
-        raise ValueError(f"contains {', '.join(duplicates)} more than once")
+        raise ValueError(f"found several items with the name {', '.join(duplicates)}, expected unique names")
     return items
 
 
@@ -97,8 +97,8 @@ def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
 def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
     """Return the CEL rule that rejects keys with reserved prefixes.
 
-    The rule uses `startsWith` because the API server would reject a regular expression as too expensive. To estimate
-    the cost, the API server assumes that a key can be as long as a request.
+    The rule uses `startsWith` because the API server would reject a regular expression as too expensive. When the
+    API server estimates the cost, it assumes that a key can have the maximum size of a whole request.
     """
     return cel_rules((f"self.all(key, {' && '.join(f'!key.startsWith({prefix!r})' for prefix in prefixes)})", message))
 
@@ -107,10 +107,11 @@ class Resources(Model):
     """Resources of one pod, as in a container."""
 
     requests: dict[LabelKey, Quantity] = Field(default={}, max_length=8)
-    """Resources that the scheduler reserves for a pod, such as `cpu: 100m`. If empty, nothing is reserved."""
+    """Resources that the scheduler reserves for a pod, such as `cpu: 100m`. If empty, the scheduler reserves no
+    resources."""
 
     limits: dict[LabelKey, Quantity] = Field(default={}, max_length=8)
-    """Resources that a pod cannot exceed, such as `memory: 256Mi`. If empty, there is no limit."""
+    """Resources that a pod cannot exceed, such as `memory: 256Mi`. If empty, the pods have no resource limits."""
 
 
 class Toleration(
@@ -155,7 +156,8 @@ class TopologySpreadConstraint(Model):
     pods are counted separately from old pods."""
 
     topology_key: LabelKey
-    """Node label whose values form the groups of nodes, such as `topology.kubernetes.io/zone`."""
+    """Name of a node label, such as `topology.kubernetes.io/zone`. Nodes with the same value of this label form one
+    group."""
 
     max_skew: int = Field(default=1, ge=1, le=1000)
     """Maximum difference between the numbers of pods in any two groups of nodes."""
@@ -169,8 +171,8 @@ class PodDisruptionBudget(Model):
     """Limit for the number of pods that a node drain may evict at the same time."""
 
     max_unavailable: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that may be unavailable. If unset, one pod may be unavailable.
-    If 0, a node that runs one of these pods cannot be drained."""
+    """Maximum number of pods that can be unavailable, as a number or as a percentage such as `25%`. If unset, one pod
+    can be unavailable. If 0, a node that runs one of these pods cannot be drained."""
 
 
 class Rollout(
@@ -186,15 +188,16 @@ class Rollout(
     """Limits for the replacement of pods after a configuration change, as in a Deployment."""
 
     max_unavailable: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that may be unavailable during a rollout. If unset, the value is
-    25%, rounded down."""
+    """Maximum number of pods that can be unavailable during a rollout, as a number or as a percentage such as `25%`. If
+    unset, the maximum is 25% of the pods, rounded down."""
 
     max_surge: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that a rollout may create in addition to the desired number. If
-    unset, the value is 25%, rounded up. If 0, the total number of pods never exceeds the desired number."""
+    """Maximum number of pods that a rollout creates in addition to the desired number, as a number or as a percentage
+    such as `25%`. If unset, the maximum is 25% of the pods, rounded up. If 0, the total number of pods never exceeds
+    the desired number."""
 
     progress_deadline: Annotated[timedelta, DurationRange("10s", "24h")] | None = None
-    """If a rollout makes no progress for this time, the Ready condition gets the reason RolloutTimedOut. If unset, the
+    """Time without progress of a rollout after which the Ready condition has the reason RolloutTimedOut. If unset, the
     time is 10 minutes."""
 
     @model_validator(mode="after")
@@ -222,12 +225,12 @@ class PodSettings(Model):
     variable, the value in `env` takes precedence."""
 
     env_from: list[EnvFromSource] = Field(default=[], max_length=32)
-    """Environment variables for the handler from all keys of Secrets and ConfigMaps. If a name occurs twice, the later
-    source applies. Variables in `env` and variables that the operator sets take precedence over variables from
-    `envFrom`."""
+    """Environment variables for the handler from all keys of Secrets and ConfigMaps. If two sources contain the
+    same name, the later source in the list applies. Variables in `env` and variables that the operator sets take
+    precedence over variables from `envFrom`."""
 
     resources: Resources = Resources()
-    """Resources of one pod. If unset, pods have no requests and no limits."""
+    """Resources of one pod. If unset, pods have no resource requests and no resource limits."""
 
     pod_labels: Annotated[
         dict[LabelKey, LabelValue], _check_reserved(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)
@@ -247,7 +250,7 @@ class PodSettings(Model):
     """Annotations of the pods, for example for a service mesh."""
 
     node_selector: dict[LabelKey, LabelValue] = Field(default={}, max_length=32)
-    """Labels that a node must have to run a pod."""
+    """Labels that a node must have to run the pods of this StreamConsumer."""
 
     tolerations: list[Toleration] = Field(default=[], max_length=32)
     """Tolerations for taints of nodes."""

@@ -47,7 +47,8 @@ class Backoff(
     """Backoff between the attempts of a failed message, with full jitter."""
 
     min_delay: Annotated[timedelta, DurationRange("1ms", "1h")] = timedelta(seconds=1)
-    """Upper limit of the wait after the first failed attempt. The limit doubles with each attempt, up to `maxDelay`."""
+    """Upper limit of the wait after the first failed attempt. Each further failed attempt doubles this limit, up to
+    `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
     """Maximum wait between two attempts. The upper limit of the wait stops doubling at this value."""
@@ -72,12 +73,12 @@ class Breaker(Model):
 
 
 class Delivery(Model):
-    """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
+    """Settings for retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
-    """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as a
-    consumer of another program. Entries of dead pods of this StreamConsumer are claimed within seconds. While an entry
-    is being handled or waiting for a retry, a pod regularly resets the idle time, so that the entry is not claimed."""
+    """Idle time after which a pod claims a pending entry of a consumer that may still be alive, such as a consumer of
+    another program. Entries of dead pods of this StreamConsumer are claimed within seconds. While an entry is being
+    handled or is waiting for a retry, a pod regularly resets the idle time of the entry to prevent a claim."""
 
     max_deliveries: int = Field(default=10, ge=1, le=1000)
     """Maximum number of attempts per message. If the last attempt fails, the message becomes a dead letter, which
@@ -85,11 +86,12 @@ class Delivery(Model):
 
     timeout: Annotated[timedelta, DurationRange("10ms", "24h")] | None = None
     """Time limit for the handler in each attempt. When the limit expires, the handler is cancelled and the attempt
-    counts as failed. A plain function runs in a thread, which cannot be cancelled. The thread continues, and its result
-    is ignored. If unset, a Python handler has no limit, and a request to an HTTP handler has a limit of 60 s."""
+    counts as failed. A plain function runs in a thread, which cannot be cancelled. After the limit, the thread of a
+    plain function continues, but the result is ignored. If unset, a Python handler has no limit, and a request to an
+    HTTP handler has a limit of 60 s."""
 
     backoff: Backoff = Backoff()
-    """Backoff between the attempts of a failed message. The length of the wait is random, between 0 and a limit that
+    """Backoff between the attempts of a failed message. Each wait has a random length between 0 and a limit. The limit
     doubles with each attempt."""
 
     terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
@@ -101,13 +103,13 @@ class Delivery(Model):
     immediately."""
 
     dead_letter_stream: RedisName | None = None
-    """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, with the names
-    of the stream and the consumer group. The braces are part of the key, so that the key and the stream share a hash
-    slot in a Redis Cluster."""
+    """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, where
+    `stream` and `consumerGroup` stand for the names of the stream and the consumer group. The braces are part of the
+    key, so the dead-letter stream and the stream share a hash slot in a Redis Cluster."""
 
     dead_letter_max_length: int = Field(default=100_000, ge=1, le=100_000_000)
-    """Approximate maximum number of entries in the dead-letter stream. If there are more, the oldest dead letters are
-    trimmed."""
+    """Approximate maximum number of entries in the dead-letter stream. If this number is exceeded, the oldest
+    dead letters are trimmed."""
 
     breaker: Breaker = Breaker()
     """Circuit breaker around the handler. After `failures` consecutive failures, the pod pauses and then starts a
@@ -139,9 +141,9 @@ class TraceContextSettings(Model):
     context: Literal["parent", "link", "ignore"] = "parent"
     """Relation between the spans of an attempt and the trace of the producer. `parent`: the spans belong to the
     producer's trace and follow its sampling decision. `link`: the spans have their own trace and sampling decision, and
-    contain a link to the producer's span. `ignore`: the context is not used. A batch always has its own trace. Use
-    `link` if untrusted programs write to the stream, because with `parent` these programs decide which messages are
-    sampled."""
+    contain a link to the producer's span. `ignore`: the trace context is not used. The spans of a batch always
+    have their own trace. Use `link` if untrusted programs write to the stream, because with `parent` these programs
+    decide which messages are sampled."""
 
     context_field: RedisName = "traceparent"
     """Name of the entry field that contains the trace context, in W3C `traceparent` format."""
@@ -163,15 +165,16 @@ class SharedSettings(Model):
     """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
-    """Start position of a new consumer group. `0` starts at the oldest entry, `$` skips all existing entries, and an
-    entry ID skips all entries up to and including the entry with this ID. An existing group keeps its position."""
+    """Start position of a new consumer group. `0` starts at the oldest entry, and `$` skips all entries that exist when
+    the first pod starts. If the value is an entry ID, the group starts with the next entry after this ID. An existing
+    consumer group keeps its position."""
 
     batch_count: int = Field(default=10, ge=1, le=1000)
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Maximum duration of a blocking read (`BLOCK`). A new entry or a shutdown ends the read immediately, so that a
-    long duration adds no latency."""
+    """Maximum duration of a blocking read (`BLOCK`). A new entry or a shutdown ends the read immediately, so a long
+    duration adds no latency."""
 
     concurrency: int = Field(default=1, ge=1, le=1000)
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the
@@ -179,23 +182,23 @@ class SharedSettings(Model):
 
     ordering_key: RedisName | None = None
     """Name of an entry field, such as `customer`, whose value determines which messages must be handled in order.
-    Within one pod, messages with the same value are handled one by one, in the order of the stream. Each message waits
-    until the previous message with this value has been acknowledged or has become a dead letter. Messages with
-    different values are handled in parallel. Messages without the field are handled in any order."""
+    Within one pod, messages with the same value of this field are handled one by one, in the order of the stream. Each
+    message waits until the previous message with the same value has been acknowledged or has become a dead letter.
+    Messages with different values are handled in parallel. Messages without this field are handled in any order."""
 
     encoding: Literal["utf-8", "bytes"] = "utf-8"
     """Type of the field names and values that the handler receives: `utf-8` for text, `bytes` for unchanged bytes."""
 
     delivery: Delivery = Delivery()
-    """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
+    """Settings for retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     retention: Retention = Retention()
-    """Rules for trimming the stream. By default, no entries are trimmed. An entry is trimmed only after every group of
-    the stream has acknowledged it."""
+    """Rules for trimming the stream. By default, no entries are trimmed. An entry is trimmed only after every consumer
+    group of the stream has acknowledged the entry."""
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
-    """Time in which a stopping pod can finish its running messages. The pod's termination grace period is
-    derived from this time."""
+    """Time for a stopping pod to finish the messages that its handler is processing. The termination grace period of
+    the pod is derived from `drainTimeout`."""
 
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
@@ -297,7 +300,8 @@ class HandlerSettings(Model):
     """URL that receives each message as a CloudEvent in an HTTP POST request."""
 
     batch: bool = False
-    """If true, the function receives a list with the data of several messages instead of the data of one message."""
+    """If true, each call of the handler function receives a list with the data of several messages. If false, each call
+    of the handler function receives the data of one message."""
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:

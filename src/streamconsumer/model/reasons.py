@@ -29,11 +29,11 @@ CONDITION_MEANINGS = {
 
 @dataclass(frozen=True)
 class ReasonInfo:
-    """Meaning of a reason, and the action for the user. The action is Markdown. An empty action means that the user
-    need not act."""
+    """Meaning of a reason, and the action for the user."""
 
     meaning: str
-    action: str = ""
+    action: str | None = None
+    """Action in Markdown. None if the reason describes a normal state, in which the user need not act."""
 
 
 REASONS: dict[str, ReasonInfo] = {
@@ -131,7 +131,8 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     StreamReason.GROUP_EXISTS: ReasonInfo("The consumer group exists."),
     StreamReason.GROUP_MISSING: ReasonInfo(
-        "The consumer group does not exist yet.", "start a pod; the first pod creates the group"
+        "The consumer group does not exist yet. The first pod creates the group.",
+        "wait for the first pod; if the number of pods is 0, start a pod",
     ),
     StreamReason.NOT_A_STREAM: ReasonInfo(
         "The Redis key contains a value that is not a stream.",
@@ -193,12 +194,12 @@ CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
 """Enums of reasons, each with the condition types that use the enum."""
 
 DEFAULT_ACTION = "wait; if this persists, check the pods with `kubectl describe`"
-"""Default action for reasons without an action in the table, and for reasons that only a newer operator knows."""
+"""Action for a problem whose reason has no action, or is unknown because only a newer operator knows it."""
 
 
 def action_for(reason: str, target: str = "--name NAME") -> str:
-    """Return the action for a reason as plain text. `target` contains the command-line options that name the
-    StreamConsumer."""
+    """Return the action for a problem with this reason, as plain text. `target` contains the command-line options that
+    name the StreamConsumer."""
     info = REASONS.get(reason)
-    action = info.action if info and info.action else DEFAULT_ACTION
+    action = DEFAULT_ACTION if info is None or info.action is None else info.action
     return action.replace("`", "").replace("{target}", target)

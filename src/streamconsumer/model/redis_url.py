@@ -21,7 +21,8 @@ MAX_PORT = 65535
 
 _LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 HOST_PATTERN = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]"
-"""Host name, IPv4 address or IPv6 address in brackets. Longer labels cannot be encoded for a DNS query."""
+"""Host name, IPv4 address or IPv6 address in brackets. A label of a host name has at most 63 characters, because a DNS
+query cannot contain a longer label."""
 
 FORM_MESSAGE = (
     "is not a URL of the form redis://[user:password@]host[:port][/db]; "
@@ -30,11 +31,12 @@ FORM_MESSAGE = (
 
 
 class InvalidRedisUrl(ValueError):
-    """The URL has the wrong form. The text completes a sentence whose subject is the URL."""
+    """The URL has the wrong form. The error text has no subject, because the caller puts the name of the URL before the
+    text."""
 
 
 class InvalidRedisUrlOption(InvalidRedisUrl):
-    """An option of the URL cannot be used. The text begins with the position of the option."""
+    """An option of the URL cannot be used. The error text begins with the position of the option in the URL."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RedisUrl:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     socket_path: str = ""
-    """Path of a Unix socket. Empty if the scheme is not `unix`."""
+    """Path of a Unix socket, or an empty string if the scheme is not `unix`."""
     verifies_certificate: bool = True
     verifies_host_name: bool = True
     connection_options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +102,7 @@ OPTIONS: Mapping[str, _Option] = {
     "ssl_cert_reqs": _Option("none|optional|required", str, "none or required", is_tls=True),
     "ssl_check_hostname": _boolean(is_tls=True),
 }
-"""Allowed options. None of them names a file, a class or a callable."""
+"""Allowed options. No allowed option names a file, a class or a callable."""
 
 _CREDENTIAL_OPTIONS = ("username", "password")
 _CONNECTION_OPTIONS = ("health_check_interval", "socket_connect_timeout", "socket_keepalive", "socket_timeout")
@@ -112,7 +114,8 @@ _REFUSED_OPTIONS = (
     *("port", "protocol", "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_read_size"),
     *("socket_type", "ssl_ciphers", "ssl_min_version", "ssl_validate_ocsp", "timeout"),
 )
-"""Options of redis-py that are refused. Error messages may quote these names, because they are fixed and not secret."""
+"""Options of redis-py that are refused. Error messages may quote the names of these options, because the names are
+fixed and not secret."""
 
 _FORM = re.compile(
     rf"(?P<scheme>rediss?)://((?P<userinfo>[^/?#\s]*)@)?(?P<host>{HOST_PATTERN})?(:(?P<port>[0-9]{{1,5}}))?"
@@ -124,7 +127,8 @@ _SPEC_OPTIONS = "|".join(f"{name}=({option.pattern})" for name, option in OPTION
 PLAIN_URL_PATTERN = (
     rf"rediss?://({HOST_PATTERN})?(:[0-9]{{1,5}})?(/[0-9]{{0,9}}/?)?(\?({_SPEC_OPTIONS})(&({_SPEC_OPTIONS}))*)?"
 )
-"""Pattern of a URL without credentials, for the CRD. `parse_redis_url` also checks the ranges."""
+"""Pattern of a URL without credentials, for the CRD. `parse_redis_url` also checks the ranges of numbers, such as the
+port."""
 
 
 def parse_redis_url(url: str) -> RedisUrl:
@@ -142,7 +146,9 @@ def parse_redis_url(url: str) -> RedisUrl:
     }
     for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
         if values.get(name) not in (None, value):
-            raise InvalidRedisUrl(f"has one {name} before the `?` and a different {name} after it; remove one of them")
+            raise InvalidRedisUrl(
+                f"contains two different values for {name}, before and after the `?`; remove one value"
+            )
         values[name] = value
     is_unverified = values.get("ssl_cert_reqs") == "none"
     return RedisUrl(
@@ -218,7 +224,7 @@ def _parse_query(query: str | None, *, is_tls: bool) -> dict[str, Any]:
             raise InvalidRedisUrlOption(_refusal(place, name))
         place = f"{place} ({name})"
         if name in values:
-            raise InvalidRedisUrlOption(f"{place} is set twice; remove one of them")
+            raise InvalidRedisUrlOption(f"{place} repeats an earlier option; remove one of the two options")
         values[name] = value if name in _CREDENTIAL_OPTIONS else _parse_value(place, OPTIONS[name], value, is_tls)
     return values
 
@@ -237,7 +243,7 @@ def _refusal(place: str, name: str) -> str:
 
 def _parse_value(place: str, option: _Option, value: str, is_tls: bool) -> Any:
     if option.is_tls and not is_tls:
-        raise InvalidRedisUrlOption(f"{place} needs a URL that begins with rediss://; remove the option")
+        raise InvalidRedisUrlOption(f"{place} is valid only in a URL that begins with rediss://; remove the option")
     if re.fullmatch(option.pattern, value):
         try:
             return option.parse(value)

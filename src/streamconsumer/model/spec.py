@@ -61,7 +61,7 @@ URL_MESSAGE = (
 
 
 def _check_redis_url(url: str) -> str:
-    """Check the URL. Runs before the check of the pattern, so that the error names the option that cannot be used."""
+    """Check the URL before the pattern is checked, so that the error message names the unusable option."""
     try:
         parsed = parse_redis_url(url)
     except InvalidRedisUrlOption:
@@ -139,10 +139,10 @@ class SentinelSpec(Model):
     another until one of them answers. The client starts with the sentinel that answered the previous query."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """ACL user for the sentinels, from a Secret."""
+    """Secret key that contains the name of the ACL user for the sentinels."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """Password for the sentinels, from a Secret."""
+    """Secret key that contains the password for the sentinels."""
 
 
 _CEL_DATABASE_0 = "self.url.matches(r'^[^/?]+://[^/?]*(/0*/?)?([?].*)?$') && !self.url.matches(r'[?&]db=0*[1-9]')"
@@ -166,17 +166,17 @@ class RedisSpec(
 
     url: RedisUrl | None = None
     """URL of the server, in the form `redis://host:port/database`, or `rediss://…` for TLS. If `sentinel` is set, the
-    host and the port are ignored and can be omitted, as in `redis:///0`. The scheme then also applies to the
+    host and the port are ignored and can be omitted, as in `redis:///0`. The scheme of the URL also applies to
     connections to the sentinels. If `cluster` is true, the URL must contain database 0 and the address of one node."""
 
     url_secret_ref: SecretKeyRef | None = None
-    """Complete URL with credentials, from a Secret. Alternative to `url`."""
+    """Secret key that contains the complete URL with credentials. Alternative to `url`."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """ACL user, from a Secret."""
+    """Secret key that contains the name of the ACL user."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """Password, from a Secret."""
+    """Secret key that contains the password for the server."""
 
     tls: TlsSpec | None = None
     """TLS certificates for a `rediss://` URL. If unset, the server certificate is verified with the CA certificates in
@@ -187,7 +187,7 @@ class RedisSpec(
 
     cluster: bool = False
     """If true, `url` is the address of a node in a Redis Cluster. The stream and the other Redis keys of the consumer
-    group share one hash slot. The processor connects to the node that owns the slot."""
+    group share one hash slot. The processor connects to the node that owns this hash slot."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
@@ -244,12 +244,12 @@ class HandlerSpec(
     http: HttpHandlerSpec | None = None
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
     the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
-    message. Without this header, 429 and 503 are failures. 408, 425 and every status outside 2xx and 4xx are always
-    failures. Failures are retried. Any other 4xx status makes the message a dead letter."""
+    message. Without a Retry-After header, 429 and 503 are failures. 408, 425 and every status outside 2xx and 4xx are
+    always failures. Failures are retried. Any other 4xx status makes the message a dead letter."""
 
     batch: bool = False
-    """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
-    message."""
+    """If true, each call of the handler function receives a list with the data of up to `batchCount` messages. If
+    false, each call of the handler function receives the data of one message."""
 
     @model_validator(mode="after")
     def _check_one_handler(self) -> Self:
@@ -283,19 +283,19 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server that holds the stream. Secrets must be in the namespace of the StreamConsumer. Clients
-    read the Secrets again each time they connect, so that a rotated password or certificate needs no restart."""
+    """Redis or Valkey server that holds the stream. Secrets must be in the namespace of the StreamConsumer. Each
+    Redis client reads the Secrets again when it connects, so a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
     image: ImageName | None = None
-    """Image that contains the handler and is built FROM streamconsumer-processor. If unset, the operator's default
-    image for processors is used."""
+    """Container image that contains the handler. Build the image FROM streamconsumer-processor. If unset, the
+    operator's default image for processors is used."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """Pull policy of the image. If unset, the operator's default applies. If there is no such default, Kubernetes
-    derives the policy from the image tag."""
+    """Pull policy of the image. If unset, the operator's default applies. If the operator has no default
+    either, Kubernetes derives the policy from the image tag."""
 
     replicas: int = Field(default=1, ge=0, le=1000)
     """Number of pods. To change the number, scale the StreamConsumer with `kubectl scale`, an HPA or KEDA. Do not scale
@@ -357,7 +357,7 @@ class StreamConsumer(Model):
 
 
 def _metadata_errors(name: str, namespace: str, generation: object) -> list[str]:
-    """Check the metadata. The API server does the same, but not for a manifest in a file."""
+    """Check the metadata, because a manifest from a file has not passed the same check in the API server."""
     errors = []
     if not name:
         errors.append("metadata.name is missing; it is required")
@@ -378,7 +378,7 @@ def _to_json(spec: Any) -> str:
 
 
 class _TooManyItems(Exception):
-    """A spec that was stored without validation is so large that its validation would take too long."""
+    """The spec was stored without validation, and is so large that a validation would take too long."""
 
 
 def _without_nulls(value: Any) -> Any:
@@ -396,4 +396,5 @@ def _without_nulls(value: Any) -> Any:
 def _check_kind(manifest: dict[str, Any], name: str) -> None:
     kind = f"{quote_name(manifest.get('apiVersion'))} {quote_name(manifest.get('kind'))}"
     if kind != f"{names.API_VERSION} {names.KIND}":
-        raise InvalidResource(f"{quote_name(name or 'document')}: is {kind}; expected {names.API_VERSION} {names.KIND}")
+        expected = f"{names.API_VERSION} {names.KIND}"
+        raise InvalidResource(f"{quote_name(name or 'document')}: found {kind}, expected {expected}")

@@ -1,7 +1,8 @@
 """Status of a StreamConsumer: conditions and reasons in the form that kubectl wait, kstatus, Flux and Argo CD expect.
 
 The functions in this module have no side effects: the caller passes the current time. The conditions follow kstatus.
-Users wait for Ready. Reconciling and Stalled show whether waiting will help. `reasons.py` describes each reason.
+Users wait for Ready. The conditions Reconciling and Stalled show whether a problem may disappear while the user waits.
+`reasons.py` describes each reason.
 """
 
 from collections.abc import Sequence
@@ -125,7 +126,7 @@ class StreamStats(StatusModel):
     """True if `lag` is exact. If false, `lag` is a lower bound, because Redis does not know the number and the operator
     counts entries only up to a limit."""
     pending: int | None = None
-    """Number of entries that were delivered but not acknowledged yet, including entries waiting for a retry."""
+    """Number of entries that are delivered but not yet acknowledged. Includes entries that wait for a retry."""
     oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
     """Time when the oldest pending entry was added to the stream, taken from the ID of the entry."""
     consumers: int | None = None
@@ -140,9 +141,9 @@ class ScalingStatus(StatusModel):
     """Last decision of the autoscaling."""
 
     desired_replicas: int
-    """Number of pods that the operator decided on."""
+    """Number of pods that the operator chose in this decision."""
     reason: str
-    """Reason for the number, as one word from a fixed list."""
+    """Reason for the chosen number of pods, as one word from a fixed list."""
     message: str
     """Explanation of the decision: the backlog, the target and the limit that applied. The explanation is updated when
     the number of pods or the reason changes."""
@@ -191,7 +192,7 @@ class Status(StatusModel):
 
 
 class Readiness(Model):
-    """Result of a reconcile. The conditions Ready, Reconciling, Stalled and Suspended are derived from this result."""
+    """Result of a reconcile, from which the conditions Ready, Reconciling, Stalled and Suspended are derived."""
 
     ready: bool
     reason: Reason

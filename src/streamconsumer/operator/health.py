@@ -15,6 +15,8 @@ class Health:
     queue_depth: Callable[[], int]
     """Function that returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
+    warning: Callable[[], str] = lambda: ""
+    """Function that returns a problem that /readyz reports although the operator is ready. Empty if there is none."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     is_synced: bool = False
     """True after the operator has listed all objects for the first time."""
@@ -52,7 +54,9 @@ async def serve(health: Health, host: str, port: int) -> HttpServer:
     def readyz() -> Response:
         if health.is_follower:
             return text_response(200, "ok, follower")
-        return text_response(200, "ok") if health.is_synced else text_response(503, "waiting for the first lists")
+        if not health.is_synced:
+            return text_response(503, "waiting for the first lists")
+        return text_response(200, "; ".join(filter(None, ("ok", health.warning()))))
 
     routes: Routes = {
         "/livez": lambda: text_response(200, "ok"),

@@ -30,6 +30,7 @@ from streamconsumer.operator.kube.client import KubeClient, list_all
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
 from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.kube.watches import (
     LISTED,
     OWNED_KINDS,
@@ -42,7 +43,7 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
-from streamconsumer.operator.redis_monitor.destinations import Destinations
+from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.text import json_printable
@@ -56,6 +57,8 @@ WORKERS = 8
 
 RESYNC_INTERVAL = timedelta(minutes=10)
 """The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
+
+DANGEROUS_EXCEPTION = "allowed_destinations lets all authors of StreamConsumers use the operator to reach its own host"
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ def run() -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - modules that import this one need no loop
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - importers of this module need no event loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
@@ -91,8 +94,16 @@ async def operate(settings: OperatorSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    _warn_of_dangerous_exceptions(settings)
     async with connect() as api:
         await Operator(KubeClient(api), settings).run(stop)
+
+
+def _warn_of_dangerous_exceptions(settings: OperatorSettings) -> None:
+    for network in settings.allowed_destinations:
+        if kinds := dangerous_addresses(network):
+            fields = {"network": str(network), "allows": kinds, "remedy": "remove it from allowedDestinations"}
+            log.warning(DANGEROUS_EXCEPTION, extra=fields)
 
 
 class Operator:
@@ -101,17 +112,20 @@ class Operator:
     def __init__(self, kube: KubeClient, settings: OperatorSettings) -> None:
         self.kube = kube
         self.settings = settings
-        self.cache = ObjectCache()
-        self.queue = WorkQueue()
+        self.queue = WorkQueue(self._is_large)
+        self.cache = ObjectCache(self.queue.add)
         self.create_debounce = CreateDebounce(self.queue.add)
-        self.health = Health(queue_depth=self.queue.__len__)
+        self.status_writer = StatusWriter(kube)
+        self.health = Health(queue_depth=self.queue.__len__, warning=lambda: self.status_writer.warning)
         self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
         self.destinations = Destinations(settings.allowed_destinations)
         self.redis_monitor = RedisMonitor(
             self.secrets, self.queue.add, interval=settings.stream_interval, destinations=self.destinations
         )
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
+        self.reconciler = Reconciler(
+            kube, self.secrets, self.cache, settings, self.redis_monitor, self.events, self.status_writer
+        )
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)
@@ -151,7 +165,7 @@ class Operator:
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("running as follower", extra={"http_port": self._http_server.port})
+        log.info("running as follower until the leader election is won", extra={"http_port": self._http_server.port})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
@@ -183,7 +197,7 @@ class Operator:
     async def _update_api_servers(self) -> None:
         """Add the current addresses of the API server to `destinations.api_servers`. The operator never connects to
         these addresses on behalf of a StreamConsumer. Earlier addresses stay in the set, because a cluster may have
-        several API servers, and each announces only its own address."""
+        several API servers, and each API server announces only its own address."""
         loop = asyncio.get_running_loop()
         for host, port in await self.kube.server_endpoints():
             try:
@@ -219,7 +233,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for running tasks."""
+            """Stop the operator's tasks first. After a signal, kopf waits up to 5 s for tasks that still run."""
             stop.set()
             await self._shutdown()
 
@@ -253,6 +267,9 @@ class Operator:
         for key in self.cache.consumers:
             if key[0] == namespace:
                 self.queue.add(key)
+
+    def _is_large(self, key: Key) -> bool:
+        return self.cache.is_large(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

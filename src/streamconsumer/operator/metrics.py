@@ -51,7 +51,8 @@ _CONDITIONS = {
 class StreamGauges:
     """A Prometheus collector that reads the cached StreamConsumers and the result of each stream's last poll.
 
-    A thread may call `collect`, because manifests, observations and throughputs are replaced and never changed."""
+    A thread may call `collect`, because the event loop replaces manifests, observations and throughputs but never
+    changes the old objects."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ def _labels(key: Key, manifest: Manifest) -> list[str]:
 
 def _to_finite(value: Any) -> float | None:
     """Return the value as a number, or None if it is not a finite number. A value in the status can have any type,
-    because users may write the status."""
+    because a user with permission to write the status can store any value."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -68,7 +68,7 @@ RULES = (
 
 SECRET_READER = "streamconsumer-secret-reader"  # noqa: S105 - the name of a role
 """The name of the role that allows the operator to read Secrets. The role has no effect until a RoleBinding refers to
-it. The role is a ClusterRole. If the operator watches only some namespaces, each of these namespaces has a Role
+the role. The role is a ClusterRole. If the operator watches only some namespaces, each of these namespaces has a Role
 instead, so that the installation needs no cluster-wide permissions."""
 
 SECRET_READER_RULES = (
@@ -82,15 +82,16 @@ SECRET_READER_RULES = (
 )
 
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
-"""The prefix of the user name of a ServiceAccount. The namespace and the name follow, separated by a colon."""
+"""The prefix of the user name of a ServiceAccount. In a user name, the namespace and the name of the ServiceAccount
+follow this prefix, separated by a colon."""
 
 
 def grant_command(namespace: str, user: str, *, is_cluster_wide: bool) -> str:
     """Return the command that allows an operator to read the Secrets of a namespace.
 
-    `user` is the user name of the operator, or empty if unknown. `is_cluster_wide` is True if the operator watches all
-    namespaces. The role of a RoleBinding is immutable. The RoleBinding to a Role and the RoleBinding to the ClusterRole
-    therefore have different names."""
+    `user` is the user name of the operator, or an empty string if the user name is unknown. `is_cluster_wide` is True
+    if the operator watches all namespaces. The role of a RoleBinding is immutable. The RoleBinding to a Role and the
+    RoleBinding to the ClusterRole therefore have different names."""
     binding, option = (SECRET_READER, "clusterrole") if is_cluster_wide else (f"{SECRET_READER}-role", "role")
     subject = f"--user={shlex.quote(user)}"
     if user.startswith(SERVICE_ACCOUNT_PREFIX):

@@ -1,4 +1,5 @@
-"""The interface for tracing a reconcile. By default, nothing is recorded; `tracing.py` records with OpenTelemetry."""
+"""The interface for tracing a reconcile. By default, nothing is recorded. `tracing.py` implements the interface with
+OpenTelemetry."""
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar

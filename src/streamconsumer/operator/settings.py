@@ -70,9 +70,9 @@ class OperatorSettings(Model):
     allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(
         default=[]
     )
-    """CIDRs, separated by commas, that the operator may connect to despite its default rules. The default rules refuse
-    loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of clouds. The API
-    server is always refused. This setting does not restrict pods."""
+    """CIDRs, separated by commas, of addresses to which the operator may connect despite the default rules. The default
+    rules refuse loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of
+    clouds. Addresses of the API server are always refused. This setting does not restrict pods."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port on which the operator serves /livez, /readyz and /metrics."""

@@ -2,10 +2,10 @@
 
 The operator imports this module only if an endpoint is configured. No other module of the operator uses OpenTelemetry.
 
-A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. Any other
-reconcile starts a new trace, with one child span per write request. A client that applies a StreamConsumer may store
-its own trace context in the annotation `tracing.k8s.io/traceparent`. The new trace then links to the client's trace.
-Events that `kubectl describe` shows are also recorded as span events with the same text.
+A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. A reconcile
+that writes or fails starts a new trace, with one child span per write request. A client that applies a StreamConsumer
+may store its own trace context in the annotation `tracing.k8s.io/traceparent`. The trace of the reconcile then links to
+the client's trace. Events that `kubectl describe` shows are also recorded as span events with the same text.
 """
 
 import os
@@ -63,7 +63,8 @@ class ReconcileTracing:
 
     @contextmanager
     def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[ReconcileTrace]:
-        """Trace one reconcile. An exception is recorded as the status of the span and raised again."""
+        """Trace one reconcile. If an exception is raised, the exception is recorded as the status of the span and
+        raised again."""
         span = _ReconcileSpan(self._tracer, key, manifest, queued_seconds)
         try:
             yield span
@@ -140,7 +141,7 @@ def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
 
 
 def _resource_of(path: str) -> str:
-    """Return the resource that a path names. For `/apis/apps/v1/namespaces/shop/deployments/orders-consumer`, this is
-    `deployments`. A subresource is appended, as in `streamconsumers/status`."""
+    """Return the resource that a path names. For `/apis/apps/v1/namespaces/shop/deployments/orders-consumer`, the
+    resource is `deployments`. A subresource is appended, as in `streamconsumers/status`."""
     parts = path.split("/namespaces/", 1)[-1].split("/")
     return "/".join(part for index, part in enumerate(parts[1:]) if index != 1)

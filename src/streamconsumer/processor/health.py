@@ -15,7 +15,7 @@ from streamconsumer.http_server import HttpServer, Response, metrics_route, text
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 
 STUCK_AFTER = timedelta(seconds=60)
-"""Time without a heartbeat of the event loop after which `/livez` reports that the pod is not alive."""
+"""If the event loop sends no heartbeat for this time, `/livez` reports that the pod is not alive."""
 
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""

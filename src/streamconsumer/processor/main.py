@@ -76,11 +76,11 @@ def _flush(telemetry: SpanRecorder | None, metrics_exporter: MetricsExporter | N
         metrics_exporter.stop()
     if telemetry and not telemetry.shutdown():
         log.warning(
-            "timed out exporting the last spans; dropped",
+            "timed out exporting the last spans; these spans are dropped",
             extra={"spans_sent": telemetry.sent, "spans_dropped": telemetry.dropped},
         )
     if metrics_exporter and not metrics_exporter.join(deadline - time.monotonic()):
-        log.warning("timed out exporting the last metrics; dropped")
+        log.warning("timed out exporting the last metrics; these metrics are dropped")
 
 
 def _metric_attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
@@ -207,7 +207,7 @@ def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
-        log.info("received %s", signal.Signals(number).name)
+        log.info("received signal %s", signal.Signals(number).name)
         if stop.is_set():
             processor.force_stop()
         stop.set()

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, has_replay_marks, strip_replay_marks
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.replies import UnexpectedReply
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -121,10 +123,10 @@ class Entry:
         return entry
 
     @classmethod
-    def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
+    def redelivered(cls, message_id: str, fields: Sequence[bytes], deliveries: int) -> "Entry":
         """Create an entry that some consumer has received before. The next attempt of this entry must be counted in
         Redis."""
-        entry = cls(message_id.decode(), fields)
+        entry = cls(message_id, fields)
         entry.deliveries, entry.attempt_counted = deliveries, False
         entry.may_be_large = entry.in_large_reply = True
         return entry
@@ -132,7 +134,9 @@ class Entry:
     @classmethod
     def from_reply(cls, raw_entries: Sequence[Any]) -> "list[Entry]":
         """Parse the entries of a raw reply. Omits trimmed entries."""
-        return [cls(raw[0].decode(), raw[1]) for raw in raw_entries if raw is not None and raw[1] is not None]
+        pairs = [replies.array(raw, "XREADGROUP", 2) for raw in raw_entries if raw is not None]
+        untrimmed = [pair for pair in pairs if pair[1] is not None]
+        return [cls(message_id, fields) for message_id, fields in replies.entries(untrimmed, "XREADGROUP")]
 
     def has_replay_marks(self) -> bool:
         """Return whether the entry may have replay marks."""
@@ -229,11 +233,26 @@ class AsciiEntry(TextEntry):
 
 
 def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: bool) -> list[Entry]:
-    """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII."""
-    if encoding == "bytes":
-        return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
+    """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII.
+
+    Only the first and the last entry are checked completely, because a check of each entry would take 0.2 µs per
+    message.
+    """
     kind = AsciiEntry if is_ascii else TextEntry
-    return [kind(message_id, texts) for message_id, texts in raw_entries]
+    entries: list[Entry]
+    try:
+        if encoding == "bytes":
+            entries = [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
+        else:
+            entries = [kind(message_id, texts) for message_id, texts in raw_entries]
+        is_valid = all(replies.is_id(entry.message_id) for entry in (entries[0], entries[-1])) and all(
+            isinstance(raw[1], list) for raw in (raw_entries[0], raw_entries[-1])
+        )
+    except (AttributeError, IndexError, TypeError, ValueError):
+        is_valid = False
+    if not is_valid:  # the entries are not quoted, because they contain data of users
+        raise UnexpectedReply("XREADGROUP", [type(each).__name__ for each in raw_entries], "pairs of an id and fields")
+    return entries
 
 
 @dataclass(slots=True)  # not frozen, because creating a frozen object takes three times as long
@@ -271,7 +290,7 @@ def current_message() -> Message:
     """Return the message that is being handled. Raises LookupError outside a handler and in a batch handler."""
     current = _current.get()
     if isinstance(current, list):
-        raise LookupError(f"a batch of {len(current)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - part of the interface
+        raise LookupError(f"the handler received a batch of {len(current)} messages; call current_messages()")  # noqa: TRY004 - part of the interface
     return to_message(current)
 
 

@@ -130,14 +130,14 @@ class RedisStreamProcessor:
         """
         self._require_handler()
         if self.is_running:
-            log.warning("already listening", extra={"stream": self.stream_name})
+            log.warning("processor is already listening", extra={"stream": self.stream_name})
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
             event.clear()
         self._loop_task = asyncio.create_task(self._run_tasks(), name=f"consume {self.stream_name}")
-        log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
+        log.info("listening to the stream", extra={"stream": self.stream_name, "group": self.consumer_group_name})
         with suppress(TimeoutError):
             async with asyncio.timeout(STARTUP_TIMEOUT.total_seconds()):
                 await self._first_attempt_done.wait()
@@ -208,7 +208,7 @@ class RedisStreamProcessor:
                 self._telemetry.on_ready(await self.stream_manager.clock_offset_ns())
             self._is_open = True
         except InvalidSettings as error:
-            log.error("Redis server is unusable; stopping", extra={"error": str(error)})  # noqa: TRY400
+            log.error("Redis server is unusable; stopping the processor", extra={"error": str(error)})  # noqa: TRY400
             self._fatal_error = error
             raise
         finally:
@@ -302,14 +302,14 @@ class RedisStreamProcessor:
 
     async def _stop(self, loop_task: asyncio.Task[None]) -> None:
         in_flight = self._pipeline.in_flight
-        log.info("draining", extra={"running": in_flight.running, "unstarted": in_flight.queued})
+        log.info("draining: no new messages start", extra={"running": in_flight.running, "unstarted": in_flight.queued})
         self.health.mark_not_ready("draining")
         self._stopping.set()
         in_flight.close()
         await self._interrupt_read()
         await loop_task
         self._loop_task = None
-        log.info("stopped", extra={"stream": self.stream_name})
+        log.info("stopped listening to the stream", extra={"stream": self.stream_name})
 
     async def _interrupt_read(self) -> None:
         """End the current blocking read by CLIENT UNBLOCK. If Redis does not respond, cancel the read.

@@ -16,6 +16,8 @@ from streamconsumer.model.redis_url import RedisUrl
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 from streamconsumer.redis_client.reply_limits import ReplyLimits
+from streamconsumer.redis_client.setting_files import run_in_thread
+from streamconsumer.redis_client.tls import TlsMaterial
 
 TIMEOUT_SECONDS = 2.0
 """Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next sentinel or node is
@@ -135,6 +137,18 @@ class TlsConnection(TcpConnection, SSLConnection):
         self.ssl_context.context = await self._address_source.credentials.tls_context()
 
 
+class UrlTlsConnection(SSLConnection):
+    """Connection by TLS to a fixed address, for the library. A thread creates the context."""
+
+    def __init__(self, *, material: TlsMaterial, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._material = material
+
+    async def _connect(self) -> None:
+        self.ssl_context.context = await run_in_thread(self._material.context)
+        await super()._connect()  # type: ignore[no-untyped-call] # ships no types for it
+
+
 class UnixConnection(ResolvingConnection, UnixDomainSocketConnection):
     """Connection by Unix socket."""
 
@@ -171,9 +185,10 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
         case "unix":
             return {**options, "connection_class": UnixDomainSocketConnection, "path": url.socket_path}
         case "rediss":
-            options["connection_class"] = SSLConnection
-            options["ssl_cert_reqs"] = "required" if url.verifies_certificate else "none"
-            options["ssl_check_hostname"] = url.verifies_host_name
+            options["connection_class"] = UrlTlsConnection
+            options["material"] = TlsMaterial(
+                verifies_certificate=url.verifies_certificate, verifies_host_name=url.verifies_host_name
+            )
     return {**options, "host": url.host, "port": url.port}
 
 

@@ -73,7 +73,7 @@ class RedisCredentials:
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
         Certificates are verified against the host name in the URL, not against the resolved host.
         """
-        self._settings = settings
+        self.settings = settings
         self.resolve_host = resolve_host
         self._values = self._read_values()
         self._context: tuple[TlsMaterial, ssl.SSLContext] | None = None
@@ -85,7 +85,7 @@ class RedisCredentials:
 
     async def refresh(self) -> None:
         """Read the files of the settings again, in a thread. Raises InvalidSettings."""
-        if not any(name.endswith("_file") and value for name, value in self._settings):
+        if not any(name.endswith("_file") and value for name, value in self.settings):
             return
         values = await run_in_thread(self._read_values)
         if values.url.scheme != self.scheme:
@@ -147,12 +147,12 @@ class RedisCredentials:
         url = self._parse_url(self._read_setting("url") or "")
         names = ("username", "password", "sentinel_username", "sentinel_password")
         texts = {name: self._read_setting(name) for name in names}
-        settings = self._settings
+        settings = self.settings
         certificates = {"ca": self._read_setting("tls_ca", MAX_CA_BYTES)}
         certificates |= {name: self._read_setting(f"tls_{name}") for name in ("cert", "key")}
         if url.scheme != "rediss":
             if any(certificates.values()) or settings.tls_insecure_skip_verify:
-                raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
+                raise InvalidSettings(f"{_env_name('tls')}_…: these variables require a URL that begins with rediss://")
             return _Values(url, texts, None)
         verifies_certificate = url.verifies_certificate and not settings.tls_insecure_skip_verify
         tls = TlsMaterial(
@@ -173,7 +173,7 @@ class RedisCredentials:
 
     def _read_setting(self, name: str, max_bytes: int = MAX_SECRET_BYTES) -> str | None:
         """Return a setting, or the current content of its file without the trailing newline that editors add."""
-        text = self._read_file(name, max_bytes) if getattr(self._settings, f"{name}_file") else self._text(name)
+        text = self._read_file(name, max_bytes) if getattr(self.settings, f"{name}_file") else self._text(name)
         if text is not None:
             try:
                 text.encode()
@@ -182,13 +182,13 @@ class RedisCredentials:
         return text
 
     def _text(self, name: str) -> str | None:
-        value = getattr(self._settings, name, None)
+        value = getattr(self.settings, name, None)
         return value.get_secret_value() if isinstance(value, SecretStr) else value
 
     def _read_file(self, name: str, max_bytes: int) -> str:
         setting = f"{name}_file"
         try:
-            return read_text_file(Path(getattr(self._settings, setting)), max_bytes).rstrip("\r\n")
+            return read_text_file(Path(getattr(self.settings, setting)), max_bytes).rstrip("\r\n")
         except FileNotFoundError:
             advice = "check that the Secret exists and contains the key"
             raise InvalidSettings(f"{self._describe(setting)}: file not found; {advice}") from None
@@ -196,7 +196,7 @@ class RedisCredentials:
             raise InvalidSettings(f"{self._describe(setting)}: cannot be read as text: {error}") from None
 
     def _describe(self, setting: str) -> str:
-        file = getattr(self._settings, setting)
+        file = getattr(self.settings, setting)
         return f"{_env_name(setting)} is {file}" if file else _env_name(setting.removesuffix("_file"))
 
 

@@ -31,6 +31,9 @@ class RedisErrorInfo:
     """True if the server does not accept writes, so that the primary must be found again."""
     context: str = ""
     """Start of the message: the stream, the group and the server, without credentials."""
+    unquoted: str = ""
+    """The message without any text of the server. The operator uses this message, because the server may be hidden from
+    the author of the StreamConsumer."""
     is_no_reply: bool = False
     """True if no Redis server replied: the connection failed, timed out or ended, or another protocol was found."""
 
@@ -62,6 +65,7 @@ _MESSAGES = {
     "NOREPLICAS": "the server has too few replicas in sync and refuses writes; waiting",
     "MISCONF": "the server cannot persist and refuses writes; check its disk",
     UNKNOWN_COMMAND: "the server lacks a required command, which may be renamed, disabled or refused by a proxy",
+    "max number of clients": "the server has too many connections; raise maxclients, or close connections",
     DATABASE_OUT_OF_RANGE: "the server has no database with this number; correct the number at the end of the URL",
 }
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
@@ -79,6 +83,8 @@ _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRY
 _NO_REPLY_TYPES = {"ConnectionError", "TimeoutError"}
 """Names of the exceptions that redis-py raises if no Redis server replied."""
 
+_UNKNOWN_ERROR = "the server replied with an unknown error; the logs of the pods contain its text"
+
 _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and port"
 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
@@ -87,16 +93,24 @@ _NO_TLS = "WRONG_VERSION_NUMBER"
 """OpenSSL's error if the server sends data that is not TLS. Any server that uses another protocol can cause this
 error."""
 
+_OLD_TLS = "the server supports only TLS versions before 1.2; enable TLS 1.2 or 1.3 on the server"
+
 _TLS_MESSAGES = {
-    "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
-    "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL",
+    "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL, or, in a "
+    "Redis Cluster or with Sentinel, the announced host name",
+    "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL. "
+    "Nodes of a Redis Cluster and servers behind Sentinel must announce host names; if they announce only addresses, "
+    "as some cloud services do, add ?ssl_check_hostname=false to the URL",
     "certificate has expired": "the server's certificate has expired; renew it",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is from an unknown certificate authority; "
     "set redis.tls.caSecretRef",
     "CERTIFICATE_REQUIRED": "the server requires a client certificate; set redis.tls.certSecretRef",
     "ALERT_UNKNOWN_CA": "the server does not trust the client certificate; correct redis.tls.certSecretRef",
     "HANDSHAKE_FAILURE": "the server rejects the handshake; if it requires a client certificate, "
-    "set redis.tls.certSecretRef",
+    "set redis.tls.certSecretRef; otherwise, enable TLS 1.3 or cipher suites with ECDHE on the server, because suites "
+    "with RSA or DHE key exchange are not supported",
+    "ALERT_PROTOCOL_VERSION": _OLD_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
     AFTER_TLS_HANDSHAKE: "the server closes the connection; if it requires a client certificate, "
     "set redis.tls.certSecretRef",
     _NO_TLS: "the server does not use TLS at this port; use redis:// or another port in the URL",
@@ -110,24 +124,29 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
     The message begins with `context`: the stream, the group and the server, without credentials.
     """
     if isinstance(error, StreamConsumerError):
-        return RedisErrorInfo(type(error).__name__, f"{context}: {error}")
+        message = f"{context}: {error}"
+        return RedisErrorInfo(type(error).__name__, message, unquoted=message)
     if type(error).__name__ == "InvalidResponse":  # its text quotes what the server sent
         return RedisErrorInfo("InvalidResponse", f"{context}: {_FOREIGN_PROTOCOL}", context=context, is_no_reply=True)
     text = _SCRIPT_ERROR_PREFIX.sub("", printable(" ".join(str(error)[:MAX_ERROR_LENGTH].split())))
     if phrase := next((phrase for phrase in _TLS_MESSAGES if phrase in text), ""):
-        message, is_no_reply = f"{context}: {_TLS_MESSAGES[phrase]} ({text})", phrase == _NO_TLS
-        return RedisErrorInfo("TLS", message, context=context, is_no_reply=is_no_reply)
+        unquoted = f"{context}: {_TLS_MESSAGES[phrase]}"
+        message, is_no_reply = f"{unquoted} ({text})", phrase == _NO_TLS
+        return RedisErrorInfo("TLS", message, context=context, unquoted=unquoted, is_no_reply=is_no_reply)
     code = _error_code(error, text)
     if not code:
         kind = type(error).__name__
         is_no_reply = kind in _NO_REPLY_TYPES or isinstance(error, OSError)
-        return RedisErrorInfo(kind, f"{context}: {text or kind}", context=context, is_no_reply=is_no_reply)
+        unquoted = f"{context}: {getattr(error, 'unquoted', _UNKNOWN_ERROR)}"
+        message = f"{context}: {text or kind}"
+        return RedisErrorInfo(kind, message, context=context, unquoted=unquoted, is_no_reply=is_no_reply)
     flags: dict[str, Any] = {
         "is_command_unavailable": code in _COMMAND_UNAVAILABLE_CODES,
         "is_group_lost": code in _GROUP_LOST_CODES,
         "must_relocate": code in _RELOCATE_CODES,
     }
-    return RedisErrorInfo(code, f"{context}: {_MESSAGES[code]} ({text})", is_known=True, **flags)
+    unquoted = f"{context}: {_MESSAGES[code]}"
+    return RedisErrorInfo(code, f"{unquoted} ({text})", unquoted=unquoted, is_known=True, **flags)
 
 
 def root_cause(error: BaseException) -> BaseException:

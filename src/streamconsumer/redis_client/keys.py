@@ -6,11 +6,16 @@ from binascii import crc_hqx
 def group_key(stream: str, group: str, suffix: str) -> str:
     """Return the name of a companion key in the stream's hash slot, such as `{orders}:billing:dead-letters`.
 
-    Redis Cluster hashes the text between the first `{` and the next `}`, or the whole key if there is no such text.
+    Redis Cluster hashes the text between the first `{` and the next `}`, or the whole key if there is no such text. If
+    the stream already has such a hash tag, the stream is followed by two colons.
+
+    No two groups share a key. The group contributes no colon, so the last two colons separate the three parts of the
+    key. The first part ends with `}` if the stream has no hash tag, and with a colon otherwise.
     """
     begin = stream.find("{")
     has_hash_tag = begin >= 0 and stream.find("}", begin) > begin + 1
-    return f"{stream if has_hash_tag else f'{{{stream}}}'}:{group}:{suffix}"
+    escaped_group = group.replace("%", "%25").replace(":", "%3A")
+    return f"{f'{stream}:' if has_hash_tag else f'{{{stream}}}'}:{escaped_group}:{suffix}"
 
 
 def same_slot(stream: str) -> bool:

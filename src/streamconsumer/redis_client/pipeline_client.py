@@ -14,9 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
-from streamconsumer.redis_client.credentials import HostResolver
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
@@ -51,9 +50,8 @@ class PipelineClient:
 
     def __init__(
         self,
-        settings: RedisSettings,
+        credentials: RedisCredentials,
         stream: str,
-        resolve_host: HostResolver,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         """Prepare a client without connecting. Raises InvalidSettings.
@@ -61,8 +59,8 @@ class PipelineClient:
         In a Redis Cluster, the client connects to the node that holds `stream`.
         """
         self._timeout_seconds = timeout_seconds
-        self._topology = topology(settings, stream, resolve_host)
-        if self._topology.credentials.scheme == "unix":
+        self._topology = topology(credentials, stream)
+        if credentials.scheme == "unix":
             raise InvalidSettings("found a URL with a Unix socket, expected redis:// or rediss://")
         self._limits = ReplyLimits(MAX_REPLY_BYTES)
         self._connection: AbstractConnection | None = None

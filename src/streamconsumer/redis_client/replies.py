@@ -6,9 +6,9 @@ names the subject (a command or a field in its reply), the value found and the v
 
 import re
 import reprlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import InvalidResponse
 
@@ -21,6 +21,8 @@ MAX_COUNT = 2**63 - 1
 MAX_ID_PART = 2**64 - 1
 """Maximum value of each of the two numbers in an entry id."""
 
+T = TypeVar("T")
+
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _quotes = reprlib.Repr()
@@ -32,6 +34,8 @@ class UnexpectedReply(InvalidResponse):
 
     def __init__(self, subject: str, found: Any, expected: str) -> None:
         super().__init__(f"reply to {subject}: found {_quotes.repr(found)}, expected {expected}")
+        self.unquoted = f"reply to {subject}: found {_type_name(found)}, expected {expected}"
+        """The message without any text of the server."""
 
 
 def count(reply: Any, subject: str) -> int:
@@ -40,6 +44,14 @@ def count(reply: Any, subject: str) -> int:
     if number is None or not 0 <= number <= MAX_COUNT:
         raise UnexpectedReply(subject, reply, "a number from 0 to 2^63 - 1")
     return number
+
+
+def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
+    """Return the value in `expected` that is equal to the reply and has its type."""
+    for value in expected:
+        if type(reply) is type(value) and reply == value:
+            return value
+    raise UnexpectedReply(subject, reply, f"one of {', '.join(map(repr, expected))}")
 
 
 def optional_count(reply: Any, subject: str) -> int | None:
@@ -129,7 +141,7 @@ def is_id(value: str) -> bool:
 def parse_id(message_id: str) -> tuple[int, int]:
     """Return an entry id as (milliseconds, sequence), which sorts in stream order."""
     if not is_id(message_id):
-        raise UnexpectedReply("a command with entry ids", message_id, "an entry id, such as 1700000000000-0")
+        raise UnexpectedReply("a Redis command", message_id, "an entry id, such as 1700000000000-0")
     milliseconds, _, sequence = message_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
@@ -137,6 +149,19 @@ def parse_id(message_id: str) -> tuple[int, int]:
 def to_milliseconds(duration: timedelta) -> int:
     """Return a duration in milliseconds, rounded."""
     return round(duration / timedelta(milliseconds=1))
+
+
+def _type_name(reply: Any) -> str:
+    match reply:
+        case None:
+            return "nil"
+        case bytes():
+            return f"a string of {len(reply)} bytes"
+        case list():
+            return f"an array of {len(reply)} elements"
+        case int():
+            return "an integer"
+    return "an error"
 
 
 def _number(reply: Any) -> int | None:

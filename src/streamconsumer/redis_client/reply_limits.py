@@ -45,6 +45,11 @@ _MAX_INTEGER = 2**63 - 1
 class ReplyTooLarge(RedisConnectionError):
     """A reply exceeds the limit. The connection must be closed, because the rest of the reply is unread."""
 
+    @property
+    def unquoted(self) -> str:
+        """The message, which contains no text of the server."""
+        return str(self)
+
 
 class ReplyLimits:
     """Limits of the replies on one connection.

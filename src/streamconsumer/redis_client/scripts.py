@@ -6,9 +6,13 @@ have any number of groups, consumers and entries, and a name or a value can have
 return only numbers, ids and a limited number of short names.
 """
 
-_READ = """
+MAX_CONSUMERS = 10_000
+"""Maximum number of consumers of a group that a pod, a script or a command lists. XINFO CONSUMERS has no limit of its
+own: for 10,000 consumers, the command takes 10 ms and a script takes 60 ms; for a million, a script takes 15 s."""
+
+SCRIPT_FUNCTIONS = f"""
 local function dictionary(flat)
-  local values = {}
+  local values = {{}}
   for i = 1, #flat, 2 do values[flat[i]] = flat[i + 1] end
   return values
 end
@@ -16,26 +20,43 @@ local function call(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then  -- Redis 6.2 adds a prefix to each error
     local words = reply.err:gsub('^@user_script: ?%d+: %-?', '')
-    return {err = words}, true
+    return {{err = words}}, true
   end
   return reply, false
 end
-"""
-
-PROBE_GROUP = f"""{_READ}
-local groups, failed = call('XINFO', 'GROUPS', KEYS[1])
-local group = groups
-if not failed then
-  group = false
+local function find_group(stream, name)
+  local groups, failed = call('XINFO', 'GROUPS', stream)
+  if failed then return groups, true end
   for _, line in ipairs(groups) do
     local info = dictionary(line)
-    if info.name == ARGV[1] then
-      group = {{info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}}
-    end
+    if info.name == name then return info, false end
   end
+  return false, false
 end
-local length, pending = call('XLEN', KEYS[1]), false
-if group and not failed then
+local function too_many_consumers(group)
+  local found = 'ERR found ' .. group.consumers .. ' consumers in the group'
+  return {{err = found .. ', expected at most {MAX_CONSUMERS}; delete unused consumers'}}
+end
+local function list_consumers(stream, name)
+  local group, failed = find_group(stream, name)
+  if failed then return group, true end
+  if group and group.consumers > {MAX_CONSUMERS} then return too_many_consumers(group), true end
+  return call('XINFO', 'CONSUMERS', stream, name)
+end
+"""
+"""First part of the scripts. `call` and the functions after it return a reply, and true if the reply is an error.
+`find_group` returns false if the group does not exist. `list_consumers` returns an error above MAX_CONSUMERS."""
+
+PROBE_GROUP = f"""{SCRIPT_FUNCTIONS}
+local info, failed = find_group(KEYS[1], ARGV[1])
+local group, length, pending = info, call('XLEN', KEYS[1]), false
+if info and not failed then
+  group = {{info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}}
+end
+if info and not failed and info.consumers > {MAX_CONSUMERS} then
+  local entries, pending_failed = call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)
+  pending = pending_failed and entries or {{entries[1] and entries[1][1] or false, info.pending, ''}}
+elseif info and not failed then
   local summary, pending_failed = call('XPENDING', KEYS[1], ARGV[1])
   pending = summary
   if not pending_failed then
@@ -65,10 +86,33 @@ The second part is the length of the stream.
 
 The third part contains the smallest pending id, the number of entries that consumers other than ARGV[2] own, and a text
 with consumer names. Each name is followed by the consumer's number of pending entries. The text contains at most
-ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group.
+ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group. If the group has
+more than MAX_CONSUMERS consumers, the number contains all pending entries, and the text is empty.
 """
 
-LAST_GENERATED_ID = f"""{_READ}
+FIND_GROUP = f"""{SCRIPT_FUNCTIONS}
+local group, failed = find_group(KEYS[1], ARGV[1])
+if failed or not group then return group end
+return {{group['last-delivered-id'], group.consumers}}
+"""
+"""Lua script that returns the last delivered id and the number of consumers of the group ARGV[1], or nil if the group
+does not exist."""
+
+LIST_GROUPS = f"""{SCRIPT_FUNCTIONS}
+local groups, failed = call('XINFO', 'GROUPS', KEYS[1])
+if failed then return groups end
+local exists, names = 0, {{}}
+for _, line in ipairs(groups) do
+  local name = dictionary(line).name
+  if name == ARGV[1] then exists = 1 end
+  if #names < tonumber(ARGV[2]) then names[#names + 1] = name:sub(1, 256) end
+end
+return {{exists, #groups, names}}
+"""
+"""Lua script that returns 1 if the group ARGV[1] exists, the number of groups, and the first 256 bytes of the names of
+at most ARGV[2] groups."""
+
+LAST_GENERATED_ID = f"""{SCRIPT_FUNCTIONS}
 local info, failed = call('XINFO', 'STREAM', KEYS[1])
 if failed then return info end
 return dictionary(info)['last-generated-id']
@@ -96,8 +140,8 @@ of entries. The reply is ARGV[2] if more entries may follow.
 
 XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 
-LIST_CONSUMERS = f"""{_READ}
-local consumers, failed = call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+LIST_CONSUMERS = f"""{SCRIPT_FUNCTIONS}
+local consumers, failed = list_consumers(KEYS[1], ARGV[1])
 if failed then return consumers end
 local lines = {{}}
 for _, line in ipairs(consumers) do
@@ -111,7 +155,7 @@ return {{unpack(lines, 1, math.min(#lines, tonumber(ARGV[2])))}}
 come first. Each line contains the first 256 bytes of the name, the number of pending entries and the idle time in
 milliseconds."""
 
-LIST_PENDING = f"""{_READ}
+LIST_PENDING = f"""{SCRIPT_FUNCTIONS}
 local pending, failed = call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])
 if failed then return pending end
 for _, line in ipairs(pending) do line[2] = line[2]:sub(1, 256) end
@@ -119,25 +163,6 @@ return pending
 """
 """Lua script that returns the ARGV[2] oldest pending entries of the group ARGV[1]. Each line contains the id, the first
 256 bytes of the consumer's name, the idle time in milliseconds and the delivery count."""
-
-FIND_ABSENT_CONSUMERS = """
-local now, names = tonumber(redis.call('TIME')[1]), {}
-for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local info = {}
-  for i = 1, #line, 2 do info[line[i]] = line[i + 1] end
-  if info.pending == 0 and #info.name <= 63 and info.name:sub(1, #ARGV[2]) == ARGV[2] then
-    local announced_at = redis.call('HGET', KEYS[2], info.name)
-    local age = now - (tonumber(announced_at or 0) or now)
-    if age > tonumber(ARGV[3]) and #names < tonumber(ARGV[4]) then names[#names + 1] = info.name end
-  end
-end
-return names
-"""
-"""Lua script that returns at most ARGV[4] absent consumers of the group ARGV[1] whose names begin with ARGV[2].
-
-A consumer is absent if it has no pending entries, and if its last announcement in the hash KEYS[2] is missing or older
-than ARGV[3] seconds. A consumer whose announcement is not a number counts as present.
-"""
 
 DELETE_IDLE_CONSUMER = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end

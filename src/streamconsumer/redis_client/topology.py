@@ -22,16 +22,18 @@ from redis.exceptions import RedisError
 
 from streamconsumer.errors import DestinationNotAllowed, InvalidSettings, StreamConsumerError
 from streamconsumer.model.env_codec import env_name
-from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import execute_once
-from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
+from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 
 HostPort = tuple[str, int]
 
 _NO_HOST_NAME = b"?"
 """Host that a Redis Cluster node announces if its settings prefer host names but the node has no host name."""
+
+_PORT_COMMANDS = "SENTINEL or CLUSTER SLOTS"
+"""Commands whose replies contain the port of a primary."""
 
 
 class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
@@ -90,7 +92,7 @@ class SentinelTopology(Topology):
 
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
-            raise LookupError("does not know a primary of this name")
+            raise LookupError("the sentinel does not know a primary with this name")
         host, port = replies.array(reply, "SENTINEL", 2)
         return replies.text(host, "SENTINEL"), _parse_port(port)
 
@@ -135,14 +137,14 @@ class ClusterTopology(Topology):
         if slot_owner is not None:
             return slot_owner
         if has_owner:
-            remedy = "set cluster-announce-hostname, or another cluster-preferred-endpoint-type"
-            raise LookupError(f"the node of slot {self._slot} announces no host name; {remedy}")
-        raise LookupError(f"no node has slot {self._slot}")
+            remedy = "set cluster-announce-hostname, or change cluster-preferred-endpoint-type"
+            raise LookupError(f"the node that owns hash slot {self._slot} announces no host name; {remedy}")
+        raise LookupError(f"no node of the Redis Cluster owns hash slot {self._slot}")
 
 
-def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
+def topology(credentials: RedisCredentials, stream: str) -> Topology:
     """Return the topology that the settings select. Raises InvalidSettings if the settings cannot be used."""
-    credentials = RedisCredentials(settings, resolve_host)
+    settings = credentials.settings
     if settings.sentinel_master:
         nodes = [_parse_node(node) for node in settings.sentinel_nodes]
         return SentinelTopology(credentials, settings.sentinel_master, nodes)
@@ -165,9 +167,9 @@ def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
 
 
 def _parse_port(reply: Any) -> int:
-    port = replies.count(reply, "a query for the primary")
+    port = replies.count(reply, _PORT_COMMANDS)
     if not 1 <= port <= 65_535:
-        raise replies.UnexpectedReply("a query for the primary", reply, "a port from 1 to 65535")
+        raise replies.UnexpectedReply(_PORT_COMMANDS, reply, "a port from 1 to 65535")
     return port
 
 

@@ -1,5 +1,9 @@
 """Traces as trees, and the selection of the traces to show."""
 
+from dataclasses import replace
+
+from rich.cells import cell_len
+
 from streamconsumer.cli.dev.trace_trees import (
     INTERVAL_SECONDS,
     QUIET_PERIOD_SECONDS,
@@ -8,6 +12,7 @@ from streamconsumer.cli.dev.trace_trees import (
     format_nanoseconds,
     render,
 )
+from streamconsumer.text import printable
 
 MILLISECOND = 1_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -38,6 +43,14 @@ RETRIED = Span(
 
 def consumer_span(number: int) -> Span:
     return Span(f"{number:032x}", "s", "missing-parent", "process orders", 0, MILLISECOND)
+
+
+def test_columns_are_aligned_after_names_are_escaped_and_for_wide_characters() -> None:
+    names = ("process orders", "process \x1b[31m\u202eorders", "process 注文")
+    spans = [replace(SEND, span_id=str(number), name=name) for number, name in enumerate(names)]
+    lines = [line.plain for line in render(spans)[1:]]
+    assert {cell_len(printable(line.split("✓")[0])) for line in lines} == {len(r"process \x1b[31m\u202eorders ")}
+    assert r"\x1b[31m\u202e" in lines[1]
 
 
 def test_trace_is_rendered_as_a_tree_with_its_attempts_in_order() -> None:

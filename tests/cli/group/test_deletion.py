@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.group.deletion import DeletionResult, delete_group
+from streamconsumer.cli.group.deletion import MAX_REGISTRATIONS, DeletionResult, delete_group
 from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, Reject, Retry
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
+from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 from tests.cli.target_command import TargetCommand
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
@@ -261,6 +262,29 @@ async def test_invalid_or_future_registration_counts_as_alive(group: Group, regi
     assert "found the live consumers 'pod-a', expected none" in ran.err
 
 
+async def test_group_with_too_many_consumers_is_kept(group: Group) -> None:
+    pipeline = group.client.pipeline(transaction=False)
+    for number in range(MAX_CONSUMERS + 1):
+        pipeline.xgroup_createconsumer(STREAM, GROUP, f"leaked-{number}")
+    await pipeline.execute()
+    ran = await run("--yes", url=group.url)
+    assert ran.code == 3
+    assert f"found {MAX_CONSUMERS + 1} consumers in the group, expected at most {MAX_CONSUMERS}" in ran.err
+    assert "delete unused consumers" in ran.err
+    assert await group.group_exists()
+
+
+async def test_group_with_too_many_registrations_is_kept(group: Group) -> None:
+    for first in (0, MAX_REGISTRATIONS):
+        names: Any = {f"leaked-{number}": 1 for number in range(first, first + MAX_REGISTRATIONS)}
+        await group.client.hset(CONSUMERS, mapping=names)
+    ran = await run("--yes", url=group.url)
+    assert ran.code == 3
+    assert f"found {2 * MAX_REGISTRATIONS} registrations of consumers, expected at most {MAX_REGISTRATIONS}" in ran.err
+    assert f"delete {CONSUMERS}, wait until live consumers have registered again" in ran.err
+    assert await keys(group) == {STREAM, CONSUMERS}
+
+
 async def test_keys_of_other_types_are_reported_and_kept(any_group: Group) -> None:
     await any_group.client.set("text", "x")
     ran = await run("--yes", "--redis-url", any_group.url, "--stream", "text", "--group", GROUP)
@@ -314,7 +338,10 @@ async def test_deletion_without_a_terminal_requires_yes(group: Group) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--yes"], "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer"),
+        (
+            ["--yes"],
+            "missing --redis-url, --stream, --group; pass each missing option, or the name of a StreamConsumer",
+        ),
         (["--yes", "--redis-url", "redis://x", "--stream", STREAM], "missing --group;"),
         (["--yes", "orders", "--stream", STREAM], "--stream: cannot be combined with the name of a StreamConsumer"),
         (["--yes", "-n", "shop", "--stream", STREAM], "-n and --context require the name of a StreamConsumer"),

@@ -112,17 +112,17 @@ def redact(text: str) -> str:
 
 
 @pytest.mark.parametrize("encoding", [each for each in ENCODINGS if each not in PLAIN_ONLY])
-@pytest.mark.parametrize("name", TOKENS)
-def test_token_is_removed_in_any_text(name: str, encoding: str) -> None:
-    text = redact(ENCODINGS[encoding](f"request failed, {TOKENS[name]} was used"))
-    assert TOKENS[name][-12:] not in text
-    assert "request failed" in text
+def test_token_is_removed_in_any_text(encoding: str) -> None:
+    for name, token in TOKENS.items():
+        text = redact(ENCODINGS[encoding](f"request failed, {token} was used"))
+        assert token[-12:] not in text, name
+        assert "request failed" in text, name
 
 
 @pytest.mark.parametrize("encoding", [each for each in ENCODINGS if each not in PLAIN_ONLY])
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_value_of_a_secret_setting_is_removed(setting: str, encoding: str) -> None:
-    assert SECRET not in redact(ENCODINGS[encoding](setting.format(SECRET)))
+def test_value_of_a_secret_setting_is_removed(encoding: str) -> None:
+    redacted = {setting: redact(ENCODINGS[encoding](setting.format(SECRET))) for setting in SETTINGS}
+    assert {setting: text for setting, text in redacted.items() if SECRET in text} == {}
 
 
 @pytest.mark.parametrize("encoding", PLAIN_ONLY)

@@ -12,7 +12,13 @@ from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
 from tests.operator.namespace import Namespace, eventually
 from tests.operator.operator_process import running_operator
-from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
+from tests.operator.redis_operator import (
+    create_group,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+)
 
 
 def test_status_shows_the_current_values_of_redis(
@@ -20,6 +26,7 @@ def test_status_shows_the_current_values_of_redis(
 ) -> None:
     redis = redis_client(redis_server)
     with running_with_redis(api_namespace, tmp_path):
+        create_group(redis_server)
         api_namespace.create(manifest_for(redis_server, replicas=0))
         wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
         create_pod(
@@ -111,7 +118,7 @@ def test_invalid_kubeconfig_prints_one_line(api_namespace: Namespace, tmp_path: 
     variables = environment(api_namespace, KUBECONFIG=str(broken))
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert ran.returncode == 2, ran.stderr
-    assert "no usable kubeconfig" in ran.stderr.splitlines()[-1]
+    assert "nor a usable kubeconfig" in ran.stderr.splitlines()[-1]
 
 
 def test_exit_code_is_3_if_the_api_server_does_not_answer(api_namespace: Namespace, tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
 from tests.operator.operator_process import OperatorProcess
-from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
+from tests.operator.redis_operator import (
+    create_group,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+)
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
@@ -49,6 +54,7 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(api_namespace, "orders", "ScalingActive", "NothingToDo")
     wait_for_replicas(api_namespace, 0)
@@ -79,6 +85,7 @@ def test_unknown_lag_is_counted_and_never_scales_down(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_replicas(api_namespace, 0)
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
@@ -115,6 +122,7 @@ def test_busy_pods_have_a_deletion_cost_before_the_replicas_decrease(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "target": {"backlogPerReplica": 1}}))
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for name in ("idle", "busy"):
@@ -125,8 +133,8 @@ def test_busy_pods_have_a_deletion_cost_before_the_replicas_decrease(
     wait_for_replicas(api_namespace, 5)
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
     wait_for_replicas(api_namespace, 2)
-    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
-    assert ANNOTATION not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
+    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][names.ANNOTATION_DELETION_COST] == "2"
+    assert names.ANNOTATION_DELETION_COST not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
 def _polls(redis: Any) -> int:
@@ -178,6 +186,7 @@ def test_restart_of_redis_never_scales_down_and_polls_resume(
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"})
     redis = redis_client(server)
+    create_group(server)
     api_namespace.create(manifest_for(server, autoscaling=IMMEDIATE))
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     wait_for_replicas(api_namespace, 0)
@@ -203,6 +212,49 @@ def test_restart_of_redis_never_scales_down_and_polls_resume(
     wait_for_replicas(api_namespace, 0)
 
 
+@pytest.mark.parametrize(("start_from", "pods"), [("0", 3), ("$", 1), ("0-1", 1)])
+def test_entries_of_a_stream_without_a_group_start_the_pods_that_create_it(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer, start_from: str, pods: int
+) -> None:
+    """The number of unread entries is known only if the group begins at the first entry."""
+    redis = redis_client(redis_server)
+    _add(redis, 25)
+    api_namespace.create(manifest_for(redis_server, startFrom=start_from, autoscaling=IMMEDIATE))
+    wait_for_replicas(api_namespace, pods)
+    redis.xgroup_create("orders", GROUP, "$")
+    wait_for_replicas(api_namespace, 0)
+
+
+def test_one_pod_creates_a_group_that_begins_at_the_end_of_the_stream(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    """Without this pod, entries that are added before the first pod would be skipped."""
+    redis = redis_client(redis_server)
+    api_namespace.create(manifest_for(redis_server, startFrom="$", autoscaling={**IMMEDIATE, "cooldown": "0s"}))
+    wait_for_replicas(api_namespace, 1)
+    redis.xgroup_create("orders", GROUP, "$", mkstream=True)
+    wait_for_replicas(api_namespace, 0)
+    _add(redis, 25)
+    wait_for_replicas(api_namespace, 3)
+
+
+def test_group_that_is_lost_at_zero_pods_is_restored_by_one_pod(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    create_group(redis_server)
+    _add(redis, 25)
+    read = redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=100)[0][1]
+    redis.xack("orders", GROUP, *[message_id for message_id, _ in read])
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "NothingToDo")
+    wait_for_replicas(api_namespace, 0)
+    redis.xgroup_destroy("orders", GROUP)
+    wait_for_replicas(api_namespace, 1)
+    redis.xgroup_create("orders", GROUP, read[-1][0])
+    wait_for_replicas(api_namespace, 0)
+
+
 def _add(redis: Any, count: int) -> None:
     pipeline = redis.pipeline()
     for number in range(count):
@@ -215,6 +267,7 @@ def test_deleted_group_keeps_the_pods_that_will_restore_it(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer, deleted: str
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "cooldown": "0s"}))
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
@@ -240,6 +293,7 @@ def test_suspended_consumer_is_not_scaled_until_it_resumes(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
@@ -259,6 +313,7 @@ def test_pods_that_cannot_start_are_not_scaled_up(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 5)
@@ -287,6 +342,7 @@ def test_outage_of_redis_never_scales_down(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_replicas(api_namespace, 0)
     wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
@@ -301,6 +357,7 @@ def test_outage_of_redis_never_scales_down(
 def test_spec_replicas_apply_again_when_autoscaling_is_removed(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
+    create_group(redis_server)
     api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE, replicas=2))
     wait_for_replicas(api_namespace, 0)
     api_namespace.edit("orders", autoscaling=None)

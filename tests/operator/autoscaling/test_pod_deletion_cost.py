@@ -2,12 +2,19 @@
 
 import pytest
 
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, deletion_costs
+from streamconsumer.model import names
+from streamconsumer.operator.autoscaling.pod_deletion_cost import deletion_costs
 from streamconsumer.operator.manifests import Manifest
 
 
 def pod(name: str, cost: str | None = None, **metadata: str) -> Manifest:
-    return {"metadata": {"name": name, **({"annotations": {ANNOTATION: cost}} if cost else {}), **metadata}}
+    return {
+        "metadata": {
+            "name": name,
+            **({"annotations": {names.ANNOTATION_DELETION_COST: cost}} if cost else {}),
+            **metadata,
+        }
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,30 @@
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
-from streamconsumer.operator.cache.namespace_budget import MAX_NAMESPACE_BYTES
+from streamconsumer.model.status import Effective
+from streamconsumer.operator.cache import namespace_budget, object_cache
+from streamconsumer.operator.cache.namespace_budget import (
+    GUARANTEED_BYTES,
+    MAX_NAMESPACE_BYTES,
+    MAX_TOTAL_BYTES,
+    size_of,
+)
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.reconcile.readiness import effective
 from tests.model.examples import manifest, stored
 
 KEY = ("shop", "orders")
+
+
+def ignore(key: Key) -> None:
+    """Ignore a StreamConsumer that was refused before and is now admitted."""
 
 
 def child(kind: str = "Deployment", version: int = 1, uid: str = "d-1", **fields: Any) -> Manifest:
@@ -30,14 +45,14 @@ def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
 
 
 def test_upserted_objects_are_found() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     assert cache.upsert(consumer()) == cache.upsert(child()) == KEY
     assert cache.consumers == {KEY: consumer()}
     assert cache.child(KEY, "Deployment", "orders-consumer") == child()
 
 
 def test_pods_are_not_listed_as_children() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child())
     cache.upsert(child("Pod"))
     assert [each["kind"] for each in cache.children(KEY)] == ["Deployment"]
@@ -46,7 +61,7 @@ def test_pods_are_not_listed_as_children() -> None:
 
 def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
     """A watch may still report the state before a write by the operator. Versions are numbers: 9 is older than 10."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     for version in (10, 9):
         cache.upsert(child(version=version))
         cache.upsert(consumer(version))
@@ -57,7 +72,7 @@ def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
 
 def test_an_object_in_the_same_version_is_not_transformed_again() -> None:
     """A watch repeats the result of a write by the operator, and every list repeats all objects."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child(version=1))
     [known] = cache.children(KEY)
     cache.upsert(child(version=1))
@@ -65,14 +80,14 @@ def test_an_object_in_the_same_version_is_not_transformed_again() -> None:
 
 
 def test_an_object_with_a_new_uid_replaces_the_old_one_in_spite_of_a_lower_version() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child(version=10, uid="d-1"))
     cache.upsert(child(version=2, uid="d-2"))
     assert cache.children(KEY) == [child(version=2, uid="d-2")]
 
 
 def test_removed_objects_are_not_found() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(consumer())
     cache.upsert(child())
     assert cache.remove(child()) == cache.remove(consumer()) == KEY
@@ -83,7 +98,7 @@ def test_removed_objects_are_not_found() -> None:
 
 def test_removing_an_old_uid_keeps_the_object_with_the_new_uid() -> None:
     """The response to a write may arrive before the watch reports the deletion of the previous object."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child(uid="d-2", version=5))
     cache.upsert(consumer(uid="c-2"))
     cache.remove(child(uid="d-1", version=4))
@@ -93,21 +108,21 @@ def test_removing_an_old_uid_keeps_the_object_with_the_new_uid() -> None:
 
 
 def test_removing_an_unknown_object_has_no_effect() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     assert cache.remove(child()) == cache.remove(consumer()) == KEY
 
 
 def test_an_object_without_the_operators_label_has_no_key() -> None:
     unlabelled = child()
     del unlabelled["metadata"]["labels"]
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     assert cache.upsert(unlabelled) is None
     assert cache.remove(unlabelled) is None
 
 
 def test_lookups_do_not_grow_the_cache() -> None:
     """Lookups of unknown keys must not allocate memory: names come and go for months."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.children(KEY), cache.pods(KEY), cache.child(KEY, "Deployment", "x")
     cache.upsert(child())
     cache.remove(child())
@@ -121,7 +136,7 @@ def apply_list(cache: ObjectCache, versions_before: Mapping[str, int], *listed: 
 
 
 def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(consumer())
     cache.upsert(child())
     cache.upsert(child("Pod", uid="p-1"))
@@ -132,7 +147,7 @@ def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
 
 
 def test_a_list_does_not_undo_changes_since_its_request() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child(version=1))
     before = cache.versions()
     cache.upsert(child(version=2))
@@ -143,7 +158,7 @@ def test_a_list_does_not_undo_changes_since_its_request() -> None:
 
 
 def test_a_list_returns_the_keys_of_added_and_removed_objects() -> None:
-    cache, gone = ObjectCache(), child()
+    cache, gone = ObjectCache(ignore), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
     cache.upsert(gone)
     assert apply_list(cache, cache.versions(), consumer()) == {KEY, ("shop", "returns")}
@@ -151,7 +166,7 @@ def test_a_list_returns_the_keys_of_added_and_removed_objects() -> None:
 
 def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_page() -> None:
     """All pages of a list show the time of the request for the first page."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     for each in (consumer(), child(), child("Pod", uid="p-1")):
         cache.upsert(each)
     before = cache.versions()
@@ -164,7 +179,7 @@ def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_pa
 
 def test_an_object_whose_label_was_removed_and_restored_is_cached_again() -> None:
     """A watch with a label selector reports these changes as a deletion and a creation of one uid."""
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     cache.upsert(child(version=1))
     cache.remove(child(version=2))
     cache.upsert(child(version=3))
@@ -172,7 +187,7 @@ def test_an_object_whose_label_was_removed_and_restored_is_cached_again() -> Non
 
 
 def test_tombstones_are_dropped_after_the_next_list() -> None:
-    cache = ObjectCache()
+    cache = ObjectCache(ignore)
     before = cache.versions()
     cache.remove(child())
     apply_list(cache, before)
@@ -181,67 +196,167 @@ def test_tombstones_are_dropped_after_the_next_list() -> None:
 
 def large(number: int, namespace: str = "shop", size: int = 1_000_000) -> Manifest:
     resource = stored(
-        manifest(f"large-{number}", namespace, env=[{"name": "A", "value": "x" * size}]), uid=f"u-{number}"
+        manifest(f"large-{number}", namespace, env=[{"name": "A", "value": "x" * size}]), uid=f"{namespace}-{number}"
     )
     resource["metadata"]["resourceVersion"] = "1"
     return resource
 
 
-def is_served(cache: ObjectCache, resource: Manifest) -> bool:
+def memory(cache: ObjectCache) -> int:
+    return size_of(cache.all_objects(), sys.maxsize)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"spec": {"env": [{"name": "A", "value": "x" * 1_000_000}]}},
+        {"spec": {"env": [{"name": "A", "value": "x" * 300_000 + "\U0001f600"}]}},
+        {"spec": {"env": [{"name": f"V{number}"} for number in range(40_000)]}},
+        {"spec": {"stream": "x" * 1_000_000}},
+        {"spec": {"consumerGroup": [[]] * 100_000}},
+        {"spec": ["x" * 1_000_000]},
+        {"status": {"conditions": [{"type": "Ready", "message": "x" * 1_000_000}]}},
+        {"status": ["x" * 1_000_000]},
+    ],
+)
+def test_a_large_streamconsumer_is_stored_only_in_part(fields: dict[str, Any]) -> None:
+    cache = ObjectCache(ignore)
+    cache.upsert({**consumer(), **fields})
+    assert cache.is_reduced(consumer())
+    assert cache.is_large(KEY)
+    assert memory(cache) < 20_000
+
+
+def test_an_ordinary_streamconsumer_beyond_the_budget_is_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, the operator would reconcile ordinary StreamConsumers one at a time."""
+    monkeypatch.setattr(namespace_budget, "MAX_NAMESPACE_BYTES", 1)
+    cache = ObjectCache(ignore)
+    cache.upsert(consumer())
+    assert cache.is_reduced(consumer())
+    assert not cache.is_large(KEY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("annotations", {"note": "x" * 300_000}),
+        ("annotations", {f"note-{number}": "" for number in range(10_000)}),
+        ("labels", {names.LABEL_CONSUMER: "orders"} | {f"label-{number}": "" for number in range(10_000)}),
+        ("ownerReferences", [{"kind": names.KIND, "uid": f"u-{number}", "name": "x"} for number in range(5_000)]),
+        ("finalizers", ["x" * 300_000]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Deployment", "ConfigMap"])
+def test_large_metadata_is_not_stored(kind: str, field: str, value: Any) -> None:
+    cache, resource = ObjectCache(ignore), child(kind, spec={"template": {"spec": {"containers": []}}})
+    resource["metadata"][field] = value
+    assert cache.upsert(resource) == KEY
+    assert cache.is_reduced(resource)
+    assert memory(cache) < 20_000
+
+
+def test_a_reduced_deployment_keeps_the_values_that_the_status_shows() -> None:
+    endpoint = {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}
+    container = {"name": "consumer", "image": "shop:1.4", "env": [endpoint, {"name": "A", "value": "x" * 300_000}]}
+    spec = {"replicas": 3, "template": {"spec": {"containers": [container]}}}
+    cache = ObjectCache(ignore)
+    cache.upsert(child(spec=spec, status={"replicas": 2}))
+    [deployment] = cache.children(KEY)
+    assert (deployment["spec"]["replicas"], deployment["status"]["replicas"]) == (3, 2)
+    assert effective(deployment) == Effective(image="shop:1.4", telemetry_endpoint="http://collector:4318")
+
+
+def test_the_objects_of_one_namespace_use_limited_memory() -> None:
+    cache = ObjectCache(ignore)
+    for number in range(400):
+        cache.upsert(large(number, size=200_000))
+    assert memory(cache) < MAX_NAMESPACE_BYTES + 400 * 10_000
+    assert len(cache.consumers) == 400
+    cache.upsert(large(0, "other", size=200_000))
+    assert not cache.is_reduced(large(0, "other"))
+
+
+def test_each_namespace_can_use_some_memory_after_others_have_used_all() -> None:
+    cache = ObjectCache(ignore)
+    for namespace in ("one", "two"):
+        for number in range(400):
+            cache.upsert(large(number, namespace, size=200_000))
+    assert memory(cache) < MAX_TOTAL_BYTES + 800 * 10_000
+    for number in range(500):
+        cache.upsert(large(number, "victim", size=1000))
+    stored_completely = sum(not cache.is_reduced(large(number, "victim")) for number in range(500))
+    assert stored_completely * 3000 > GUARANTEED_BYTES / 2
+
+
+def test_a_reduced_object_is_stored_completely_when_its_memory_fits() -> None:
+    cache = ObjectCache(ignore)
+    resources = [large(number, size=200_000) for number in range(400)]
+    for resource in resources:
+        cache.upsert(resource)
+    assert cache.is_reduced(resources[-1])
+    cache.remove(resources[0])
+    cache.upsert(resources[-1])
+    assert cache.consumers["shop", "large-399"] == resources[-1]
+
+
+def test_an_older_version_does_not_overwrite_a_reduced_object() -> None:
+    cache, resource = ObjectCache(ignore), large(0)
+    resource["metadata"]["resourceVersion"] = "10"
+    cache.upsert(resource)
+    cache.upsert(large(0, size=10))
+    assert cache.consumers["shop", "large-0"]["metadata"]["resourceVersion"] == "10"
+
+
+def test_removed_objects_release_all_memory() -> None:
+    cache = ObjectCache(ignore)
+    for resource in (large(0), large(1, size=1000), child(), child("ConfigMap", uid="m-1", data={"a": "x" * 300_000})):
+        cache.upsert(resource)
+        resource["metadata"]["resourceVersion"] = "2"
+        cache.upsert(resource)
+        cache.remove(resource)
+    assert not any((cache._reduced, cache._admitted, cache._keys, cache._owned, cache._budget._totals))
+
+
+def test_a_child_whose_label_was_changed_is_stored_once() -> None:
+    """A user could otherwise use up the memory by changing the label of one object again and again."""
+    cache = ObjectCache(ignore)
+    for version in range(1, 10):
+        moved = child(version=version)
+        moved["metadata"]["labels"] = {names.LABEL_CONSUMER: f"orders-{version}"}
+        cache.upsert(moved)
+    assert [each["metadata"]["resourceVersion"] for each in cache.all_objects()] == ["9"]
+
+
+def admits(cache: ObjectCache, key: Key) -> bool:
     try:
-        cache.check_budget((resource["metadata"]["namespace"], resource["metadata"]["name"]))
+        cache.check_admitted(key)
     except InvalidResource:
         return False
     return True
 
 
-def test_specs_of_one_namespace_above_the_budget_are_not_stored() -> None:
-    cache = ObjectCache()
-    resources = [large(number) for number in range(40)]
-    for resource in resources:
-        cache.upsert(resource)
-    served = [is_served(cache, resource) for resource in resources]
-    assert served == [True] * 16 + [False] * 24
-    assert sum(len(str(each["spec"])) for each in cache.consumers.values()) < MAX_NAMESPACE_BYTES
-    assert len(cache.consumers) == 40, "each StreamConsumer gets a status"
-    cache.upsert(large(0, "other"))
-    assert is_served(cache, large(0, "other")), "the budget of another namespace is not affected"
+def test_a_namespace_has_a_maximum_number_of_streamconsumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_cache, "MAX_CONSUMERS", 3)
+    admitted = list[Key]()
+    cache = ObjectCache(admitted.append)
+    for number in range(5):
+        cache.upsert(large(number, size=10))
+        cache.upsert(large(number, size=10))
+    assert [admits(cache, ("shop", f"large-{number}")) for number in range(5)] == [True] * 3 + [False] * 2
+    cache.upsert(large(0, "other", size=10))
+    assert admits(cache, ("other", "large-0"))
 
 
-def test_refused_spec_is_stored_after_others_were_deleted_and_the_spec_was_received_again() -> None:
-    cache = ObjectCache()
-    resources = [large(number) for number in range(17)]
-    for resource in resources:
-        cache.upsert(resource)
-    assert not is_served(cache, resources[16])
-    cache.remove(resources[0])
-    cache.upsert(resources[16])
-    assert is_served(cache, resources[16])
-    assert cache.consumers["shop", "large-16"]["spec"] == resources[16]["spec"]
-
-
-def test_thousands_of_ordinary_specs_are_within_the_budget() -> None:
-    cache = ObjectCache()
-    resources = [large(number, size=1000) for number in range(2500)]
-    for resource in resources:
-        cache.upsert(resource)
-    assert all(is_served(cache, resource) for resource in resources)
-
-
-def test_updates_of_one_spec_use_the_budget_once() -> None:
-    cache = ObjectCache()
-    for version in range(1, 50):
-        resource = large(1)
-        resource["metadata"]["resourceVersion"] = str(version)
-        cache.upsert(resource)
-        assert is_served(cache, resource)
-
-
-def test_annotations_count() -> None:
-    cache = ObjectCache()
-    resources = [large(number, size=1) for number in range(100)]
-    for resource in resources:
-        resource["metadata"]["annotations"] = {"notes": "x" * 250_000}
-        cache.upsert(resource)
-    assert 60 <= sum(is_served(cache, resource) for resource in resources) <= 66
-    assert sum("annotations" in each["metadata"] for each in cache.consumers.values()) <= 66
+def test_a_refused_streamconsumer_is_admitted_after_another_one_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_cache, "MAX_CONSUMERS", 3)
+    admitted = list[Key]()
+    cache = ObjectCache(admitted.append)
+    for number in range(5):
+        cache.upsert(large(number, size=10))
+    cache.remove(large(4))
+    assert admitted == []
+    cache.remove(large(1))
+    assert admitted == [("shop", "large-3")]
+    assert admits(cache, ("shop", "large-3"))
+    cache.remove(large(0))
+    assert admitted == [("shop", "large-3")]

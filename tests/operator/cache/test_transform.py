@@ -33,9 +33,10 @@ def test_a_pod_keeps_its_status_and_its_mounted_config_maps() -> None:
     waiting = {"name": "consumer", "ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}
     scheduled = {"type": "PodScheduled", "status": "True"}
     source = {"name": "source", "configMap": {"name": "orders-consumer-1"}}
-    pod = {
+    cost = {"controller.kubernetes.io/pod-deletion-cost": "3"}
+    pod: Manifest = {
         "kind": "Pod",
-        "metadata": {"name": "orders-consumer-1", "labels": {"a": "b"}},
+        "metadata": {"name": "orders-consumer-1", "labels": {"a": "b"}, "annotations": cost},
         "spec": {"containers": [{"name": "consumer"}], "volumes": [source, {"name": "tmp", "emptyDir": {}}]},
         "status": {
             "phase": "Pending",
@@ -44,7 +45,8 @@ def test_a_pod_keeps_its_status_and_its_mounted_config_maps() -> None:
             "containerStatuses": [{**waiting, "imageID": "sha256:0"}],
         },
     }
-    assert strip_unused(pod) == {
+    received = {**pod, "metadata": {**pod["metadata"], "annotations": {**cost, "note": "x"}}}
+    assert strip_unused(received) == {
         **pod,
         "spec": {"volumes": [source]},
         "status": {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [waiting]},

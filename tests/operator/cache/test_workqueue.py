@@ -125,6 +125,40 @@ async def test_a_key_is_never_processed_by_two_workers_at_a_time() -> None:
         assert reconciler.running == [A]
 
 
+async def test_only_one_large_key_is_processed_at_a_time_and_other_keys_pass() -> None:
+    queue, reconciler = WorkQueue({A, B}.__contains__), FakeReconciler()
+    for key in (A, B, C):
+        queue.add(key)
+    async with working(queue, reconciler):
+        await idle()
+        assert reconciler.running == [A, C]
+        reconciler.end(A)
+        await idle()
+        assert reconciler.running == [C, B]
+
+
+async def test_namespaces_take_turns_with_large_keys() -> None:
+    queue, reconciler = WorkQueue(lambda _: True), FakeReconciler()
+    many, other = [("many", str(number)) for number in range(3)], ("other", "0")
+    for key in (*many, other):
+        queue.add(key)
+    async with working(queue, reconciler):
+        for key in (many[0], other, many[1], many[2]):
+            assert await reconciler.next_started() == key
+            reconciler.end(key)
+
+
+async def test_large_key_is_processed_after_another_large_key_has_failed() -> None:
+    queue, reconciler = WorkQueue({A, B}.__contains__), FakeReconciler()
+    for key in (A, B):
+        queue.add(key)
+    async with working(queue, reconciler):
+        await idle()
+        reconciler.end(A, OSError("down"))
+        await idle()
+        assert reconciler.running == [B]
+
+
 async def test_a_key_that_is_added_while_in_progress_is_processed_again() -> None:
     queue, reconciler = WorkQueue(), FakeReconciler()
     async with working(queue, reconciler):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.operator.kube import event_recorder
-from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.client import MAX_NOTE_BYTES, KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.manifests import Manifest
 from tests.model.examples import manifest, stored
@@ -25,7 +25,8 @@ class RecordingKubeClient(KubeClient):
         self, regarding: Manifest, *, reason: str, message: str, warning: bool, at: datetime
     ) -> None:
         assert at <= datetime.now(UTC)
-        assert set(regarding) == {"metadata"}
+        assert (set(regarding), set(regarding["metadata"])) == ({"metadata"}, {"namespace", "name", "uid"})
+        assert len(message) <= MAX_NOTE_BYTES
         if message == self.rejected:
             raise PermissionError("events is forbidden")
         self.messages.append(message)
@@ -54,6 +55,16 @@ async def test_events_are_written_in_order_in_the_background() -> None:
     await client.wait_for(3)
     writing.cancel()
     assert client.messages == ["one", "two", "three"]
+
+
+async def test_a_queued_event_contains_only_the_beginning_of_a_long_message() -> None:
+    """An error of the API server quotes invalid values, which may have a megabyte."""
+    client = RecordingKubeClient()
+    recorder = EventRecorder(client)
+    record_all(recorder, "x" * 1_000_000)
+    writing = asyncio.create_task(recorder.run())
+    await client.wait_for(1)
+    writing.cancel()
 
 
 async def test_an_event_that_cannot_be_written_does_not_block_the_next_one() -> None:

@@ -287,7 +287,7 @@ def test_authority_in_the_file_is_used(api_server: ApiServer, write: Any) -> Non
 
 def test_absent_and_unreadable_files_are_reported(write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
-    with pytest.raises(InvalidSettings, match="no usable kubeconfig"):
+    with pytest.raises(InvalidSettings, match="nor a usable kubeconfig"):
         asyncio.run(load_connection())
     for text in ("a: b: c", "- a", "text"):
         write(text)

@@ -1,17 +1,18 @@
 """Reconciles with events between two requests. The real API server of `test_operator.py` does not allow such timing."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Status
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
@@ -35,6 +36,7 @@ class FakeKubeClient(KubeClient):
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.reads: list[str] = []
         self.objects: dict[tuple[str, str], Manifest] = {}
         self.before_status: Callable[[], None] = lambda: None
         self.exists = True
@@ -42,7 +44,8 @@ class FakeKubeClient(KubeClient):
         self.consumer: Manifest = {}
 
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
-        return self.objects.get((kind, name))
+        self.reads.append(kind)
+        return self.consumer if kind == names.KIND else self.objects.get((kind, name))
 
     async def apply(self, manifest: Manifest) -> Manifest:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -52,13 +55,12 @@ class FakeKubeClient(KubeClient):
         self.objects[kind, name] = {**manifest, "metadata": metadata}
         return self.objects[kind, name]
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
+    async def apply_status(self, namespace: str, name: str, status: Manifest) -> Manifest | None:
         self.requests.append("apply status")
         self.before_status()
         self.latest += 1
         metadata = {**self.consumer["metadata"], "resourceVersion": str(self.latest)}
-        written = status.model_dump(by_alias=True, exclude_none=True)
-        return {**self.consumer, "metadata": metadata, "status": written} if self.exists else None
+        return {**self.consumer, "metadata": metadata, "status": status} if self.exists else None
 
     async def delete(self, manifest: Manifest) -> None:
         self.requests.append(f"delete {manifest['kind']}")
@@ -94,7 +96,7 @@ class Fixture:
     """A reconciler with its cache and fake clients."""
 
     def __init__(self, resource: Manifest | None = None) -> None:
-        self.cache, self.kube, self.monitor = ObjectCache(), FakeKubeClient(), FakeRedisMonitor()
+        self.cache, self.kube, self.monitor = ObjectCache(lambda _: None), FakeKubeClient(), FakeRedisMonitor()
         self.reconciler = Reconciler(
             self.kube,
             self.kube,
@@ -102,6 +104,7 @@ class Fixture:
             SETTINGS,
             self.monitor,
             EventRecorder(self.kube),
+            StatusWriter(self.kube),
             status_debounce=StatusDebounce(quiet_period=timedelta(0)),
         )
         self.manifest = self.kube.consumer = stored(resource or manifest())
@@ -141,6 +144,50 @@ async def test_the_second_reconcile_sends_no_request() -> None:
     await fixture.reconcile()
     await fixture.reconcile()
     assert fixture.kube.requests == []
+
+
+LARGE: Manifest = {"env": [{"name": f"V{number}", "value": "x" * 9000} for number in range(100)]}
+
+
+async def test_a_large_streamconsumer_is_served_and_not_kept_in_memory() -> None:
+    fixture = Fixture(manifest(**LARGE, telemetry={"endpoint": "http://collector:4318"}))
+    await fixture.reconcile()
+    assert fixture.kube.requests == ["apply ServiceAccount", "apply Deployment", "apply status", "event Created"]
+    [container] = fixture.kube.objects["Deployment", "orders-consumer"]["spec"]["template"]["spec"]["containers"]
+    assert LARGE["env"][0] in container["env"]
+    assert len(json.dumps(fixture.cache.all_objects())) < 10_000
+    status = fixture.cache.consumers[KEY]["status"]
+    assert status["effective"] == {"image": "shop:1.4", "telemetryEndpoint": "http://collector:4318"}
+
+
+async def test_the_second_reconcile_of_a_large_streamconsumer_only_reads() -> None:
+    fixture = Fixture(manifest(**LARGE))
+    await fixture.reconcile()
+    fixture.put(fixture.manifest | {"status": fixture.cache.consumers[KEY]["status"]})
+    fixture.kube.reads = []
+    await fixture.reconcile()
+    assert (fixture.kube.requests, fixture.kube.reads) == ([], ["StreamConsumer", "Deployment"])
+
+
+async def test_a_large_streamconsumer_that_was_deleted_and_created_again_is_not_reconciled_with_the_old_uid() -> None:
+    fixture = Fixture(manifest(**LARGE))
+    fixture.kube.consumer = stored(manifest(**LARGE), uid="new")
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
+
+
+async def test_changes_to_a_large_child_are_reverted() -> None:
+    """A user has changed the Deployment, and the StreamConsumer is small."""
+    fixture = Fixture()
+    await fixture.reconcile()
+    live = fixture.kube.objects["Deployment", "orders-consumer"]
+    large = {**live, "metadata": {**live["metadata"], "annotations": {"note": "x" * 400_000}}}
+    large["spec"] = {**live["spec"], "replicas": 7}
+    fixture.put(large)
+    fixture.kube.objects["Deployment", "orders-consumer"] = large
+    assert len(json.dumps(fixture.cache.all_objects())) < 10_000
+    await fixture.reconcile()
+    assert "apply Deployment" in fixture.kube.requests
 
 
 async def test_conditions_and_fields_of_other_tools_cause_no_status_write() -> None:

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from streamconsumer.operator.redis_monitor.destinations import Destinations, parse_address
+from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses, parse_address
 
 LOOPBACK, UNSPECIFIED = "a loopback address", "an unspecified address"
 LINK_LOCAL, MULTICAST = "a link-local address", "a multicast address"
@@ -47,12 +47,12 @@ def refusal(host: str, *allowed: str, port: int = 6379, api_server: str | None =
         ("0.1.2.3", UNSPECIFIED),
         ("::", UNSPECIFIED),
         ("::ffff:0.0.0.0", UNSPECIFIED),
-        ("169.254.169.254", LINK_LOCAL),
+        ("169.254.169.254", METADATA),
         ("169.254.20.10", LINK_LOCAL),
-        ("169.254.170.2", LINK_LOCAL),
-        ("2852039166", LINK_LOCAL),
-        ("::ffff:a9fe:a9fe", LINK_LOCAL),
-        ("64:ff9b::a9fe:a9fe", LINK_LOCAL),
+        ("169.254.170.2", METADATA),
+        ("2852039166", METADATA),
+        ("::ffff:a9fe:a9fe", METADATA),
+        ("64:ff9b::a9fe:a9fe", METADATA),
         ("fe80::1", LINK_LOCAL),
         ("fe80::1%eth0", LINK_LOCAL),
         ("febf::1", LINK_LOCAL),
@@ -122,8 +122,33 @@ def test_exception_allows_the_address(host: str, allowed: str) -> None:
 
 def test_exception_does_not_allow_other_addresses() -> None:
     assert refusal("::1", "127.0.0.0/8") == LOOPBACK
-    assert refusal("169.254.169.254", "169.254.20.10/32", "127.0.0.0/8") == LINK_LOCAL
+    assert refusal("169.254.169.254", "169.254.20.10/32", "127.0.0.0/8") == METADATA
     assert refusal("2001:0:a00:1:0:0:80ff:fffe", "10.0.0.0/8") == LOOPBACK  # Teredo: server 10.0.0.1, client 127.0.0.1
+
+
+@pytest.mark.parametrize(
+    ("exception", "kinds"),
+    [
+        ("10.0.0.0/8", []),
+        ("169.254.20.10/32", []),
+        ("fe80::/10", []),
+        ("fd00::/64", []),
+        ("64:ff9b::a00:0/104", []),
+        ("127.0.0.1/32", [LOOPBACK]),
+        ("::1/128", [UNSPECIFIED, LOOPBACK]),
+        ("0.0.0.0/32", [UNSPECIFIED]),
+        ("169.254.0.0/16", [METADATA]),
+        ("100.64.0.0/10", [METADATA]),
+        ("fd00::/8", [METADATA]),
+        ("::ffff:127.0.0.0/104", [LOOPBACK]),
+        ("64:ff9b::a9fe:a9fe/128", [METADATA]),
+        ("64:ff9b::/96", [UNSPECIFIED, LOOPBACK, METADATA]),
+        ("0.0.0.0/1", [UNSPECIFIED, LOOPBACK, METADATA]),
+        ("::/0", [UNSPECIFIED, LOOPBACK, METADATA]),
+    ],
+)
+def test_dangerous_exceptions_are_recognized(exception: str, kinds: list[str]) -> None:
+    assert dangerous_addresses(ip_network(exception)) == kinds
 
 
 @pytest.mark.parametrize("host", ["10.96.0.1", "::ffff:10.96.0.1", "64:ff9b::10.96.0.1"])

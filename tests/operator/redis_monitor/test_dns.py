@@ -20,6 +20,7 @@ from streamconsumer.operator.redis_monitor.dns import (
     absolute_names,
     read_search_options,
 )
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
@@ -115,7 +116,7 @@ def test_search_options_of_the_kubelet_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["redis\n", "a b", "", "-x", "redis/0", "x" * 300, "rédis", "a\x00b"])
 async def test_invalid_host_name_is_not_looked_up(name_server: NameServer, servers: NameServers, host: str) -> None:
-    with pytest.raises(HostNotResolved, match="neither a host name nor an IP address"):
+    with pytest.raises(HostNotResolved, match="neither a valid host name nor an IP address"):
         await resolver_for(servers).resolve(host, 6379)
     assert name_server.queries == []
 
@@ -216,6 +217,6 @@ async def test_certificate_is_verified_with_the_host_in_the_url(
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
     start_redis({"tls-port": str(port), "tls-auth-clients": "no", **files})
     settings = RedisSettings(url=f"rediss://redis:{port}/0", tls_ca_file=str(authority.file))
-    client = PipelineClient(settings, "orders", resolver_for(servers, LOOPBACK).resolve)
+    client = PipelineClient(RedisCredentials(settings, resolver_for(servers, LOOPBACK).resolve), "orders")
     assert await client.execute([("PING",)]) == [b"PONG"]
     await client.close()

@@ -23,9 +23,9 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
-from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
+from streamconsumer.operator.redis_monitor.namespace_network import ConnectionLimits, NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
-from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.credentials import RedisCredentials, no_host_lookup
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.hostile_server import REPLIES, behaviour, hostile_server
@@ -80,12 +80,12 @@ async def poll_once(url: str, count: int = 1) -> list[dict[str, ConditionState]]
     def consumer(number: int) -> StreamConsumer:
         return StreamConsumer.parse(stored(manifest(redis={"url": url}, stream=f"s{number}"), f"uid-{number}", 1))
 
-    secrets, network = SecretReader.__new__(SecretReader), NamespaceNetwork(no_host_lookup)
+    secrets, network = SecretReader.__new__(SecretReader), NamespaceNetwork(no_host_lookup, ConnectionLimits(100))
     poller = EndpointPoller(secrets, network, consumer(0), timedelta(minutes=10), on_observation)
     running = asyncio.create_task(poller.run())
     try:
         for number in range(count):
-            target = PollTarget.from_consumer(consumer(number), frozenset(), "1-0", pod_has_run=False)
+            target = PollTarget.from_consumer(consumer(number), frozenset(), "1-0")
             key = ("shop", f"s{number}")
             poller.watch(MonitoredStream(key, EndpointId("", "", 0), lambda _: ObservationEffect(), target), target)
         async with asyncio.timeout(60):
@@ -123,7 +123,7 @@ async def test_unexpected_reply_to_the_handshake_is_a_condition(name: str) -> No
     ):
         (conditions,) = await poll_once(url.removesuffix("0") + "1")
         settings = RedisSettings(url=url, username="shop", password=SecretStr("secret"))
-        client = PipelineClient(settings, "orders", no_host_lookup)
+        client = PipelineClient(RedisCredentials(settings), "orders")
         replies = await client.execute([("PING",)])
         await client.close()
     assert conditions["GroupReady"].status != "True"

@@ -4,7 +4,7 @@ import asyncio
 import resource
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -43,7 +43,7 @@ class Monitor(RedisMonitor):
 
     def add(self, namespace: str, name: str, url: str) -> None:
         item = consumer(name, namespace, redis={"url": url})
-        target = PollTarget.from_consumer(item, frozenset({"a-pod"}), None, pod_has_run=True)
+        target = PollTarget.from_consumer(item, frozenset({"a-pod"}), None)
         self.streams[namespace, name] = self.watch(None, item, target, lambda _: self.effect)
 
     def reason(self, key: Key) -> StreamReason | None:
@@ -152,6 +152,52 @@ async def test_many_endpoints_of_one_namespace_leave_open_files_for_others(many_
         await monitor.wait_for(StreamReason.CONNECTED, *monitor.streams)
         used = count_open_files() - files_before
         assert used <= 2 * (MAX_KEPT_CONNECTIONS + 1) + 2 * MAX_CONCURRENT_POLLS
+
+
+@pytest.mark.usefixtures("few_open_files")
+async def test_endpoints_of_many_namespaces_leave_open_files_for_the_api_server(many_addresses: RedisServer) -> None:
+    files_before = count_open_files()
+    async with running_monitor(timedelta(seconds=1), scaled_to_zero=True) as monitor:
+        for number in range(MANY_ENDPOINTS):
+            monitor.add(f"hostile-{number % 25}", f"many-{number}", url_of(many_addresses, address(number)))
+        measuring = asyncio.create_task(most_open_files())
+        await monitor.seconds_until_connected("orders", url_of(many_addresses))
+        await monitor.wait_for(StreamReason.CONNECTED, *monitor.streams)
+        await asyncio.sleep(3)  # several polls of each endpoint
+        measuring.cancel()
+        kept = sum(poller._may_keep for poller, _ in monitor._pollers.values())
+        assert kept == OPEN_FILES // 8
+        assert await measuring - files_before <= OPEN_FILES // 2
+        assert {monitor.reason(key) for key in monitor.streams} == {StreamReason.CONNECTED}
+
+
+async def most_open_files() -> int:
+    """Return the largest number of open files until the task is cancelled."""
+    most = 0
+    with suppress(asyncio.CancelledError):
+        while True:
+            most = max(most, count_open_files())
+            await asyncio.sleep(0.02)
+    return most
+
+
+@pytest.mark.usefixtures("few_open_files")
+async def test_silent_servers_of_many_namespaces_do_not_delay_endpoints_that_keep_their_connections(
+    many_addresses: RedisServer,
+) -> None:
+    with foreign_server(host="0.0.0.0") as silent:
+        async with running_monitor(timedelta(seconds=1)) as monitor:
+            await monitor.seconds_until_connected("orders", url_of(many_addresses))
+            for number in range(SLOW_ENDPOINTS):
+                monitor.add(f"hostile-{number % 25}", f"slow-{number}", f"redis://{address(number)}:{silent.port}/0")
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while not monitor._limits.polls.locked():  # noqa: ASYNC110 - the monitor sets no event
+                    await asyncio.sleep(0.005)
+            seen = monitor.streams["shop", "orders"].latest
+            started = time.monotonic()
+            while monitor.streams["shop", "orders"].latest is seen:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert time.monotonic() - started < 5, "a poll of a silent server ends after 10 s"
 
 
 async def test_endpoint_keeps_its_connection_after_others_have_ended(many_addresses: RedisServer) -> None:

@@ -17,7 +17,7 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
-from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
+from streamconsumer.operator.redis_monitor.namespace_network import ConnectionLimits, NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
 from streamconsumer.redis_client.credentials import no_host_lookup
@@ -48,7 +48,7 @@ class PollerFixture:
         self.observations: asyncio.Queue[Observation] = asyncio.Queue()
         self.streams: dict[Key, MonitoredStream] = {}
         kube = KubeClient.__new__(KubeClient)  # not connected: there are no Secrets to read
-        network = NamespaceNetwork(no_host_lookup)
+        network = NamespaceNetwork(no_host_lookup, ConnectionLimits(100))
         self.poller = ObservedPoller(kube, network, self.consumer(), timedelta(minutes=10), self._on_observation)
 
     def _on_observation(self, _: MonitoredStream, observation: Observation) -> bool:
@@ -59,8 +59,8 @@ class PollerFixture:
         return StreamConsumer.parse(stored(manifest(redis=self.redis, **spec), uid, generation))
 
     def watch(self, key: Key = KEY, **spec: Any) -> None:
-        """Poll a StreamConsumer that has a running pod, so that the poller creates no group."""
-        target = PollTarget.from_consumer(self.consumer(**spec), frozenset({"a-pod"}), None, pod_has_run=True)
+        """Poll a StreamConsumer that has a pod."""
+        target = PollTarget.from_consumer(self.consumer(**spec), frozenset({"a-pod"}), None)
         stream = self.streams.setdefault(
             key, MonitoredStream(key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
         )

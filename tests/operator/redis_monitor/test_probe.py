@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis.exceptions import ResponseError
 
 from streamconsumer.model.status import StreamReason
-from streamconsumer.operator.redis_monitor.probe import GroupRef, ProbeResult, parse_probe
+from streamconsumer.operator.redis_monitor.probe import GroupRef, ProbeResult, parse_probe, with_position
 from streamconsumer.redis_client.pipeline_client import classify_errors
 from streamconsumer.redis_client.replies import MAX_COUNT
 
@@ -92,17 +92,41 @@ def test_refused_script_is_no_missing_group(error: str) -> None:
     result = probe(ResponseError(error))
     assert (result.group_ready.status, result.group_ready.reason) == ("Unknown", StreamReason.NO_PERMISSION)
     assert "reading the group needs the permission +eval" in result.group_ready.message
-    assert not result.is_group_missing
+    assert result.group_ready.reason is not StreamReason.GROUP_MISSING
 
 
 def test_other_error_of_the_script_is_no_missing_group() -> None:
-    """A service that has reached a limit, for example. The operator would otherwise create the group."""
+    """A service that has reached a limit, for example. The operator would otherwise start a pod to create the group."""
     result = probe(ResponseError("ERR max requests limit exceeded"))
     assert (result.group_ready.status, result.group_ready.reason) == ("False", StreamReason.UNEXPECTED_REPLY)
-    assert "max requests limit exceeded" in result.group_ready.message
-    assert not result.is_group_missing
+    assert "max requests limit exceeded" not in result.group_ready.message, "the server may be hidden from the author"
+    assert result.group_ready.reason is not StreamReason.GROUP_MISSING
+
+
+@pytest.mark.parametrize(
+    ("length", "position", "start_from", "lag"),
+    [
+        (0, None, "0", 0),
+        (0, "5-0", "0", 0),
+        (0, None, "7-0", 0),
+        (3, None, "0", 3),
+        (3, "5-0", "0", None),
+        (3, None, "7-0", None),
+        (0, None, "$", None),
+        (3, None, "$", None),
+        (None, None, "0", None),
+    ],
+)
+def test_unread_entries_without_a_group_are_known_only_if_no_pod_decides_the_position(
+    length: int | None, position: str | None, start_from: str, lag: int | None
+) -> None:
+    no_xlen = ResponseError("NOPERM no")
+    result = with_position(probe([None, no_xlen if length is None else length, None]), position, start_from)
+    assert result.stats is not None
+    assert (result.stats.lag, result.stats.lag_known) == (lag, lag is not None)
+    assert result.stats.last_delivered_id == position
 
 
 @pytest.mark.parametrize("error", ["ERR no such key", "NOGROUP no such group"])
 def test_lost_stream_or_group_is_a_missing_group(error: str) -> None:
-    assert probe(ResponseError(error)).is_group_missing
+    assert probe(ResponseError(error)).group_ready.reason is StreamReason.GROUP_MISSING

@@ -10,7 +10,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
-from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 from tests.cluster.redis_servers import RedisServer
@@ -31,7 +31,7 @@ async def test_watcher_leaves_no_task_when_cancelled_while_connecting() -> None:
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-        watcher = ScaleFromZeroWatcher(lambda _: None, lambda: PipelineClient(settings, "orders", no_host_lookup))
+        watcher = ScaleFromZeroWatcher(lambda _: None, lambda: PipelineClient(RedisCredentials(settings), "orders"))
         tasks_before = asyncio.all_tasks()
         running = asyncio.create_task(watcher.run())
         watcher.watch(KEY, "orders", "0-0")
@@ -60,7 +60,7 @@ async def test_watcher_reconnects_when_a_connection_fails() -> None:
         attempts.put_nowait(None)
         if (kind := next(kinds, FailingClient)) is None:
             raise InvalidSettings("file not found")
-        return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", no_host_lookup)
+        return kind(RedisCredentials(RedisSettings(url="redis://127.0.0.1:1/0")), "orders")
 
     watcher = ScaleFromZeroWatcher(lambda _: None, connect)
     running = asyncio.create_task(watcher.run())
@@ -82,7 +82,7 @@ async def test_entry_above_the_limit_of_a_reply_wakes_its_streamconsumer_once(re
     clients: list[PipelineClient] = []
 
     def connect() -> PipelineClient:
-        clients.append(PipelineClient(settings, "orders", no_host_lookup, 60))
+        clients.append(PipelineClient(RedisCredentials(settings), "orders", 60))
         return clients[-1]
 
     watcher = ScaleFromZeroWatcher(woken.put_nowait, connect)
@@ -122,7 +122,7 @@ async def test_server_that_always_reports_an_entry_is_read_once_per_second() -> 
         woken += 1
 
     settings = RedisSettings(url="redis://127.0.0.1:1/0")
-    watcher = ScaleFromZeroWatcher(on_entry, lambda: Eager(settings, "orders", no_host_lookup))
+    watcher = ScaleFromZeroWatcher(on_entry, lambda: Eager(RedisCredentials(settings), "orders"))
     running = asyncio.create_task(watcher.run())
     watcher.watch(KEY, "orders", "0-0")
     await asyncio.sleep(0.5)

@@ -205,7 +205,7 @@ async def test_whole_numbers_are_incremented(any_group: Group, message_id: str, 
 
 async def test_effects_on_the_own_stream_may_only_add_entries(any_group: Group, message_id: str) -> None:
     for effects in (Effects().delete(STREAM), Effects().set(STREAM, "x"), Effects().increment(STREAM)):
-        assert "'orders' is the stream that is read" in await rejection_of(any_group, message_id, effects)
+        assert "'orders' is the stream that the group reads" in await rejection_of(any_group, message_id, effects)
     trimming = await rejection_of(any_group, message_id, Effects().add(STREAM, {"a": "b"}, max_length=1))
     assert "set spec.retention" in trimming
     assert "is reserved for StreamConsumer" in await rejection_of(any_group, message_id, Effects().delete(MEMORY))

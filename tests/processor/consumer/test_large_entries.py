@@ -70,7 +70,7 @@ async def test_entry_above_the_budget_becomes_a_dead_letter_without_values(
     assert dead_letter["streamconsumer.error-message"].startswith("10000016 bytes in 2 fields; ")
     assert len(handler.finished) == 6
     assert processor.metrics.redis_errors == 0
-    [event] = [each for each in caplog.records if each.message == "reply is too large; reading fewer entries"]
+    [event] = [each for each in caplog.records if each.message == "Redis reply is too large; reading fewer entries"]
     assert (event.__dict__["requested"], event.__dict__["next_requested"]) == (10, 5)
 
 
@@ -209,7 +209,7 @@ async def test_unreadable_entry_is_not_replayed_after_its_entry_was_trimmed(any_
     await any_group.client.xdel(STREAM, large)
     store = dead_letter_store(any_group)
     [dead_letter] = [each async for each in store.find()]
-    with pytest.raises(InvalidSettings, match="contains no values and cannot be replayed"):
+    with pytest.raises(InvalidSettings, match="cannot be replayed: it contains no values"):
         await store.replay(dead_letter)
     await unreadable(any_group)
 

@@ -24,7 +24,7 @@ SMALLEST = [
         "+xinfo|groups",
         "+xinfo|consumers",
     ),
-    *("+hset", "+hget", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrangebyscore", "+zremrangebyscore", "+zscore"),
+    *("+hset", "+hget", "+hscan", "+hdel", "+zadd", "+zrem", "+zrangebyscore", "+zremrangebyscore", "+zscore"),
     "+time",
     *("+eval", "+client|id", "+client|unblock"),
 ]

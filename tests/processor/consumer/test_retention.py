@@ -156,7 +156,7 @@ async def test_entries_read_during_the_check_are_not_trimmed(stream: Group) -> N
     assert await remaining_ids(stream) == ids
 
 
-RIGHTS = ("+xinfo|groups", "+xpending", "+xtrim", "+time")
+RIGHTS = ("+eval", "+xinfo|groups", "+xpending", "+xtrim", "+time")
 """As in docs/retention.md."""
 
 

@@ -227,17 +227,17 @@ async def test_only_own_dead_letters_are_found_under_a_shared_key(any_group: Gro
 
 async def test_check_raises_for_misspelt_names_and_not_for_an_empty_store(any_group: Group) -> None:
     at = dead_letter_store(any_group)
-    with pytest.raises(InvalidSettings, match="there is no stream 'orders'"):
+    with pytest.raises(InvalidSettings, match="stream 'orders' not found"):
         await at.check()
     await any_group.client.set(STREAM, "mine")
     with pytest.raises(InvalidSettings, match="key 'orders' is not a stream"):
         await at.check()
     await any_group.client.delete(STREAM)
     await any_group.add()
-    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has none"):
+    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has no groups"):
         await at.check()
     await any_group.client.xgroup_create(STREAM, "biling")
-    with pytest.raises(InvalidSettings, match="has no group 'billing'; it has 'biling'"):
+    with pytest.raises(InvalidSettings, match="has no group 'billing'; its groups are 'biling'"):
         await at.check()
     await any_group.create_group()
     await at.check()

@@ -20,11 +20,14 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
         lambda e: e.add("s", {"a": ANY}),
         "a field of 's' is 0.5 of type float; expected str or bytes",
     ),
-    "zero time": (lambda e: e.set("k", "v", timedelta()), "expires of 'k' is 0:00:00; expected at least a millisecond"),
+    "zero time": (
+        lambda e: e.set("k", "v", timedelta()),
+        "the parameter `expires` for key 'k' is 0:00:00; expected at least 1 ms",
+    ),
     "fraction": (lambda e: e.increment("k", ANY), "increment of 'k' is 0.5; expected a whole number"),
     "increment too large": (
         lambda e: e.increment("k", MAX_INCREMENT).increment("k", -1),
-        "increment of 'k' is -1; expected at most 1000000000000000000 in one message",
+        "increment of 'k' is -1; expected at most 1000000000000000000 in total for one message",
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),

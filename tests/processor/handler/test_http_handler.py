@@ -292,7 +292,7 @@ async def test_pod_sends_messages_and_drains(group: Group, service: Service, new
     [started] = await pod.wait_for_log("processor started")
     assert started["handler"] == service.url
     pod.signal(signal.SIGTERM)
-    await pod.wait_for_log("received SIGTERM")
+    await pod.wait_for_log("received signal SIGTERM")
     release.set()
     assert await pod.wait_for_exit() == 0
     assert await group.pending() == 0

@@ -113,7 +113,7 @@ async def test_current_message_raises_in_a_batch_handler(group: Group) -> None:
     await group.add(2)
     processor = await start(group, handle)
     await wait_until_settled(group, processor, 2)
-    assert errors == ["a batch of 2 is being handled, not one message; call current_messages()"]
+    assert errors == ["the handler received a batch of 2 messages; call current_messages()"]
     with pytest.raises(LookupError):
         current_messages()
 

@@ -92,7 +92,7 @@ class Run:
 
 
 async def start_run(group: Group, pod: Pod, endpoint: str, **environment: str) -> Run:
-    pod.start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment})
+    pod.start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment}, new_interpreter=True)
     await pod.wait_for_log("processor started")
     await group.reset_command_counts()
     return Run(group, pod)

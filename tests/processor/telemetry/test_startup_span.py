@@ -29,7 +29,7 @@ async def stop(pod: Pod) -> None:
 async def spans_of(group: Group, collector: Collector, pod: Pod, messages: int = 2, **environment: str) -> list[Span]:
     """Run a pod that handles some messages. Returns all its spans."""
     before = time.time_ns()
-    pod.start(environment={**collector.environment, "OTEL_SERVICE_NAME": "shop", **environment})
+    pod.start(environment={**collector.environment, "OTEL_SERVICE_NAME": "shop", **environment}, new_interpreter=True)
     await pod.wait_for_log("processor started")
     for _ in range(messages):
         await group.add(1)
@@ -69,7 +69,7 @@ async def test_pod_start_is_not_sampled_when_only_producers_sample(
     group: Group, collector: Collector, new_pod: NewPod
 ) -> None:
     pod = new_pod("pod_handlers:noop")
-    pod.start(environment={**collector.environment, **NONE})
+    pod.start(environment={**collector.environment, **NONE}, new_interpreter=True)
     await pod.wait_for_log("processor started")
     await group.add(1, {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"})
     await group.wait_settled()
@@ -82,7 +82,7 @@ async def test_pod_start_is_not_sampled_when_only_producers_sample(
 async def test_idle_pod_sends_no_spans_after_its_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
     fast_export = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
     pod = new_pod("pod_handlers:noop", poll_interval="100ms")
-    pod.start(environment={**collector.environment, **fast_export})
+    pod.start(environment={**collector.environment, **fast_export}, new_interpreter=True)
     await wait_for_named_spans(collector, f"start {GROUP}")
     collector.clear()
     await group.reset_command_counts()

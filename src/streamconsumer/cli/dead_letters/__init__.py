@@ -123,12 +123,12 @@ def show(**options: Any) -> None:
     help="Maximum number of replays per second.",
 )
 def replay(**options: Any) -> None:
-    """Add messages to their stream again and delete their dead letters.
+    """Add the messages of dead letters to the stream again, and delete the dead letters.
 
-    Each replay is atomic. You can therefore interrupt the command, repeat the command, or run the command twice at the
-    same time. No dead letter is replayed twice.
+    Each replay is atomic. If you interrupt the command, repeat the command, or run the command twice at the same time,
+    no dead letter is replayed twice.
 
-    All groups of the stream receive the new entries. The processors of the other groups skip these entries.
+    All groups of the stream receive the new entries. Processors skip the entries that were replayed for another group.
 
     Select dead letters by IDS, by --reason and --older-than, or by --all.
     """

@@ -60,8 +60,9 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return the dead letter as a JSON document.
 
-    Each field of the message has `name` and `value` as text. If a name or a value is not valid UTF-8, `nameBase64` or
-    `valueBase64` contains its bytes in base64. The fields of an unreadable message have `sizeBytes` instead of `value`.
+    For each field of the message, the document contains `name` and `value` as text. If a name or a value is not valid
+    UTF-8, `nameBase64` or `valueBase64` contains the bytes in base64. If the message is unreadable, its fields have
+    `sizeBytes` instead of `value`.
     """
     failure = dead_letter.failure
     json_value = _json_size if dead_letter.is_unreadable else _json_value

@@ -87,8 +87,8 @@ async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
 
 
 async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -> None:
-    """Print the JSON document while dead letters are still being read, because the memory may be too small for all of
-    them."""
+    """Print the JSON document while dead letters are still being read, because the memory may be too small for all dead
+    letters."""
     header = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
     echo(to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     separator = "\n"
@@ -156,8 +156,7 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of dead letters that cannot be processed, such as dead letters of another group that were selected by
-        id."""
+        """Number of selected dead letters that cannot be processed, such as dead letters of another group."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -170,7 +169,7 @@ class _Selection:
             yield dead_letter
 
     def reject(self, error: InvalidSettings) -> None:
-        """Print why a dead letter cannot be processed, and count it."""
+        """Print why a dead letter cannot be processed, and count the dead letter."""
         self.rejected += 1
         echo(f"refused: {error}", err=True)
 
@@ -189,7 +188,7 @@ def _check_selection(options: Options) -> None:
     selectors = [bool(options["ids"]), by_filter, options["everything"]]
     if sum(selectors) != 1:
         raise click.UsageError(
-            "select dead letters in exactly one way: by IDS, by --reason and --older-than, or by --all"
+            "select dead letters either with IDS, or with the filters --reason and --older-than, or with --all"
         )
 
 

@@ -1,4 +1,5 @@
-"""The command `dev`: runs, as local processes, the pods of the Deployment that the operator would apply.
+"""The command `dev`: runs the pods of StreamConsumers as local processes, from the manifests that the operator would
+apply.
 
 `workload` reads the files. `session` starts and stops the pods (`local_pod`), the server (`embedded_valkey`) and the
 OTLP receiver (`otlp_receiver`). `child_process` starts each process, and `terminal` prints logs and traces. The

@@ -1,7 +1,7 @@
 """Computes the environment variables of a container as the kubelet does. The functions have no side effects.
 
-A pod gets the variables in its manifest and only those variables of the shell that a local process needs. If a pod got
-all variables of the shell, a handler could depend on one of them and then fail in the cluster.
+A pod gets the variables in its manifest. From the shell, a pod gets only the variables that a local process needs. If a
+pod got all variables of the shell, a handler could depend on a variable that is missing in the cluster.
 """
 
 import re
@@ -29,21 +29,22 @@ class ConfigObjects:
     def get_data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the data of one object.
 
-        For a missing object, returns no data if the reference is optional, and raises InvalidSettings otherwise.
+        If the object is missing and the reference is optional, returns no data. If the object is missing and the
+        reference is not optional, raises InvalidSettings.
         """
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
             raise InvalidSettings(
-                f"{kind} {namespace}/{reference['name']}: not found in FILES; add the {kind}, because `dev` reads "
-                f"{kind}s only from FILES"
+                f"{kind} {namespace}/{reference['name']}: not found in FILES; add the {kind} to one of the FILES, "
+                f"because `dev` does not read {kind}s from a cluster"
             )
         return data or {}
 
     def get_variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
         """Return an environment variable `name` with the value of one key of an object.
 
-        For a missing object or key, returns no variable if the reference is optional, and raises InvalidSettings
-        otherwise.
+        If the object or key is missing and the reference is optional, returns no variable. If the object or key is
+        missing and the reference is not optional, raises InvalidSettings.
         """
         data, key = self.get_data(kind, namespace, reference), reference["key"]
         if key in data:
@@ -90,12 +91,14 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
             case {"name": name, "valueFrom": {"configMapKeyRef": reference}}:
                 environment |= objects.get_variable(name, "ConfigMap", namespace, reference)
             case _:
-                raise InvalidSettings(f"variable {entry.get('name')}: unsupported source {entry}")
+                raise InvalidSettings(
+                    f"environment variable {entry.get('name')}: `dev` does not support the source {entry}"
+                )
     return environment
 
 
 def host_env(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:
-    """Return the variables that a process needs from this machine, and the PYTHONPATH of the handler."""
+    """Return the environment variables of this machine that a process needs, and the PYTHONPATH for the handler."""
     inherited = [Path(each).absolute() for each in environ.get("PYTHONPATH", "").split(":") if each]
     return {
         **{name: environ[name] for name in _INHERITED_VARIABLES if name in environ},

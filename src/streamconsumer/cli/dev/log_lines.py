@@ -25,7 +25,7 @@ _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILI
 @dataclass(frozen=True, slots=True)
 class LogLine:
     """An output line of a pod. `level` is empty if the line is not a log line, for example because the handler printed
-    it."""
+    the line."""
 
     message: str
     level: str = ""
@@ -61,7 +61,8 @@ def render(line: LogLine, folders: Sequence[Path]) -> list[Text]:
 
 
 def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """Return the fields to show. The error and its innermost frame come last. Counters that are zero are omitted."""
+    """Return the fields of a log line that the terminal shows. The error and the innermost stack frame come last.
+    Counters that are zero are omitted."""
     fields = {name: value for name, value in line.fields.items() if name not in _HIDDEN_FIELDS and value != 0}
     if fields.get("deliveries") == 1:  # only the count of a repeated delivery is useful
         del fields["deliveries"]
@@ -75,8 +76,8 @@ def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, A
 
 
 def innermost_frame(stack: str, folders: Sequence[Path]) -> str:
-    """Return the innermost stack frame whose file is in one of the folders, such as `orders.py:12`. Empty if there is
-    no such frame."""
+    """Return the innermost stack frame whose file is in one of the folders, such as `orders.py:12`. Returns an empty
+    text if no stack frame has its file in one of the folders."""
     for match in reversed(list(_FRAME.finditer(stack))):
         for folder in folders:
             if (file := Path(match["file"])).is_relative_to(folder):

@@ -1,6 +1,7 @@
 """A session of `dev`: the embedded Valkey, the OTLP receiver and the pods.
 
-At the end, the pods drain while Valkey and the receiver are still running. Then Valkey and the receiver stop.
+At the end, the pods drain while Valkey and the receiver are still running. After the pods have drained, Valkey and the
+receiver stop.
 """
 
 import asyncio
@@ -24,8 +25,8 @@ from streamconsumer.model.env_codec import env_name
 OTLP_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _REPLACED_PREFIXES = (env_name("redis", ""), "OTEL_EXPORTER_OTLP_")
-"""Prefixes of environment variables for Redis and the collector. The session replaces the manifest's variables that
-have such a prefix."""
+"""Prefixes of environment variables for Redis and the collector. The session replaces each variable of the manifest
+whose name has one of these prefixes."""
 
 _TICK_INTERVAL_SECONDS = 0.25
 
@@ -62,8 +63,8 @@ async def _run(workloads: Sequence[Workload]) -> None:
 
 @asynccontextmanager
 async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the pods of the workloads. At the end, the pods drain, all processes of the session stop, and its files are
-    deleted."""
+    """Run the pods of the workloads. At the end, the pods drain, all processes of the session stop, and the files of
+    the session are deleted."""
     loop = asyncio.get_running_loop()
 
     def show_spans(spans: list[Span]) -> None:

@@ -8,13 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 
+from streamconsumer.text import printable
+
 QUIET_PERIOD_SECONDS = 1.0
-"""A trace counts as complete, and is shown, if it has received no new span for this number of seconds."""
+"""Number of seconds without a new span after which a trace counts as complete and is shown."""
 
 INTERVAL_SECONDS = 2.0
-"""Minimum number of seconds between two traces that are shown. All other traces are skipped."""
+"""Minimum number of seconds between two traces that are shown. If several traces become complete within this time, one
+of these traces is shown, and all others are skipped."""
 
 MAX_TRACES = 10_000
 """Maximum number of buffered traces. Traces that were shown stay in the buffer, so that a retry is shown together with
@@ -27,7 +31,7 @@ POD_NAME = "k8s.pod.name"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root."""
+    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root span."""
 
     trace_id: str
     span_id: str
@@ -77,7 +81,8 @@ class TraceBuffer:
             self._traces.popitem(last=False)
 
     def next_trace(self, now: float) -> list[Span]:
-        """Return the spans of the trace to show now. Empty if no trace is due. Failed traces take precedence."""
+        """Return the spans of the trace to show now. The list is empty if no trace is due. Failed traces take
+        precedence."""
         if now - self._last_shown_at < INTERVAL_SECONDS:
             return []
         quiet = [trace for trace in self._traces.values() if trace.is_ready(now)]
@@ -123,13 +128,14 @@ def render(spans: Sequence[Span]) -> list[Text]:
         "not bold dim",
     )
     rows = list(span_tree(spans))
-    width = max((len(branch) + len(span.name) for branch, span in rows), default=0)
+    width = max((len(branch) + cell_len(printable(span.name)) for branch, span in rows), default=0)
     return [heading, *(_render_span(branch, span, start_ns, width) for branch, span in rows)]
 
 
 def _render_span(branch: str, span: Span, trace_start_ns: int, width: int) -> Text:
     mark, style = ("✗", "red") if span.is_failed else ("✓", "green")
-    row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
+    name = printable(span.name)  # escaped before padding, because escapes are longer than the characters
+    row = Text.assemble((branch, "dim"), name, " " * (width - len(branch) - cell_len(name) + 1), (mark, style))
     row.append(f" {format_nanoseconds(span.end_ns - span.start_ns):>7}")
     row.append(
         f" {'+' + format_nanoseconds(span.start_ns - trace_start_ns) if span.start_ns > trace_start_ns else '':>8}",

@@ -23,7 +23,7 @@ from streamconsumer.operator.settings import OperatorSettings
 
 @dataclass(frozen=True)
 class Workload:
-    """A StreamConsumer with everything that is needed to run it on this machine."""
+    """A StreamConsumer, and everything that `dev` needs to run its pods on this machine."""
 
     consumer: StreamConsumer
     folder: Path
@@ -63,7 +63,7 @@ class Workload:
 
     @property
     def source_files(self) -> Mapping[str, str]:
-        """Files with the code in `handler.source`. Empty if the field is not set."""
+        """Files with the code in `handler.source`, or no files if `handler.source` is not set."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
     def environment(self, pod_name: str) -> dict[str, str]:
@@ -137,6 +137,6 @@ def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise InvalidSettings(
-            f"Secret {'/'.join(object_name)}, data.{key}: found binary data, or text that is not base64; "
-            "expected text in base64; use stringData for plain text"
+            f"Secret {'/'.join(object_name)}, data.{key}: found a value that base64 cannot decode to text; "
+            "encode the text in base64, or move the plain text to stringData"
         ) from None

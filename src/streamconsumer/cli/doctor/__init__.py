@@ -26,8 +26,8 @@ def doctor(**options: Any) -> None:
     """Check every prerequisite of a StreamConsumer.
 
     In the cluster, the command checks the operator, the CRD, your permissions and the resource. In one of the pods of
-    NAME, it checks Redis (version, permissions, settings), the consumer group, the handler and the collector. The
-    checks in the pod run through "kubectl exec". The command makes no changes.
+    NAME, the command checks Redis (version, permissions, settings), the consumer group, the handler and the collector.
+    The checks in the pod run through "kubectl exec". The command makes no changes.
 
     \b
     Exit codes:

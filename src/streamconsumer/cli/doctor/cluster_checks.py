@@ -41,7 +41,8 @@ DOCTOR_COMMAND = ("streamconsumer", "doctor", "--from-environment", "-o", "json"
 async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
     """Check the StreamConsumer that the options name.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
+    Raises InvalidSettings if the kubeconfig is unusable or the StreamConsumer does not exist. Raises BackendUnavailable
+    if the Kubernetes API does not answer or rejects a request.
     """
     async with kube_client(options["context"]) as client:
         (manifest,) = await list_consumers(client, namespace_of(options), options["name"])
@@ -113,8 +114,8 @@ async def _secret_access(
     client: KubeClient, manifest: Manifest, operators: list[OperatorFacts] | None
 ) -> list[SecretAccess]:
     """Return, for each operator that watches the StreamConsumer's namespace, whether the operator is allowed to get
-    Secrets. If no operator is known, or the caller is not allowed to check permissions, the status of the
-    StreamConsumer decides."""
+    Secrets. If no operator is known, or the caller is not allowed to check permissions, the result is taken from the
+    status of the StreamConsumer."""
     namespace, is_missing = manifest["metadata"]["namespace"], from_manifests(manifest, []).is_missing_secrets
     if not operators:
         command = grant_command(namespace, "", is_cluster_wide=True)

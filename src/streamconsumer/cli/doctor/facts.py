@@ -18,18 +18,19 @@ class ServerFacts:
 
     address: str
     problem: str = ""
-    """Reason why the server cannot be used. Empty if there is no problem. If there is a problem, all fields except
-    `address` are unknown."""
+    """Reason why the server cannot be used, or an empty string if the server can be used. If the server cannot be used,
+    all fields except `address` are unknown."""
     version: str = ""
-    """Version of the server. Empty if the server does not report the version."""
+    """Version of the server, or an empty string if the server does not report the version."""
     missing_permissions: list[str] = field(default_factory=list)
     """Permissions that the Redis user lacks, in the syntax of ACL SETUSER."""
     settings: dict[str, str | None] = field(default_factory=dict)
-    """Values of the server settings. None if the user is not allowed to read a setting."""
+    """Values of the server settings, by name. The value is None if the Redis user is not allowed to read the
+    setting."""
     risky_settings: list[RiskySetting] = field(default_factory=list)
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
-    """Reason why the group cannot be read. Empty if there is no problem."""
+    """Reason why the group cannot be read, or an empty string if the group can be read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Dependency:
 
     name: str
     problem: str = ""
-    """Reason why the handler or collector cannot be used. Empty if there is no problem."""
+    """Reason why the handler or collector cannot be used, or an empty string if the handler or collector can be
+    used."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class PodFacts:
     server: ServerFacts
     handler: Dependency
     collector: Dependency | None = None
-    """None if no environment variable sets a collector."""
+    """The collector, or None if no environment variable sets the address of a collector."""
 
 
 class OperatorFacts(Model):
@@ -62,7 +64,7 @@ class OperatorFacts(Model):
     image: str
     service_account: str = "default"
     watch_namespaces: list[str] = Field(default=[])
-    """Namespaces that the operator watches. Empty if it watches all namespaces."""
+    """Namespaces that the operator watches, or an empty list if the operator watches all namespaces."""
     desired: int
     """Number of pods in the spec of the Deployment."""
     ready: int
@@ -90,22 +92,23 @@ class ClusterFacts(Model):
     secret_namespace: str = ""
     """Namespace of the StreamConsumer and of its Secrets."""
     secret_access: list[SecretAccess] = Field(default=[])
-    """Permissions of the operators that watch this namespace. Empty if the StreamConsumer names no Secrets."""
+    """Permissions of the operators that watch this namespace, or an empty list if the StreamConsumer names no
+    Secrets."""
     permissions: dict[str, bool]
-    """True for each permission that the caller has, False for every other permission. A key such as `list pods`
-    consists of verb and resource."""
+    """Permissions of the caller: the value is True for each permission that the caller has, and False for every other
+    permission. A key such as `list pods` consists of verb and resource."""
 
 
 class PassedCheck(Model):
-    """A check that passed, or whose result is unknown."""
+    """A check that found no problem: either the check passed, or its result is unknown."""
 
     object: str
     found: str
 
 
 class CheckResult(Model):
-    """Results of the checks. The lists have no defaults, so that a document of another version, which has no such
-    lists, is rejected."""
+    """Results of the checks. The lists have no defaults, so that a document without these lists is rejected. Another
+    version may print such a document."""
 
     passed: list[PassedCheck]
     findings: list[Finding]
@@ -121,9 +124,9 @@ class Diagnosis(Model):
     """The JSON document that `doctor -o json` prints."""
 
     cluster: CheckResult | None = None
-    """None if the checks of the cluster did not run."""
+    """Result of the checks of the cluster, or None if these checks did not run."""
     pod: PodCheckResult | None = None
-    """None if no pod ran the checks."""
+    """Result of the checks in a pod, or None if no pod ran the checks."""
 
     @property
     def results(self) -> list[CheckResult]:

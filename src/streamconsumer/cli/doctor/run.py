@@ -23,7 +23,8 @@ Options = Mapping[str, Any]
 def run(options: Options) -> int:
     """Run the checks, print the results and return the exit code.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
+    Raises InvalidSettings if the StreamConsumer does not exist, or if the kubeconfig or the environment variables of
+    the pod are unusable. Raises BackendUnavailable if the Kubernetes API does not answer or rejects a request.
     """
     if not options["from_environment"]:
         from streamconsumer.cli.doctor.cluster_checks import diagnose
@@ -52,7 +53,7 @@ def _print_diagnosis(diagnosis: Diagnosis, options: Options) -> int:
 
 
 def lines(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
-    """Format the results. Each passed check takes one line, and the problems follow."""
+    """Format the results. The output has one line for each passed check, and then the problems."""
     if diagnosis.cluster:
         yield from _result_lines("in the cluster", diagnosis.cluster, width)
     if diagnosis.pod:

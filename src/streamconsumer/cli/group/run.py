@@ -45,7 +45,7 @@ async def _delete(options: Options) -> int:
     if not result.group_existed and not result.companion_keys:
         raise InvalidSettings(
             f"{group_label} at {target.server} does not exist and has no companion keys; "
-            "check the names and the database"
+            "check the name of the group, the name of the stream and the database number"
         )
     _print_result(group_label, summary, result, options)
     return 0

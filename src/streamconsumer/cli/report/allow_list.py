@@ -33,7 +33,8 @@ def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
     """Copy the fields that the schema defines.
 
-    A map of texts is replaced by the list of its keys. A value that does not have the type in the schema becomes None.
+    A map of texts is replaced by the list of its keys. A value whose type differs from the type in the schema becomes
+    None.
     """
     match schema, value:
         case {"properties": fields}, dict():
@@ -80,8 +81,8 @@ def _copy_fields(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def samples(exposition: str, resources: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of StreamConsumer metrics. Samples of the operator about resources outside the bundle are
-    omitted.
+    """Yield the samples of StreamConsumer metrics. If a sample of the operator describes a resource outside the bundle,
+    the sample is omitted.
 
     Raises ValueError if the text is not in the Prometheus format.
     """

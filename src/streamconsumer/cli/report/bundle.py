@@ -33,8 +33,8 @@ class Bundle:
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
-        """Add a file: a text, or a document or a model as JSON. Secret values are removed, and unprintable characters
-        are escaped."""
+        """Add a file that contains a text, or a document or model as JSON. Secret values are removed, and unprintable
+        characters are escaped."""
         clean = self._redact(document)
         self.files[file_path(file)] = printable_lines(clean) if isinstance(clean, str) else _json(clean)
 
@@ -47,7 +47,7 @@ class Bundle:
         """Return the response. If the request fails, `name` is listed as omitted and the result is None."""
         try:
             return await request
-        except Exception as error:  # noqa: BLE001 - an unreadable object must not prevent the report about the others
+        except Exception as error:  # noqa: BLE001 - an unreadable object must not end the whole report
             self.omit(name, api_error_message(error))
             return None
 
@@ -96,7 +96,7 @@ def _json(document: Any) -> str:
 
 
 def file_path(name: str) -> str:
-    """Return `name` as a path that stays within the bundle's folder. `name` contains the names of pods and
-    containers."""
+    """Return `name` as a path that stays within the bundle's folder. `name` is untrusted, because it contains the names
+    of pods and containers."""
     parts = (quote(part, safe="") for part in name.split("/"))
     return "/".join(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)

@@ -1,9 +1,9 @@
 """Removes secrets from texts and counts the removals: values of Secrets, PEM blocks, credentials in URLs, and texts
 with the shape of a secret.
 
-For each value, one regular expression matches all its spellings: each character can be plain, percent-encoded or
-escaped as in JSON or Python, also more than once. Further expressions find the base64 encoding of the value, at any
-position in a longer encoded text.
+For each value, one regular expression matches all spellings of the value. In a spelling, each character is plain,
+percent-encoded, or escaped as in JSON or Python, once or several times. Further expressions find the base64 encoding of
+the value, at any position in a longer encoded text.
 """
 
 import json
@@ -82,7 +82,7 @@ class Redactor:
 
 
 def _merge(spans: Iterable[Span]) -> list[Span]:
-    """Return sorted spans without overlaps. Overlapping spans become one span with the label of the first."""
+    """Return sorted spans without overlaps. Overlapping spans become one span with the label of the first span."""
     merged: list[Span] = []
     for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
         if merged and start < merged[-1][1]:
@@ -96,7 +96,8 @@ def _merge(spans: Iterable[Span]) -> list[Span]:
 def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
     """Yield the parts of a span that are outside the known spans, so that a known value keeps its own label.
 
-    An opaque token that contains a known value yields nothing, because the whole token is an encoding of this value.
+    If an opaque token contains a known value, the function yields nothing, because the whole token is an encoding of
+    this value.
     """
     position, end, label = span
     index = bisect_right(known, position, key=lambda each: each[1])
@@ -111,7 +112,7 @@ def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
 
 
 def keep_reason(value: bytes) -> str:
-    """Return the reason why a value is not removed from texts. Empty if the value is removed."""
+    """Return the reason why a value is not removed from texts. The reason is empty if the value is removed."""
     whole = value.strip()
     if len(whole) < MIN_VALUE_BYTES:
         return f"shorter than {MIN_VALUE_BYTES} bytes"
@@ -181,8 +182,8 @@ def _base64_pattern(part: bytes, offset: int) -> str:
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """Return a pattern for all base64 digits that agree with `minimum` in each bit in which `minimum` and `maximum` are
-    equal."""
+    """Return a pattern for base64 digits. A digit matches if it equals `minimum` in every bit in which `minimum` equals
+    `maximum`."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

@@ -59,13 +59,14 @@ print(connection.getresponse().read().decode())
 """
 
 PodsWithFolder = Sequence[tuple[str, Manifest]]
-"""Pods, each with the folder for its files."""
+"""Pods, each with the folder for the files about the pod."""
 
 
 async def collect(options: Mapping[str, Any]) -> Bundle:
     """Collect the files for the StreamConsumers that the options select, and for the operator.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer.
+    Raises InvalidSettings if the kubeconfig is unusable or the StreamConsumer does not exist. Raises BackendUnavailable
+    if the Kubernetes API does not answer.
     """
     bundle, context = Bundle(), options["context"]
     async with kube_client(context) as client:
@@ -103,7 +104,8 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
 async def _add_resource(
     bundle: Bundle, client: KubeClient, resource: tuple[str, Manifest], pod_names: set[str], context: str | None
 ) -> None:
-    """Add the files about one StreamConsumer. `resource` is the folder for its files, and its manifest."""
+    """Add the files about one StreamConsumer. `resource` is a pair: the folder for the files, and the manifest of the
+    StreamConsumer."""
     folder, manifest = resource
     metadata = manifest["metadata"]
     await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(manifest))

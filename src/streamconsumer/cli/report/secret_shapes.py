@@ -1,7 +1,8 @@
 """Patterns for secrets whose values the report does not know: tokens of providers, headers, assignments and commands.
 
-In doubt, a pattern matches too much rather than too little. The value of an assignment ends at its closing quote, at
-white space, or at the end of the line if the name begins the line. All patterns are linear in the length of the text.
+In doubt, a pattern matches too much rather than too little. In an assignment, a quoted value ends at its closing quote.
+A value without quotes ends at white space or, if the name begins the line, at the end of the line. All patterns are
+linear in the length of the text.
 """
 
 import re
@@ -18,7 +19,7 @@ TOKEN, AUTHORIZATION, ASSIGNMENT, COMMAND, OPAQUE = (
 """Labels of the removed values."""
 
 MIN_OPAQUE_LENGTH, MIN_OPAQUE_CHANGES = 32, 0.4
-"""Minimum length of an opaque token, and minimum share of its characters that differ in kind from the preceding
+"""Minimum length of an opaque token, and minimum share of characters whose kind differs from the kind of the preceding
 character. Upper case, lower case and digits are different kinds. In names and paths, most adjacent characters are of
 the same kind."""
 
@@ -29,7 +30,8 @@ _NAME = (
     r"|requirepass|masterauth|\bdsn|\botp|\bpin)"
     r"(?![\w.-]{0,40}(?:ref|name|file|path)\b)"
 )
-"""The part of a name that makes a setting secret. `passwordSecretRef.name` and `--password-file` are not secret."""
+"""Part of a setting's name that shows that the value is secret. `passwordSecretRef.name` and `--password-file` are not
+secret."""
 
 _QUOTE = r"""(?:\\*["'`]|\\+u00(?:22|27)|%(?:25)*2[27]|&(?:quot|apos|\#3[49]);)"""
 _SPACE = r"(?:\s|\+|%(?:25)*20|\\+[nrt])"

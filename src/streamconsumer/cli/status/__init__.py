@@ -76,7 +76,7 @@ StreamConsumer."""
 
 
 def with_options(*options: Command) -> Callable[[Command], Command]:
-    """Return a decorator that adds the options to a command, in this order."""
+    """Return a decorator that adds the options to a command, in the order of the arguments."""
 
     def add_options(command: Command) -> Command:
         for option in reversed(options):

@@ -29,7 +29,6 @@ try:
     )
     from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
     from streamconsumer.redis_client import replies
-    from streamconsumer.redis_client.credentials import no_host_lookup
     from streamconsumer.redis_client.errors_table import RedisErrorInfo
     from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
     from streamconsumer.redis_client.replies import UnexpectedReply
@@ -73,7 +72,7 @@ async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
 
 
 def namespace_of(options: Mapping[str, Any]) -> str | None:
-    """Return the namespace that the options or the context select. None if the options select all namespaces."""
+    """Return the namespace that the options or the context select, or None if the options select all namespaces."""
     if options.get("all_namespaces"):
         return None
     return options["namespace"] or default_namespace(options["context"])
@@ -87,7 +86,7 @@ async def list_consumers(client: KubeClient, namespace: str | None, name: str | 
     if name is None:
         return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
-        raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove one of them")
+        raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove NAME or --all-namespaces")
     if (manifest := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
         raise InvalidSettings(
             f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
@@ -106,7 +105,7 @@ async def map_concurrently(
 ) -> list[Result]:
     """Call the function with each item, with up to `limit` calls at the same time. Returns the results in order.
 
-    A slow server therefore delays the other StreamConsumers of a large cluster only a little."""
+    Because of the concurrent calls, a slow server delays the other StreamConsumers of a large cluster only a little."""
     semaphore = asyncio.Semaphore(limit)
 
     async def call(item: Item) -> Result:
@@ -119,11 +118,12 @@ async def map_concurrently(
 async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:
     """Return the facts about one of several StreamConsumers.
 
-    An error affects only this StreamConsumer. Its facts then contain only its name, and the error as the problem.
+    An error affects only this StreamConsumer. After an error, the facts contain only the name of the StreamConsumer,
+    and the error as the problem.
     """
     try:
         return await collect_facts(client, manifest)
-    except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide the others
+    except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide other StreamConsumers
         metadata, problem = manifest["metadata"], " ".join(api_error_message(error).split())
         return Facts(
             namespace=metadata["namespace"],
@@ -214,7 +214,7 @@ async def query_redis(
         return resolved
     redis = None
     try:
-        redis = PipelineClient(resolved.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
+        redis = PipelineClient(resolved.credentials, consumer.spec.stream, REDIS_TIMEOUT_SECONDS)
         raw_replies = await redis.execute(build_commands(GroupRef.from_consumer(consumer)))
     except InvalidSettings as error:
         return resolved.redact(str(error))
@@ -225,7 +225,7 @@ async def query_redis(
 
 
 def _parse_lines(reply: Any) -> list[Any] | None:
-    """Return the lines of a reply. None if the command has failed."""
+    """Return the lines of a reply. Returns None if the reply is an error."""
     return None if isinstance(reply, RedisErrorInfo) else replies.array(reply, "EVAL")
 
 

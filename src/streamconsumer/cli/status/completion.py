@@ -16,8 +16,8 @@ NO_FILE_COMPLETION = 4
 def complete_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
     """Return the names that start with `incomplete`.
 
-    Raises BackendUnavailable and InvalidSettings. The caller must not print these errors, because the user is still
-    typing the command.
+    Raises BackendUnavailable and InvalidSettings. The caller must not print an error during completion, because the
+    user is still typing the command.
     """
     return asyncio.run(_list_names(incomplete, namespace, context))
 

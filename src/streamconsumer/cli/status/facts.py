@@ -23,7 +23,7 @@ class Finding(Model):
     expected: str
     advice: str
     command: str = ""
-    """Command that solves the problem. Empty if there is no such command."""
+    """Command that solves the problem, or an empty string if no command solves the problem."""
 
 
 class Pod(Model):
@@ -34,7 +34,7 @@ class Pod(Model):
     ready: bool
     restarts: int
     exit_message: str = ""
-    """Reason why the container is waiting or has terminated. Empty if the reason is unknown."""
+    """Reason why the container is waiting or has terminated, or an empty string if the reason is unknown."""
 
 
 class ConsumerFacts(Model):
@@ -59,16 +59,16 @@ class RedisView(Model):
     """State of the stream and the group in Redis."""
 
     source: Literal["redis", "operator", "unknown"]
-    """Source of the stats: `redis` if this command read them, `operator` if they come from the status that the operator
-    wrote, `unknown` if there are none."""
+    """Source of the stats: `redis` if this command read the stats, `operator` if the stats come from the status that
+    the operator wrote, `unknown` if there are no stats."""
     problem: str = ""
     """Reason why this command could not read Redis, or the problem that Redis reported for the group."""
     stats: StreamStats | None = None
-    """Numbers of entries, consumers and dead letters. None if they are unknown."""
+    """Numbers of entries, consumers and dead letters, or None if these numbers are unknown."""
     consumers: list[ConsumerFacts] | None = None
-    """Consumers of the group. None if they are unknown."""
+    """Consumers of the group, or None if the consumers are unknown."""
     oldest_pending: list[PendingEntryFacts] | None = None
-    """The oldest pending entries of the group. None if they are unknown."""
+    """The oldest pending entries of the group, or None if these entries are unknown."""
 
 
 class Facts(Model):
@@ -81,7 +81,7 @@ class Facts(Model):
     generation: int
     suspended: bool
     status: Status | None = None
-    """Status that the operator wrote. None if there is no status yet, or if the status is invalid."""
+    """Status that the operator wrote, or None if the status is missing or invalid."""
     pods: list[Pod] = Field(default=[])
     redis: RedisView = RedisView(source="unknown")
 
@@ -92,19 +92,19 @@ class Facts(Model):
 
     @property
     def is_missing_secrets(self) -> bool:
-        """True if the operator reports that it is not allowed to read Secrets."""
+        """True if a condition reports that the operator is not allowed to read Secrets."""
         return any(each.reason == StreamReason.SECRETS_NOT_READABLE for each in self.conditions.values())
 
     @property
     def autoscaling(self) -> ScalingStatus | None:
-        """The last scaling decision. None if there is no decision."""
+        """The last scaling decision, or None if the status contains no scaling decision."""
         return self.status.autoscaling if self.status else None
 
 
 def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
     """Return the facts that need no connection to Redis.
 
-    No error is raised if the StreamConsumer is invalid, so that an invalid StreamConsumer can be shown as well.
+    An invalid StreamConsumer raises no error, because commands also show invalid StreamConsumers.
     """
     metadata, spec = consumer["metadata"], as_mapping(consumer.get("spec"))
     status = _parse_status(consumer.get("status"))
@@ -123,7 +123,7 @@ def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
 
 
 def _parse_status(manifest: Any) -> Status | None:
-    """Return the parsed status. None if no operator has written a status yet, or if the status is invalid."""
+    """Return the parsed status, or None if no operator has written a status yet or the status is invalid."""
     try:
         status = Status.model_validate(manifest or INITIAL_STATUS)
     except ValidationError:

@@ -16,8 +16,8 @@ SUSPECT_DELIVERIES = 2
 crashes the process."""
 
 MIN_SILENT_SECONDS = 60
-"""A consumer with pending entries is reported if it has been idle for at least this number of seconds. Pods renew their
-pending entries every 0.4 s."""
+"""A consumer with pending entries is reported if the consumer has been idle for at least this number of seconds. Pods
+renew their pending entries every 0.4 s."""
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
@@ -52,11 +52,17 @@ def _operator_findings(facts: Facts) -> Iterator[Finding]:
 def _condition_findings(facts: Facts) -> Iterator[Finding]:
     for condition_type, abnormal in _ABNORMAL_STATUS.items():
         condition = facts.conditions.get(condition_type)
-        if condition and condition.status == abnormal:
+        if condition and condition.status == abnormal and not _is_expected(condition, facts):
             severity = warning if condition.reason in _TRANSIENT_REASONS else error
             expected = f"{condition_type} {'False' if abnormal == 'True' else 'True'}"
             advice = action_for(condition.reason, _target_options(facts))
             yield severity(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
+
+
+def _is_expected(condition: Condition, facts: Facts) -> bool:
+    """Return True if the group is missing because no pod is desired yet. The first pod creates the group."""
+    no_pods_desired = facts.status is not None and facts.status.desired_replicas == 0
+    return condition.reason == StreamReason.GROUP_MISSING and no_pods_desired
 
 
 def _target_options(facts: Facts) -> str:

@@ -35,7 +35,8 @@ Results = Sequence[tuple[Facts, Sequence[Finding]]]
 def run(command: str, options: Options) -> int:
     """Run the command and return its exit code.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
+    Raises InvalidSettings if the kubeconfig is unusable or the StreamConsumer does not exist. Raises BackendUnavailable
+    if the Kubernetes API does not answer or rejects a request.
     """
     if command == "status":
         return asyncio.run(_status(options))

@@ -135,7 +135,7 @@ def _consumer_lines(facts: Facts, width: int) -> Iterator[str]:
 
 
 def wrap(label: str, text: str, width: int) -> list[str]:
-    """Wrap the text and put the label before it. Lines do not break at hyphens, so that commands and names can be
+    """Wrap the text and put the label before the text. Lines do not break at hyphens, so that commands and names can be
     copied."""
     indent = " " * len(label)
     text = printable(text, MAX_TEXT_LENGTH)
@@ -147,8 +147,8 @@ def _number_or_unknown(value: Any) -> str:
 
 
 def _age_of(timestamp: str, now: datetime) -> str:
-    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because users may write
-    the status."""
+    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because a user with
+    permission to write the status can store any text."""
     try:
         return format_age(datetime.fromisoformat(timestamp), now)
     except (ValueError, TypeError, OverflowError):  # TypeError: the timestamp has no time zone

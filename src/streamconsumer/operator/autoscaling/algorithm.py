@@ -1,8 +1,8 @@
 """Scaling algorithm: computes the number of pods, and the reason for this number, from a probe of the stream.
 
-Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
-unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
-been read and acknowledged. Otherwise, no pod would handle the remaining entries.
+Two rules take precedence over all other rules. First, the number of pods may grow but does not shrink while the backlog
+is unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
+been read and acknowledged. With zero pods, no pod would handle the remaining entries.
 
 The functions in this module have no side effects: the caller passes the current time.
 """
@@ -30,12 +30,13 @@ class Backlog:
     pending: int
     """Number of entries that have been delivered and are not acknowledged."""
     is_exact: bool = True
-    """True if `unread` is the exact number, False if it is a lower bound."""
+    """True if `unread` is the exact number, False if `unread` is a lower bound."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None before Redis 7.0, which introduced this counter."""
+    """Number of entries that were ever delivered to the group, or None on a server before Redis 7.0, which introduced
+    this counter."""
     last_delivered_id: str | None = None
     """Id of the last delivered entry. A changed id proves that entries have been delivered since the previous probe,
-    even if no entry is left."""
+    even if no entry is waiting."""
 
     @property
     def total(self) -> int:
@@ -58,15 +59,16 @@ class ScalingHistory:
     """State of one StreamConsumer between two scaling decisions. Times are in seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """Recent decisions, each with its time and the required number of pods. Covers the longer of the two stabilization
-    windows."""
+    """Recent decisions, each with its time and the required number of pods. The decisions cover the longer of the two
+    stabilization windows."""
     changes: tuple[tuple[float, int], ...] = ()
-    """Recent changes of the number of pods, each with its time and its size. Covers the maximum period of a policy."""
+    """Recent changes of the number of pods, each with its time and its size. The changes cover the maximum period of a
+    policy."""
     last_busy_seconds: float | None = None
-    """Time of the last probe that found work. None before the first probe."""
+    """Time of the last probe that found work, or None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Start of the current outage: the time of the first probe to which Redis did not reply. None if Redis replied to
-    the last probe."""
+    """Start of the current outage: the time of the first probe to which Redis did not reply. The value is None if Redis
+    replied to the last probe."""
     last_delivered_id: str | None = None
     """Last-delivered id of the group in the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
@@ -93,8 +95,8 @@ def decide(
     """Compute the number of pods. Returns the decision, and the history for the next decision.
 
     `backlog` is None if Redis did not reply, or if the operator is not allowed to read the Secrets with the Redis
-    credentials. In the second case, `secrets_problem` explains the missing permission; otherwise, it is empty.
-    `current` is the desired number of pods before this decision."""
+    credentials. If the operator is not allowed to read the Secrets, `secrets_problem` explains the missing permission.
+    In all other cases, `secrets_problem` is empty. `current` is the desired number of pods before this decision."""
     if backlog is None:
         return _decide_without_data(rules, current, history, now_seconds, secrets_problem)
     if history.last_busy_seconds is None:  # after a restart of the operator, wait for the full windows
@@ -159,8 +161,8 @@ def _required_replicas(
 
 
 def _replicas_for_backlog(rules: Autoscaling, total: int, current: int, throughput: Throughput) -> int:
-    """Compute the number of pods for a backlog. The target is either the backlog per pod, or `drainTime`, which also
-    takes the arrival rate into account."""
+    """Compute the number of pods for a backlog. The target is either the backlog per pod or `drainTime`. With
+    `drainTime`, the number also depends on the arrival rate."""
     target = rules.target
     if target.drain_time is None:
         return math.ceil(total / target.backlog_share)
@@ -182,7 +184,7 @@ class _Evaluation:
 
     def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
         """Apply the bounds, windows and policies to the required number of pods. Returns the resulting number, and the
-        last rule that changed it, or `reason` if no rule changed it."""
+        last rule that changed the number. If no rule changed the number, `reason` is returned in place of the rule."""
         rules = self.rules
         replicas = required
         if replicas > rules.max_replicas:
@@ -233,8 +235,8 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """Return the largest number of pods that the policies still allow to add or remove now. None if there are no
-    policies.
+    """Return the largest number of pods that may be added or removed now under the policies. Returns None if there are
+    no policies.
 
     If there are several policies, the policy that allows the largest change applies."""
     remaining = []

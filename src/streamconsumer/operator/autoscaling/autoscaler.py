@@ -24,18 +24,19 @@ class Autoscaler:
     replicas: int
     """Number of pods in the last decision."""
     is_frozen: bool = False
-    """True if the pods cannot start. The autoscaler then ignores observations, because more pods would not help."""
+    """True if the pods cannot start. While the pods cannot start, the autoscaler ignores observations, because more
+    pods would not help."""
     history: ScalingHistory = field(default_factory=ScalingHistory)
     published: ScalingStatus | None = None
-    """Decision that the status shows: the last decision that changed the number of pods or the reason. None before the
-    first observation."""
+    """Decision that the status shows: the last decision that changed the number of pods or the reason. The value is
+    None before the first observation."""
     pending_by_pod: Mapping[str, int] = field(default_factory=dict)
     """Number of pending entries of each pod's consumer at the last decision."""
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
     def with_rules(cls, rules: Autoscaling, previous: "Autoscaler | None", current: int | None) -> "Autoscaler":
-        """Return `previous` if its rules are the same, otherwise a new autoscaler with the history of `previous`.
+        """Return `previous` if the rules have not changed, otherwise a new autoscaler with the history of `previous`.
 
         `current` is the number of pods in the Deployment. If there is no Deployment yet, `current` is None and the new
         autoscaler starts with minReplicas."""
@@ -104,12 +105,12 @@ class Autoscaler:
 def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
     """Build the backlog from the stream statistics. Returns None if `stats` is None.
 
-    If the group is missing, all entries may be unread, and running pods may be about to restore pending entries. The
-    backlog is then known only if the stream is empty and there are no pods."""
+    If the group is missing, running pods may be about to restore pending entries. Without a group, the backlog is
+    therefore known only if no entry is unread and there are no pods."""
     if stats is None:
         return None
     if stats.pending is None:
-        return Backlog(stats.length, 0, is_exact=stats.length == 0 and current == 0)
+        return Backlog(stats.lag, 0, is_exact=stats.lag == 0 and current == 0)
     return Backlog(
         stats.lag,
         stats.pending,

@@ -6,22 +6,22 @@ long message has a pending entry and is deleted last. Every deleted pod drains b
 
 from collections.abc import Mapping, Sequence
 
+from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest
 
-ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 MAX_COST = 2**31 - 1
-"""Maximum cost, because Kubernetes parses the cost as a signed 32-bit integer."""
+"""Maximum pod deletion cost. The limit is needed because Kubernetes parses the cost as a signed 32-bit integer."""
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:
-    """Return the new cost of each pod whose annotation differs from its number of pending entries.
+    """Return the new cost of each pod whose cost annotation differs from the pod's number of pending entries.
 
     The keys of `pending_by_pod` are consumer names, which equal pod names. Pods that are being deleted are excluded."""
     costs = {}
     for pod in pods:
         metadata = pod["metadata"]
         cost = min(pending_by_pod.get(metadata["name"], 0), MAX_COST)
-        annotated = metadata.get("annotations", {}).get(ANNOTATION, "0")
+        annotated = metadata.get("annotations", {}).get(names.ANNOTATION_DELETION_COST, "0")
         if annotated != str(cost) and not metadata.get("deletionTimestamp"):
             costs[metadata["name"]] = cost
     return costs

@@ -1,9 +1,9 @@
 """Arrival rate and throughput per pod, computed from the counters of Redis. The functions have no side effects.
 
-The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero, which
-looks like work for one pod. Throughput per pod is measurable only while there is a backlog; at other times, the
-measured value is a lower bound. This module therefore measures during a backlog and keeps the result. Until the next
-measurement, the assumed throughput per pod grows slowly, because the old result becomes less reliable.
+The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero, as if
+one pod were sufficient. Throughput per pod is measurable only while there is a backlog; at other times, the measured
+value is a lower bound. This module therefore measures the throughput during a backlog, and keeps the result. Until the
+next measurement, the assumed throughput per pod grows slowly, because the old result becomes less reliable.
 """
 
 import math
@@ -13,9 +13,9 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""An earlier measurement loses half its weight over this duration of new measurements."""
+"""Duration of newer measurements after which an earlier measurement has lost half its weight."""
 MIN_ENTRIES = 10
-"""Earlier measurements keep their full weight until they cover this number of entries."""
+"""Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
 """Time without a measurement after which the assumed throughput has grown by the factor e.
 
@@ -24,8 +24,7 @@ pods are sufficient."""
 POD_START_SECONDS = 10.0
 """Time after a scale-up during which samples are not used, because new pods are still starting."""
 MAX_UTILIZATION = 0.8
-"""If the arrival rate is low, autoscaling removes pods only if the utilization of the remaining pods does not exceed
-this value."""
+"""Maximum utilization of the remaining pods after autoscaling has removed pods because of a low arrival rate."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ class Throughput:
     def with_sample(self, sample: Sample | None, scaled_up_at_seconds: float) -> "Throughput":
         """Return a copy with one more sample.
 
-        `sample` is None if the probe did not report all counters. In this case, or if a counter has decreased, the
-        samples are discarded, but the measured throughput per pod is kept. `scaled_up_at_seconds` is the time of the
-        last scale-up."""
+        `sample` is None if the probe did not report all counters. If `sample` is None or a counter has decreased, the
+        earlier samples are discarded, but the measured throughput per pod is kept. `scaled_up_at_seconds` is the time
+        of the last scale-up."""
         previous = self.samples[-1] if self.samples else None
         if (
             sample is None
@@ -98,12 +97,12 @@ class Throughput:
 
     @property
     def per_pod_rate(self) -> float | None:
-        """Number of entries that one pod handles per second. None before the first measurement."""
+        """Number of entries that one pod handles per second, or None before the first measurement."""
         return self.measured_entries / self.measured_pod_seconds if self.measured_entries else None
 
     @property
     def arrival_rate(self) -> float | None:
-        """Number of entries that are added to the stream per second. None before the second sample."""
+        """Number of entries that are added to the stream per second, or None before the second sample."""
         if len(self.samples) < 2:
             return None
         first, last = self.samples[0], self.samples[-1]
@@ -111,10 +110,11 @@ class Throughput:
         return (last.entries_added - first.entries_added) / seconds if seconds else None
 
     def min_pods(self, current: int) -> int | None:
-        """Return the number of pods that can keep up with the arrival rate. None if a rate is unknown.
+        """Return the number of pods that can keep up with the arrival rate. Returns None if the arrival rate or the
+        throughput is unknown.
 
-        Returns `current` if the current pods are sufficient and the utilization would exceed MAX_UTILIZATION with one
-        pod fewer."""
+        Returns `current` if two conditions hold: the current pods are sufficient, and with one pod fewer, the
+        utilization would exceed MAX_UTILIZATION."""
         if self.per_pod_rate is None or self.arrival_rate is None:
             return None
         pods = self.arrival_rate / self.per_pod_rate

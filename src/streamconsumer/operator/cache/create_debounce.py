@@ -1,7 +1,7 @@
 """Delays the first reconcile of new StreamConsumers until a burst of creations has ended.
 
-`kubectl` creates the StreamConsumers of a list one after another. A reconcile during that time uses CPU time of the API
-server, and so delays the remaining creations.
+`kubectl` creates the StreamConsumers of a list one after another. A reconcile during these creations uses CPU time of
+the API server, and so delays the remaining creations.
 """
 
 import asyncio

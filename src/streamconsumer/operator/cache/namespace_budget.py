@@ -1,54 +1,73 @@
-"""Memory budget for the StreamConsumers of each namespace.
+"""Memory budget for the cached objects of each namespace.
 
-The author of a StreamConsumer chooses the size of its spec, up to about 1.5 MB, and the cache stores each spec. Without
-a budget, the StreamConsumers of one namespace could use up the operator's memory and stop it for all namespaces.
+Users choose the size of their objects, up to about 1.5 MB each, and the number of their objects. Without a budget, the
+objects of one namespace could use up the operator's memory and stop the operator for all namespaces.
+
+The cache stores only a few fields of an object that does not fit into the budget. A reconcile then reads the whole
+object from the API server. This takes longer, but the memory is free again after the reconcile.
 """
 
-import json
 from collections import Counter
+from sys import getsizeof
+from typing import Any
 
-from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.manifests import Manifest
+MAX_OBJECT_BYTES = 256 * 1024
+"""Maximum size in memory of an object that the cache stores completely. An ordinary Deployment has 30 kB."""
 
-MAX_NAMESPACE_BYTES = 16 * 1024 * 1024
-"""Maximum size of all specs and annotations of a namespace as JSON, plus OBJECT_BYTES for each StreamConsumer."""
+GUARANTEED_BYTES = 2 * 1024 * 1024
+"""Memory that each namespace can use, even if other namespaces use all of MAX_TOTAL_BYTES. Sufficient for about 40
+ordinary StreamConsumers with their children and pods."""
 
-OBJECT_BYTES = 4096
-"""Size of a StreamConsumer without its spec. An ordinary spec has 1 to 3 kB, so a namespace can have about 2,500 to
-3,500 ordinary StreamConsumers."""
+MAX_NAMESPACE_BYTES = 48 * 1024 * 1024
+"""Maximum memory of one namespace. Sufficient for about 800 ordinary StreamConsumers with their children and pods."""
 
-OVER_BUDGET = (
-    f"the StreamConsumers of the namespace have more than {MAX_NAMESPACE_BYTES >> 20} MiB in total, and the operator "
-    "keeps no more than this in memory; reduce the size or the number of StreamConsumers, then edit this StreamConsumer"
-)
-"""Message for a StreamConsumer that exceeds the budget. The edit makes the API server send the spec again."""
+MAX_TOTAL_BYTES = 64 * 1024 * 1024
+"""Maximum memory of all namespaces together, apart from GUARANTEED_BYTES."""
 
 
 class NamespaceBudget:
-    """Counts the memory that the StreamConsumers of each namespace use in the cache."""
+    """Counts the memory that the objects of each namespace use in the cache."""
 
     def __init__(self) -> None:
-        self._sizes: dict[Key, int] = {}
+        self._reserved: dict[str, tuple[str, int]] = {}
+        """Namespace and size of each object, by uid."""
         self._totals: Counter[str] = Counter()
 
-    def try_reserve(self, key: Key, manifest: Manifest) -> bool:
-        """Reserve memory for a StreamConsumer, in place of its previous version. Returns False if the spec exceeds the
-        budget. Memory is then reserved only for the StreamConsumer without its spec."""
-        self.release(key)
-        size = OBJECT_BYTES + len(json.dumps([manifest.get("spec"), manifest["metadata"].get("annotations")]))
-        fits = self._totals[key[0]] + size <= MAX_NAMESPACE_BYTES
-        self._sizes[key] = size if fits else OBJECT_BYTES
-        self._totals[key[0]] += self._sizes[key]
-        return fits
+    def try_reserve(self, uid: str, namespace: str, value: Any) -> bool:
+        """Reserve memory for an object, in place of its previous version. Returns False if the object does not fit."""
+        self.release(uid)
+        size = size_of(value, MAX_OBJECT_BYTES)
+        total = self._totals[namespace] + size
+        if size > MAX_OBJECT_BYTES or total > MAX_NAMESPACE_BYTES:
+            return False
+        if total > GUARANTEED_BYTES and self._totals.total() + size > MAX_TOTAL_BYTES:
+            return False
+        self._reserved[uid] = namespace, size
+        self._totals[namespace] = total
+        return True
 
-    @staticmethod
-    def without_spec(manifest: Manifest) -> Manifest:
-        """Return the StreamConsumer without its spec and annotations."""
-        metadata = {key: value for key, value in manifest["metadata"].items() if key != "annotations"}
-        return {**manifest, "metadata": metadata, "spec": {}}
+    def release(self, uid: str) -> None:
+        """Release the memory of an object that is no longer in the cache."""
+        namespace, size = self._reserved.pop(uid, ("", 0))
+        self._totals[namespace] -= size
+        if not self._totals[namespace]:
+            del self._totals[namespace]
 
-    def release(self, key: Key) -> None:
-        """Release the memory of a StreamConsumer that is no longer in the cache."""
-        self._totals[key[0]] -= self._sizes.pop(key, 0)
-        if not self._totals[key[0]]:
-            del self._totals[key[0]]
+
+def is_large(value: Any) -> bool:
+    """Return True if a value that was parsed from JSON needs more than MAX_OBJECT_BYTES of memory."""
+    return size_of(value, MAX_OBJECT_BYTES) > MAX_OBJECT_BYTES
+
+
+def size_of(value: Any, limit: int) -> int:
+    """Return the memory, in bytes, of a value that was parsed from JSON. Stops counting above the limit."""
+    size, remaining = 0, [value]
+    while remaining and size <= limit:
+        each = remaining.pop()
+        size += getsizeof(each)
+        if isinstance(each, dict):
+            remaining += each.keys()
+            remaining += each.values()
+        elif isinstance(each, list):
+            remaining += each
+    return size

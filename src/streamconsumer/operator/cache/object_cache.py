@@ -4,63 +4,104 @@ The reconciler reads objects from this cache instead of from the API server.
 """
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
-from streamconsumer.operator.cache.namespace_budget import OVER_BUDGET, NamespaceBudget
-from streamconsumer.operator.cache.transform import strip_unused
+from streamconsumer.operator.cache.namespace_budget import NamespaceBudget, is_large
+from streamconsumer.operator.cache.transform import reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
 
-ChildId = tuple[str, str]
-"""The kind and the name of a child or pod."""
+ObjectId = tuple[str, str]
+"""The kind and the name of an object."""
+
+MAX_CONSUMERS = 2500
+"""Maximum number of StreamConsumers in a namespace. Each needs about 20 kB of memory, even if the cache stores only few
+fields of the StreamConsumer and of its children."""
+
+TOO_MANY = (
+    f"the namespace has more than {MAX_CONSUMERS} StreamConsumers, and the operator serves no more than this; delete "
+    "StreamConsumers, or move them to another namespace"
+)
 
 
 class ObjectCache:
     """The latest known version of each object. Lists, watch events and the operator's own writes update the cache."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_admitted: Callable[[Key], None]) -> None:
+        """`on_admitted` is called with the key of a StreamConsumer that was refused before, because the namespace had
+        more than MAX_CONSUMERS."""
         self.consumers: dict[Key, Manifest] = {}
-        self._over_budget: set[Key] = set()
-        """StreamConsumers whose spec is not stored, because it exceeds the memory budget of the namespace."""
+        self._on_admitted = on_admitted
+        self._admitted: defaultdict[str, set[str]] = defaultdict(set)
+        """Names of the StreamConsumers that the operator serves, by namespace. At most MAX_CONSUMERS each."""
         self._budget = NamespaceBudget()
-        self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
+        self._reduced: defaultdict[Key, dict[ObjectId, bool]] = defaultdict(dict)
+        """The objects that the cache stores only in part. The value is True if the object exceeds MAX_OBJECT_BYTES."""
+        self._owned: defaultdict[Key, dict[ObjectId, Manifest]] = defaultdict(dict)
+        self._keys: dict[str, Key] = {}
+        """The key under which each child and pod is stored, by uid. The key depends on a label, which users may
+        change."""
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
-        the state at the time of the first page, so a later page may contain an object that has been deleted in the
-        meantime."""
+        the state at the time of the first page, so a later page may contain an object that was deleted after the first
+        page."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
-        """Store the manifest if its resourceVersion is newer than the cached one. Returns the key of the StreamConsumer
-        to which the object belongs."""
+        """Store the manifest if its resourceVersion is newer than the cached resourceVersion. Returns the key of the
+        StreamConsumer to which the object belongs."""
         key = _key_for(manifest)
-        if _version(manifest) <= self._tombstones.get(_uid(manifest), -1):
-            return key
-        if key and manifest["kind"] == names.KIND:
-            self._upsert_consumer(key, manifest)
-        elif key:
-            owned, child_id = self._owned[key], _child_id(manifest)
-            owned[child_id] = _latest(owned.get(child_id), manifest)
+        if key and _version(manifest) > self._tombstones.get(_uid(manifest), -1):
+            self._upsert(key, manifest)
         return key
 
-    def _upsert_consumer(self, key: Key, manifest: Manifest) -> None:
-        cached = self.consumers.get(key)
-        latest = _latest(None if key in self._over_budget else cached, manifest)
-        if latest is cached:
+    def _upsert(self, key: Key, manifest: Manifest) -> None:
+        object_id, uid = _object_id(manifest), _uid(manifest)
+        if (previous_key := self._keys.get(uid, key)) != key:
+            self._forget(previous_key, object_id)
+        cached, is_reduced = self._get(key, object_id), object_id in self._reduced.get(key, ())
+        if cached and not _replaces(manifest, cached, is_reduced):
             return
-        if self._budget.try_reserve(key, latest):
-            self._over_budget.discard(key)
+        if cached:
+            self._budget.release(_uid(cached))
+        latest = strip_unused(manifest)
+        if self._is_admitted(key, manifest) and self._budget.try_reserve(uid, key[0], latest):
+            self._unmark_reduced(key, object_id)
         else:
-            self._over_budget.add(key)
-            latest = self._budget.without_spec(latest)
-        self.consumers[key] = latest
+            self._reduced[key][object_id] = is_large(latest)
+            latest = reduce(latest)
+        if manifest["kind"] == names.KIND:
+            self.consumers[key] = latest
+        else:
+            self._owned[key][object_id], self._keys[uid] = latest, key
 
-    def check_budget(self, key: Key) -> None:
-        """Raise InvalidResource if the spec of the StreamConsumer is not stored."""
-        if key in self._over_budget:
-            raise InvalidResource(OVER_BUDGET)
+    def _is_admitted(self, key: Key, manifest: Manifest) -> bool:
+        """Return True for a child or pod, and for a StreamConsumer that is one of the MAX_CONSUMERS in its
+        namespace."""
+        if manifest["kind"] != names.KIND:
+            return True
+        namespace, name = key
+        admitted = self._admitted[namespace]
+        if len(admitted) < MAX_CONSUMERS:
+            admitted.add(name)
+        return name in admitted
+
+    def check_admitted(self, key: Key) -> None:
+        """Raise InvalidResource if the namespace has too many StreamConsumers to serve this StreamConsumer."""
+        if key[1] not in self._admitted.get(key[0], ()):
+            raise InvalidResource(TOO_MANY)
+
+    def is_reduced(self, manifest: Manifest) -> bool:
+        """Return True if the cache stores only a few fields of the object, so that a reconcile must read the whole
+        object from the API server."""
+        key = _key_for(manifest)
+        return key is not None and _object_id(manifest) in self._reduced.get(key, ())
+
+    def is_large(self, key: Key) -> bool:
+        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server."""
+        return any(self._reduced.get(key, {}).values())
 
     def remove(self, manifest: Manifest) -> Key | None:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
@@ -68,13 +109,39 @@ class ObjectCache:
         key = _key_for(manifest)
         self._tombstones[_uid(manifest)] = _version(manifest)
         if key and self.contains(manifest):
-            if manifest["kind"] == names.KIND:
-                del self.consumers[key]
-                self._over_budget.discard(key)
-                self._budget.release(key)
-            else:
-                self._forget(key, _child_id(manifest))
+            self._forget(key, _object_id(manifest))
         return key
+
+    def _forget(self, key: Key, object_id: ObjectId) -> None:
+        if object_id[0] == names.KIND:
+            removed = self.consumers.pop(key)
+            self._dismiss(key)
+        else:
+            removed = self._owned[key].pop(object_id)
+            del self._keys[_uid(removed)]
+            if not self._owned[key]:
+                del self._owned[key]
+        self._budget.release(_uid(removed))
+        self._unmark_reduced(key, object_id)
+
+    def _unmark_reduced(self, key: Key, object_id: ObjectId) -> None:
+        if key in self._reduced:
+            self._reduced[key].pop(object_id, None)
+            if not self._reduced[key]:
+                del self._reduced[key]
+
+    def _dismiss(self, key: Key) -> None:
+        """Stop counting a deleted StreamConsumer, and admit a StreamConsumer that was refused."""
+        namespace, name = key
+        admitted = self._admitted[namespace]
+        was_full = len(admitted) >= MAX_CONSUMERS
+        admitted.discard(name)
+        waiting = (each for each in self.consumers if each[0] == namespace and each[1] not in admitted)
+        if was_full and len(admitted) < MAX_CONSUMERS and (refused := next(waiting, None)):
+            admitted.add(refused[1])
+            self._on_admitted(refused)
+        if not admitted:
+            del self._admitted[namespace]
 
     def all_objects(self) -> list[Manifest]:
         """Return all cached objects."""
@@ -88,8 +155,9 @@ class ObjectCache:
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
         """Remove the cached objects that are missing from a complete list.
 
-        `versions_before` is the result of `versions()` before the list request. An object that has changed since then
-        is not removed. Returns the keys of the StreamConsumers whose objects were removed."""
+        `versions_before` is the result of `versions()` before the list request. If an object has changed since that
+        call of `versions()`, the object is not removed. Returns the keys of the StreamConsumers whose objects were
+        removed."""
         missing = [
             manifest
             for manifest in self.all_objects()
@@ -105,9 +173,11 @@ class ObjectCache:
         key = _key_for(manifest)
         if key is None:
             return False
-        is_child = manifest["kind"] != names.KIND
-        cached = self.child(key, *_child_id(manifest)) if is_child else self.consumers.get(key)
+        cached = self._get(key, _object_id(manifest))
         return cached is not None and _same_uid(cached, manifest)
+
+    def _get(self, key: Key, object_id: ObjectId) -> Manifest | None:
+        return self.consumers.get(key) if object_id[0] == names.KIND else self.child(key, *object_id)
 
     def child(self, key: Key, kind: str, name: str) -> Manifest | None:
         """Return the child with this kind and name, or None if the cache has no such child."""
@@ -118,28 +188,25 @@ class ObjectCache:
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Return the children that have an owner reference with this uid. Matching labels are not sufficient."""
+        """Return the children that have an owner reference with this uid. Children that have matching labels but no
+        such owner reference are not returned."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
         """Return all pods of the StreamConsumer."""
         return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
 
-    def _forget(self, key: Key, child_id: ChildId) -> None:
-        del self._owned[key][child_id]
-        if not self._owned[key]:
-            del self._owned[key]
-
-    def _items(self, key: Key) -> Iterable[tuple[ChildId, Manifest]]:
+    def _items(self, key: Key) -> Iterable[tuple[ObjectId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
-def _latest(cached: Manifest | None, manifest: Manifest) -> Manifest:
-    """Return the manifest with the higher resourceVersion. After the operator has written an object, a watch may still
-    report the state before the write. Each write increases the object's resourceVersion."""
-    if cached and _same_uid(cached, manifest) and _version(cached) >= _version(manifest):
-        return cached
-    return strip_unused(manifest)
+def _replaces(manifest: Manifest, cached: Manifest, is_reduced: bool) -> bool:
+    """Return True if the manifest has a higher resourceVersion than the cached object, or is another object. After the
+    operator has written an object, a watch may still report the state before the write. Each write increases the
+    object's resourceVersion. An object that is stored only in part is stored completely when its memory fits."""
+    if not _same_uid(cached, manifest):
+        return True
+    return _version(manifest) > _version(cached) or (is_reduced and _version(manifest) == _version(cached))
 
 
 def _same_uid(one: Manifest, other: Manifest) -> bool:
@@ -154,7 +221,7 @@ def _version(manifest: Manifest) -> int:
     return int(manifest["metadata"].get("resourceVersion", 0))
 
 
-def _child_id(manifest: Manifest) -> ChildId:
+def _object_id(manifest: Manifest) -> ObjectId:
     return manifest["kind"], manifest["metadata"]["name"]
 
 

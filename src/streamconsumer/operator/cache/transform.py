@@ -1,8 +1,8 @@
 """Reduces the memory that cached objects need: drops unused fields, and stores equal strings only once.
 
 An object from the API server is 10 to 20 KB of JSON, and takes five times that size in memory after parsing. Most of
-this memory is used for `managedFields`, and for strings that also occur in all other objects. 1,000 StreamConsumers
-have 4,000 objects.
+the memory of a cached object is used for `managedFields`, and for strings that also occur in all other objects. 1,000
+StreamConsumers have 4,000 objects.
 
 The functions in this module have no side effects.
 """
@@ -11,9 +11,17 @@ from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Any
 
+from streamconsumer.model import names
+from streamconsumer.operator.cache.namespace_budget import size_of
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests.env import ENDPOINT_VARIABLE
 
 _UNUSED_METADATA = {"managedFields", "creationTimestamp", "selfLink", "generateName"}
+_REDUCED_METADATA = {"namespace", "name", "uid", "resourceVersion", "generation", "deletionTimestamp"}
+_MAX_OWNERS = 4
+_MAX_DETAIL_BYTES = 16 * 1024
+"""Maximum size in memory of the spec and of the status of an object that is stored only in part."""
+
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _CONDITION_FIELDS = {"type", "status", "reason", "message"}
 _USED_CONDITIONS = {"PodScheduled", "ReplicaFailure", "Progressing"}
@@ -25,8 +33,9 @@ _MAX_INTERNED_LENGTH = 64
 def strip_unused(manifest: Manifest) -> Manifest:
     """Return the manifest without the fields that the operator never reads."""
     metadata = {key: value for key, value in manifest["metadata"].items() if key not in _UNUSED_METADATA}
-    if _LAST_APPLIED in metadata.get("annotations", {}):
-        metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _LAST_APPLIED}
+    if "annotations" in metadata:
+        is_used = {names.ANNOTATION_DELETION_COST}.__contains__ if manifest["kind"] == "Pod" else _LAST_APPLIED.__ne__
+        metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if is_used(key)}
     used = _STRIP_BY_KIND.get(manifest["kind"], dict)(manifest)
     stripped: Manifest = _intern_strings({**used, "metadata": metadata})
     return stripped
@@ -71,8 +80,59 @@ def _strip_conditions(status: Manifest) -> list[Manifest]:
 _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_pod, "Deployment": _strip_deployment}
 
 
+def reduce(manifest: Manifest) -> Manifest:
+    """Return only the fields that the operator needs outside of a reconcile, and between the steps of a reconcile. The
+    result has a bounded size."""
+    metadata = manifest["metadata"]
+    owners = metadata.get("ownerReferences", [])
+    label = metadata.get("labels", {}).get(names.LABEL_CONSUMER)
+    reduce_spec = _REDUCE_SPEC_BY_KIND.get(manifest["kind"], _drop)
+    return {
+        "apiVersion": manifest["apiVersion"],
+        "kind": manifest["kind"],
+        "metadata": {
+            **{key: value for key, value in metadata.items() if key in _REDUCED_METADATA},
+            **({"labels": {names.LABEL_CONSUMER: label}} if label else {}),
+            "ownerReferences": [owner for owner in owners if owner.get("kind") == names.KIND][:_MAX_OWNERS],
+        },
+        "spec": reduce_spec(as_mapping(manifest.get("spec"))),
+        "status": _drop_large(as_mapping(manifest.get("status"))),
+    }
+
+
+def _drop(_: Manifest) -> Manifest:
+    return {}
+
+
+def _drop_large(value: Manifest) -> Manifest:
+    return value if size_of(value, _MAX_DETAIL_BYTES) <= _MAX_DETAIL_BYTES else {}
+
+
+def _reduce_consumer_spec(spec: Manifest) -> Manifest:
+    """Return the fields that label the metrics."""
+    return _drop_large({key: value for key, value in spec.items() if key in ("stream", "consumerGroup")})
+
+
+def _reduce_deployment_spec(spec: Manifest) -> Manifest:
+    """Return the number of pods, and the fields that contain the effective settings."""
+    containers = [
+        {
+            **{key: value for key, value in each.items() if key in ("name", "image", "imagePullPolicy")},
+            "env": [variable for variable in each.get("env", []) if variable.get("name") == ENDPOINT_VARIABLE],
+        }
+        for each in spec["template"]["spec"]["containers"]
+    ]
+    return {"replicas": spec.get("replicas", 1), **_drop_large({"template": {"spec": {"containers": containers}}})}
+
+
+_REDUCE_SPEC_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {
+    names.KIND: _reduce_consumer_spec,
+    "Deployment": _reduce_deployment_spec,
+}
+
 _MAX_INTERNED_ITEMS = 500
-"""Maximum number of items of a dict or list whose strings are interned. No valid object has more."""
+"""Maximum number of items of a dict or list whose strings are interned. The dicts and lists of valid objects have at
+most this number of items."""
 
 
 def _intern_strings(value: Any) -> Any:

@@ -35,7 +35,13 @@ class WorkQueue:
     """The queue of StreamConsumers that wait for a reconcile. The queue is not thread-safe: use it on one event
     loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_large: Callable[[Key], bool] = lambda _: False) -> None:
+        """`is_large` returns True if the reconcile of a key needs much memory. Only one of these keys is reconciled at
+        the same time, the namespaces take turns, and the other workers continue with other keys."""
+        self._is_large = is_large
+        self._large_in_progress: Key | None = None
+        self._large_seconds: dict[str, float] = {}
+        """Monotonic time at which the last large key of each namespace was started."""
         self._queued: OrderedDict[Key, float] = OrderedDict()
         """The waiting keys, each with the monotonic time at which the key was added."""
         self.queue_seconds: dict[Key, float] = {}
@@ -77,6 +83,8 @@ class WorkQueue:
                     self._add_after(key, delay)
             finally:
                 self._in_progress.discard(key)
+                if key == self._large_in_progress:
+                    self._large_in_progress = None
                 self.queue_seconds.pop(key, None)
                 self._wakeup.set()  # the key may have been added again during its reconcile
             await asyncio.sleep(0)  # a reconcile without a change awaits nothing, and would not let other tasks run
@@ -86,7 +94,8 @@ class WorkQueue:
         failure."""
         pause = throttled.retry_after.total_seconds() * random.uniform(1, 1.25)  # noqa: S311 - jitter
         log.warning(
-            "API server is throttling requests; pausing", extra={"error": str(throttled), "pause_seconds": pause}
+            "API server is throttling requests; pausing all reconciles",
+            extra={"error": str(throttled), "pause_seconds": pause},
         )
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         self.add(key)
@@ -95,13 +104,23 @@ class WorkQueue:
         while True:
             while (remaining := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - waits for a time
                 await asyncio.sleep(remaining)
-            for key in self._queued:
-                if key not in self._in_progress:
-                    self.queue_seconds[key] = time.monotonic() - self._queued.pop(key)
-                    self._in_progress.add(key)
-                    return key
+            if key := next(filter(self._may_start, self._queued), None):
+                if self._is_large(key):
+                    key = self._large_in_progress = self._next_large()
+                    self._large_seconds[key[0]] = time.monotonic()
+                self.queue_seconds[key] = time.monotonic() - self._queued.pop(key)
+                self._in_progress.add(key)
+                return key
             self._wakeup.clear()
             await self._wakeup.wait()
+
+    def _may_start(self, key: Key) -> bool:
+        return key not in self._in_progress and not (self._large_in_progress and self._is_large(key))
+
+    def _next_large(self) -> Key:
+        """Return the oldest large key of the namespace whose last large key was started the longest time ago."""
+        large = (key for key in self._queued if self._is_large(key) and key not in self._in_progress)
+        return min(large, key=lambda key: self._large_seconds.get(key[0], 0.0))
 
     def _retry_delay(self, key: Key) -> timedelta:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -1,7 +1,7 @@
 """HTTP requests to the Kubernetes API server, with JSON bodies. Only this module uses the Python package `kubernetes`.
 
-The package provides the authentication methods and the connections. This module does not use the package's model
-classes, because converting an object costs more CPU time than the request.
+The package `kubernetes` provides the authentication methods and the connections. This module does not use the model
+classes of `kubernetes`, because converting an object costs more CPU time than the request.
 """
 
 import asyncio
@@ -44,14 +44,21 @@ Headers = tuple[tuple[str, str], ...]
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
-"""Content type of a server-side apply. Because of the charset, the package `kubernetes` sends a bytes body
-unchanged."""
+"""Content type of a server-side apply. The content type contains a charset, so that the package `kubernetes` sends a
+body of bytes unchanged."""
 
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+"""Header of a request whose response is read in parts. A small part of a compressed response can contain many
+megabytes."""
+
+CHUNK_BYTES = 65_536
+LARGE_BYTES = 262_144
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
 TOKEN_INTERVAL = timedelta(minutes=1)
-"""The interval at which the token of the service account is read again. The kubelet replaces the token in time."""
+"""The interval at which the token of the service account is read again. The kubelet replaces the token before the token
+expires."""
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -60,7 +67,7 @@ class _RestClient(RESTClientObject):
     """HTTP client that looks up the host name of the API server with the C library, as kubectl does.
 
     By default, aiohttp uses c-ares if the package aiodns is installed, and c-ares does not support the split DNS of a
-    VPN. Look-ups of Redis servers do not use the C library's resolver, so they cannot delay look-ups of the API
+    VPN. Look-ups of Redis servers do not use the C library's resolver, and so cannot delay look-ups of the API
     server."""
 
     def _create_connector(self) -> TCPConnector:
@@ -76,22 +83,47 @@ class KubeApi:
     def __init__(self, client: ApiClient, impersonation: Headers = ()) -> None:
         self._client = client
         self._impersonation = impersonation
+        self._large_response = asyncio.Lock()
 
     async def request_json(
         self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
     ) -> dict[str, Any]:
-        """Send a request and return the JSON object of the response."""
+        """Send a request and return the JSON object of the response, without `metadata.managedFields`.
+
+        Large responses are parsed one after another, because a response of 1.5 MB can take 30 MB after parsing. The
+        caller's work with the response is another callback of the event loop than parsing, which takes up to 70 ms."""
         headers = {"Content-Type": content_type, "Accept": JSON}
-        document: dict[str, Any] = json.loads(await self._request(method, path, body, headers, query))
-        return document
+        data = await self._request(method, path, body, headers, query)
+        if len(data) < LARGE_BYTES:
+            return _parse(data)
+        async with self._large_response:
+            document = _parse(data)
+            await asyncio.sleep(0)
+            return document
 
     async def request_text(self, method: str, path: str, *, query: Mapping[str, str] = {}) -> str:
         """Send a request and return the body of the response as text."""
         return (await self._request(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
 
+    async def get_chunks(self, path: str, *, query: Mapping[str, str] = {}) -> AsyncIterator[bytes]:
+        """Yield the body of the response in parts of at most CHUNK_BYTES, as the parts are received."""
+        response = await self._send("get", path, None, {"Accept": JSON, **UNCOMPRESSED}, query)
+        async with response.response as received:
+            async for chunk in received.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
+
     async def _request(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
     ) -> bytes:
+        response = await self._send(method, path, body, headers, query)
+        data: bytes = await response.read()  # type: ignore[no-untyped-call]
+        return data
+
+    async def _send(
+        self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
+    ) -> RESTResponse:
+        """Send a request and return the response, whose body was not read yet. Raises an error for an error
+        response."""
         configuration = self._client.configuration
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         authorization = {"Authorization": token} if token else {}
@@ -102,10 +134,10 @@ class KubeApi:
         response = await self._client.call_api(
             method.upper(), url, all_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-        data: bytes = await response.read()  # type: ignore[no-untyped-call]
         if not 200 <= response.status <= 299:
+            await response.read()  # type: ignore[no-untyped-call]
             _raise_api_error(f"{method} {path}", response)
-        return data
+        return response
 
     async def server_endpoints(self) -> set[tuple[str, int]]:
         """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
@@ -142,7 +174,8 @@ class Connection:
 
     configuration: Configuration
     impersonation: Headers = ()
-    """Headers, sent with each request, that make the API server use the permissions of another user."""
+    """Impersonation headers, which are sent with each request. The headers make the API server use the permissions of
+    another user."""
 
 
 async def load_connection(context: str | None = None) -> Connection:
@@ -174,6 +207,13 @@ def _host_and_port(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
+def _parse(data: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(data)
+    if "metadata" in document:
+        document["metadata"].pop("managedFields", None)
+    return document
+
+
 def as_yaml(value: Any) -> bytes:
     """Encode a value as YAML: as JSON, but with the escapes of YAML, such as `\\xe9` and `\\U0001f600`.
 
@@ -193,8 +233,8 @@ def _is_in_cluster(configuration: Configuration) -> bool:
 
 
 def _in_thread(read_token: Callable[[Configuration], None]) -> Callable[[Configuration], Awaitable[None]]:
-    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. The package would read the
-    token file on the event loop."""
+    """Return a hook that calls `read_token` in a thread, at most once per TOKEN_INTERVAL. Without this hook, the
+    package `kubernetes` would read the token file on the event loop."""
     next_seconds = time.monotonic() + TOKEN_INTERVAL.total_seconds()
 
     async def refresh(configuration: Configuration) -> None:
@@ -211,7 +251,9 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     context."""
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
-        raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
+        raise InvalidSettings(
+            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig; set KUBECONFIG"
+        )
     try:
         await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
             kubeconfig.document(), client_configuration=configuration
@@ -247,7 +289,7 @@ def api_error_message(error: Exception) -> str:
 
 def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
-    seconds. A date, which a proxy may send, is ignored."""
+    seconds. If a proxy sends a date instead, the date is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None

@@ -13,7 +13,6 @@ from typing import Any
 
 from streamconsumer.errors import ChildRejected, PermissionDenied
 from streamconsumer.model import names
-from streamconsumer.model.status import Status
 from streamconsumer.operator.kube.api import (
     APPLY_PATCH,
     MERGE_PATCH,
@@ -31,8 +30,8 @@ from streamconsumer.operator.reconcile_trace import current
 from streamconsumer.text import printable
 
 PAGE_SIZE = 20
-"""The number of objects in one page of a list. Pages are small because 1,000 Deployments are 20 MB of JSON, and take
-five times that size in memory."""
+"""The number of objects in one page of a list. Even a page of the largest objects, with 1.5 MB each, is received within
+the time limit of a request."""
 
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
@@ -76,7 +75,7 @@ class KubeClient:
             query["labelSelector"] = selector
         token = ""
         while True:
-            page = ListPage(await self._api.request_text("get", path, query=query | _continue(token)))
+            page = ListPage(self._api.get_chunks(path, query=query | _continue(token)))
             async for item in page.items():
                 yield {"apiVersion": api_version, "kind": kind, **item}
             if not (token := page.metadata.get("continue", "")):
@@ -86,8 +85,8 @@ class KubeClient:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
         manifest, and reverts changes that other clients made to these fields.
 
-        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy, because an immediate retry
-        would fail again."""
+        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry of such a
+        request would fail again."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:
@@ -97,13 +96,13 @@ class KubeClient:
                 f"{manifest['kind']} {manifest['metadata']['name']}: {api_error_message(error)}"
             ) from None
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
+    async def apply_status(self, namespace: str, name: str, status: Manifest) -> Manifest | None:
         """Write the whole status. Returns the object, or None if the object no longer exists."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"namespace": namespace, "name": name},
-            "status": status.model_dump(by_alias=True, exclude_none=True),
+            "status": status,
         }
         with suppress(NotFound):
             return await self._apply(manifest, _path_of(manifest, "status"))
@@ -145,8 +144,8 @@ class KubeClient:
         return bool(response["status"]["allowed"])
 
     async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
-        """Return True if a ServiceAccount is allowed to use the verb on the resource, for the command line. `account`
-        is the namespace and the name of the ServiceAccount."""
+        """Return True if a ServiceAccount is allowed to use the verb on the resource. Only the CLI calls this method.
+        `account` is the namespace and the name of the ServiceAccount."""
         groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
         spec = {
             "user": f"{SERVICE_ACCOUNT_PREFIX}{account[0]}:{account[1]}",
@@ -170,12 +169,13 @@ class KubeClient:
         return await self._api.server_endpoints()
 
     async def version(self) -> Manifest:
-        """Return the version of the API server, for the command line."""
+        """Return the version of the API server. Only the CLI calls this method."""
         return await self._api.request_json("get", "/version")
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
-        """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
-        before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any length."""
+        """Return the last lines of a container's log. Only the CLI calls this method. If `previous` is True, the log is
+        from before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any
+        length."""
         query = {
             "container": container,
             "tailLines": str(lines),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from streamconsumer.operator.kube.api import api_error_message
-from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.client import MAX_NOTE_BYTES, KubeClient
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Event:
-    """An Event that waits to be written. `regarding` contains only the StreamConsumer's metadata, because a whole
-    resource may be large."""
+    """An Event that waits to be written. `regarding` contains only the namespace, the name and the uid of the
+    StreamConsumer, because a whole resource may be large."""
 
     regarding: Manifest
     reason: str
@@ -41,7 +41,8 @@ class EventRecorder:
 
     def record(self, regarding: Manifest, reason: str, message: str, *, warning: bool) -> None:
         """Log an Event, add the Event to the trace of the reconcile, and queue the Event to be written."""
-        event = Event({"metadata": regarding["metadata"]}, reason, message, warning)
+        metadata = {key: regarding["metadata"].get(key, "") for key in ("namespace", "name", "uid")}
+        event = Event({"metadata": metadata}, reason, message[:MAX_NOTE_BYTES], warning)
         log.log(logging.WARNING if warning else logging.INFO, message, extra=_log_fields(event))
         current.get().event(reason, message)
         with suppress(asyncio.QueueFull):

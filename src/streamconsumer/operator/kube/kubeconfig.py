@@ -1,9 +1,9 @@
 """Kubeconfig files, read with the rules of kubectl: cluster, user, namespace and impersonation of one context.
 
 The loader of the package `kubernetes` differs from kubectl in three ways. First, the loader ignores impersonation.
-Second, if several files set the current context, the loader uses another file. Third, if an exec plugin fails, the
-loader continues without credentials. A command could therefore have other permissions than kubectl. For this reason,
-this module merges and checks the files, and passes only the result to the package.
+Second, if several files set the current context, the loader uses another file than kubectl. Third, if an exec plugin
+fails, the loader continues without credentials. A command could therefore have other permissions than kubectl. For this
+reason, this module merges and checks the files, and passes only the result to the package `kubernetes`.
 """
 
 import os
@@ -158,7 +158,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _section(
     model: type[SectionT], kind: str, name: str, files: Iterable[tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, SectionT]:
-    """Return the section and the folder of its file. If several files contain the section, the first file applies."""
+    """Return the section with this name, and the folder of the file that contains the section. If several files contain
+    the section, the first file applies."""
     for path, file in files:
         items = file.get(f"{kind}s")
         for item in items if isinstance(items, list) else []:
@@ -189,7 +190,7 @@ def _absolute_paths(section: SectionT, folder: Path, fields: Iterable[str]) -> S
 
 
 def _user_document(user: _User, folder: Path) -> dict[str, Any]:
-    """Return the credentials. As in kubectl, a token takes precedence over a plugin."""
+    """Return the credentials. As in kubectl, a token takes precedence over an exec plugin."""
     user = _absolute_paths(user, folder, ["client_certificate", "client_key", "token_file"])
     document = user.model_dump(by_alias=True, exclude_defaults=True)
     if user.token_file:

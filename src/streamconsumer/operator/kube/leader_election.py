@@ -1,8 +1,9 @@
 """Leader election between operator processes, based on a Lease, as in Kubernetes' own controllers.
 
-The leader election in `kubernetes.aio` is not used, for three reasons. First, it does not release the Lease at exit, so
-every upgrade would wait until the Lease expires. Second, its requests have no timeout, so there could be two leaders if
-the API server hangs. Third, its election ends if a connection is lost.
+The leader election in `kubernetes.aio` is not used, for three reasons. First, `kubernetes.aio` does not release the
+Lease at exit, so every upgrade would wait until the Lease expires. Second, the requests of `kubernetes.aio` have no
+timeout, so there could be two leaders if the API server hangs. Third, `kubernetes.aio` ends the election if a
+connection is lost.
 
 This module uses only the clock of its own process. The module records when the process *saw* the Lease change, and when
 the process *sent* its last successful renewal. The clocks of different nodes are never compared.
@@ -75,7 +76,7 @@ class LeaderLease:
                     await asyncio.sleep(RETRY_PERIOD if renewed else POLL_PERIOD)
 
     async def release(self) -> None:
-        """Release the Lease if this operator holds it, so that the next leader does not wait until the Lease
+        """Release the Lease if this operator holds the Lease, so that the next leader does not wait until the Lease
         expires."""
         if self._own_lease is None:
             return
@@ -116,11 +117,11 @@ class LeaderLease:
             self._last_version, self._last_change_seconds = version, time.monotonic()
 
     async def _renew(self, **spec: Any) -> bool:
-        """Renew the Lease if it has not changed since this operator last read or wrote the Lease.
+        """Renew the Lease if the Lease has not changed since this operator last read or wrote the Lease.
 
-        Returns False after a conflict. Either another operator has written the Lease, or the response to this
-        operator's previous write was lost. After a conflict, this method reads the Lease to find out which of the two
-        has happened."""
+        Returns False after a conflict. A conflict has two possible causes: another operator has written the Lease, or
+        the response to this operator's previous write was lost. After a conflict, this method reads the Lease to find
+        the cause."""
         sent_seconds = time.monotonic()
         try:
             await self._write(

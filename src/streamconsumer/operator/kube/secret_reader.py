@@ -1,10 +1,10 @@
 """Reader for Secrets in the namespaces in which the operator is allowed to get Secrets.
 
 By default, the operator is not allowed to get Secrets. A RoleBinding grants this permission in one namespace, and
-deleting the RoleBinding revokes the permission. No watch reports these changes, because the operator has no permission
-to watch RoleBindings. The operator therefore asks the API server once per CHECK_INTERVAL for each namespace. While the
-permission is missing, reads fail without a request. Even thousands of StreamConsumers in one namespace therefore cause
-only one request per interval.
+deleting the RoleBinding revokes the permission. The operator has no permission to watch RoleBindings, so no watch
+reports that the permission was granted or revoked. For each namespace, the operator therefore asks the API server once
+per CHECK_INTERVAL whether the permission exists. While the permission is missing, reads fail without a request. Even
+thousands of StreamConsumers in one namespace therefore cause only one request per interval.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ TICK = timedelta(seconds=5)
 """The interval at which the operator searches for namespaces whose check is due."""
 
 UNUSED_AFTER = timedelta(minutes=30)
-"""Time since the last request for a Secret of a namespace after which the permission there is no longer checked. This
-time is longer than the interval between two resyncs."""
+"""If no Secret of a namespace has been requested for this time, the permission in the namespace is no longer checked.
+This time is longer than the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to get Secrets in namespace {namespace}. Without this permission, the operator does "
-    "not monitor or autoscale streams whose spec.redis refers to a Secret, and does not create the groups of these "
-    "streams. The number of their pods is held, and is at least 1. The operator also does not replace pods after a "
-    "Secret in env or envFrom changes. Running pods are not affected. To grant the permission, run: {command}"
+    "not monitor or autoscale streams whose spec.redis refers to a Secret. The number of their pods is held, and is at "
+    "least 1. The operator also does not replace pods after a Secret in env or envFrom changes. Running pods are not "
+    "affected. To grant the permission, run: {command}"
 )
-"""Condition message if the operator is not allowed to read Secrets: all effects and the remedy."""
+"""Condition message if the operator is not allowed to read Secrets. The message names all effects and the remedy."""
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ class _Access:
     """The permission to get Secrets in one namespace."""
 
     is_granted: bool | None = None
-    """None before the first check."""
+    """True if the permission exists, or None before the first check of the permission."""
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Each read of a Secret holds this lock. Reads therefore run one after another, and a revoked permission causes
+    """Lock that each read of a Secret holds. Reads therefore run one after another, and a revoked permission causes
     only one refused read."""
 
 
@@ -71,7 +71,7 @@ class SecretReader:
         self._kube, self._on_change, self._is_cluster_wide, self._clock = kube, on_change, is_cluster_wide, clock
         self._accesses: dict[str, _Access] = {}
         self._user: str | None = None
-        """The user name of the operator. None if the API server has not been asked yet."""
+        """The user name of the operator, or None before the first request for the user name."""
         self._user_lock = asyncio.Lock()
 
     async def check(self, namespace: str) -> None:
@@ -142,7 +142,10 @@ class SecretReader:
     def _record(self, namespace: str, access: _Access, *, is_granted: bool) -> None:
         was_granted, access.is_granted, access.checked_seconds = access.is_granted, is_granted, self._clock()
         if was_granted not in {None, is_granted}:
-            log.info("permission to get Secrets has changed", extra={"namespace": namespace, "granted": is_granted})
+            log.info(
+                "the operator's permission to get Secrets has changed",
+                extra={"namespace": namespace, "granted": is_granted},
+            )
             self._on_change(namespace)
 
     async def _denied(self, namespace: str) -> PermissionDenied:
@@ -153,7 +156,8 @@ class SecretReader:
         return PermissionDenied(NOT_READABLE_MESSAGE.format(namespace=namespace, command=command))
 
     async def _own_user(self) -> str:
-        """Return the user name of the operator, or an empty string if the operator is not allowed to ask for it."""
+        """Return the user name of the operator, or an empty string if the operator is not allowed to ask for its own
+        user name."""
         try:
             return await self._kube.own_user()
         except ApiError as error:

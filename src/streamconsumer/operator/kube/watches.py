@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import kopf
 from kopf._cogs.clients import api as kopf_api
@@ -20,7 +20,14 @@ from kopf._cogs.clients import watching as kopf_watching
 from multidict import CIMultiDict
 
 from streamconsumer.model import names
-from streamconsumer.operator.kube.api import Connection, Headers, api_error_message, load_connection
+from streamconsumer.operator.kube.api import (
+    CHUNK_BYTES,
+    UNCOMPRESSED,
+    Connection,
+    Headers,
+    api_error_message,
+    load_connection,
+)
 from streamconsumer.operator.kube.client import PAGE_SIZE
 from streamconsumer.operator.kube.list_pages import ListPage
 from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
@@ -82,6 +89,9 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
                     yield event
                 else:
                     on_object(event["type"] or LISTED, {**typed, **event["object"]})
+                    cast(
+                        "Manifest", event["object"]
+                    ).clear()  # kopf keeps the last event of each watch, which may have megabytes
         except Exception as error:  # noqa: BLE001 - any error in one watch would end all watches
             log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
             await asyncio.sleep(WATCH_RETRY_SECONDS)
@@ -96,19 +106,19 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
 async def _fetch_objects(
     *, settings: kopf.OperatorSettings, resource: Any, namespace: Any, logger: Any
 ) -> AsyncIterator[tuple[list[Any], str]]:
-    """List the objects as kopf does, but parse them one at a time. Yields lists of objects. The last list is empty and
-    has the resourceVersion from which kopf watches."""
+    """List the objects as kopf does, but receive and parse them one at a time. Yields lists of objects. The last list
+    is empty and has the resourceVersion from which kopf watches."""
     params = {"limit": str(PAGE_SIZE)}
     if selectors := sorted(set(settings.watching.label_selectors.collect(resource))):
         params["labelSelector"] = ",".join(selectors)
     token: str | None = ""
     while token is not None:
         url = resource.get_url(namespace=namespace, params=params | ({"continue": token} if token else {}))
-        response = await kopf_api.request(method="get", url=url, settings=settings, logger=logger)
+        response = await kopf_api.request(method="get", url=url, settings=settings, headers=UNCOMPRESSED, logger=logger)
         async with response:
-            page = ListPage(await response.text())
-        async for item in page.items():
-            yield [item], ""
+            page = ListPage(response.content.iter_chunked(CHUNK_BYTES))
+            async for item in page.items():
+                yield [item], ""
         token = page.metadata.get("continue") or None
     yield [], page.metadata["resourceVersion"]
 
@@ -142,7 +152,7 @@ class WatchConnection(kopf.ConnectionInfo):
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
 
     def as_ssl_context(self) -> ssl.SSLContext:
-        """Return the context. The first call reads files."""
+        """Return the TLS context. The first call reads the files with the certificates and the key."""
         return self._context
 
     @cached_property

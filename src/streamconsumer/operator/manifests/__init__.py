@@ -29,8 +29,8 @@ NO_REFERENCES = ReferenceHashes()
 def desired(
     consumer: StreamConsumer, settings: OperatorSettings, references: ReferenceHashes = NO_REFERENCES
 ) -> list[Manifest]:
-    """Build the manifests of all children, in the order in which they are applied. Each manifest has its own hash as an
-    annotation.
+    """Build the manifests of all children, in the order in which children are applied. An annotation of each manifest
+    contains the hash of the manifest.
 
     `references` contains the hashes of the Secrets and ConfigMaps that the pods' environment variables refer to."""
     manifests = [

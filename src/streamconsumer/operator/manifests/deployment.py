@@ -24,9 +24,11 @@ class ReferenceHashes(NamedTuple):
     """Hashes of the Secrets and ConfigMaps that the environment variables of the pods refer to."""
 
     template: str = ""
-    """Annotation of the pod template. A new value starts a rollout. Empty if there is no annotation."""
+    """Value of the annotation of the pod template, or an empty string if the pod template has no such annotation. A new
+    value starts a rollout."""
     known: str = ""
-    """Annotation of the Deployment: the hash of each readable object. Empty if there is no annotation."""
+    """Value of the annotation of the Deployment: the hash of each readable object. The value is an empty string if the
+    Deployment has no such annotation."""
 
 
 def deployment(consumer: StreamConsumer, settings: OperatorSettings, references: ReferenceHashes) -> Manifest:

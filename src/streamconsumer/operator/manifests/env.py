@@ -16,6 +16,9 @@ from streamconsumer.operator.manifests.metadata import Manifest, child_name
 from streamconsumer.operator.manifests.redis_secrets import redis_settings
 from streamconsumer.operator.settings import OperatorSettings
 
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""Variable with the OTLP endpoint of the pod."""
+
 SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
 
 
@@ -33,8 +36,8 @@ def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Ma
 
 
 def env_from(consumer: StreamConsumer) -> list[Manifest]:
-    """Build `envFrom`: Secrets and ConfigMaps whose keys become environment variables. Variables from `environment`
-    take precedence."""
+    """Build `envFrom`: Secrets and ConfigMaps whose keys become environment variables. Variables that `environment`
+    returns take precedence over variables from `envFrom`."""
     return [_dump(source) for source in consumer.spec.env_from]
 
 
@@ -87,7 +90,7 @@ def _identity_vars() -> list[Manifest]:
 
 def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
-    exporter = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
+    exporter = [_literal(ENDPOINT_VARIABLE, endpoint)] if endpoint else []
     ratio = consumer.spec.telemetry.sampling_ratio
     sampler = (
         []

@@ -13,7 +13,7 @@ Manifest = dict[str, Any]
 def child_name(consumer: StreamConsumer) -> str:
     """Return the name of all children except the ConfigMap. The name of the ConfigMap starts with this name.
 
-    The suffix avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
+    The suffix `-consumer` avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
     return f"{consumer.name}-consumer"
 
 
@@ -75,7 +75,7 @@ def digest(value: object) -> str:
 
 
 def with_applied_hash(manifest: Manifest) -> Manifest:
-    """Return the manifest with its own hash as an annotation. The annotation on the live object shows whether the last
-    applied manifest was the same."""
+    """Return the manifest with an annotation that contains the hash of the manifest. If the live object has the same
+    annotation, the operator applied the same manifest last."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

@@ -1,7 +1,7 @@
 """PodDisruptionBudget: by default, node drains evict one pod at a time.
 
-A StreamConsumer with a single pod has no PodDisruptionBudget, because the budget would have no effect or block the
-drain."""
+A StreamConsumer with a single pod has no PodDisruptionBudget, because the budget would either have no effect or block
+the drain."""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, int_or_percent, metadata, selector

@@ -1,7 +1,8 @@
 """Redis access of a pod: connection settings from the spec, and Secrets as mounted files.
 
-Secrets are mounted as files, because a container's environment variables are fixed when it starts. After a rotation,
-the kubelet updates the files in a running pod, and the processor reads the files each time it connects.
+Secrets are mounted as files, because the environment variables of a container are fixed when the container starts.
+After a rotation, the kubelet updates the files in a running pod, and the processor reads the files each time it
+connects.
 
 The Secrets in the volume are optional, so that a pod starts even if a Secret is missing. The processor then reports the
 missing file, and a condition of the StreamConsumer shows this report. If the Secrets were required, the pod would not

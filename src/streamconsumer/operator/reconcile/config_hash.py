@@ -1,16 +1,17 @@
 """The hashes of the Secrets and ConfigMaps that the environment variables of the pods refer to.
 
-A container's environment variables are fixed when it starts. The pod template contains a hash, so a new hash starts a
-rollout. The operator reads the referenced objects in every reconcile, including resyncs. The operator does not watch
-these objects, because it would have to watch all Secrets and ConfigMaps.
+The environment variables of a container are fixed when the container starts. The pod template contains a hash, so a new
+hash starts a rollout. The operator reads the referenced objects in every reconcile, including resyncs. The operator
+does not watch these objects, because the watch would include all Secrets and ConfigMaps.
 
-The operator may lose and regain the permission to read Secrets, and this alone must not start a rollout. An annotation
-of the Deployment therefore contains the hash of each object that was readable in the last reconcile. The hash in the
-pod template changes only if an object's hash in this annotation differs from the object's current hash. If a Secret
-changes while the operator cannot read it, no rollout starts.
+The operator may lose and regain the permission to read Secrets. Such a change of permissions must not start a rollout.
+An annotation of the Deployment therefore contains the hash of each object that was readable in the last reconcile. The
+hash in the pod template changes only if an object's hash in this annotation differs from the object's current hash. If
+a Secret changes while the operator is not allowed to read the Secret, no rollout starts.
 
 Each hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
-hash would not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
+hash would not be safe: a user who can read the pod but not the Secret could guess a short password and compare the
+hashes.
 """
 
 import hashlib
@@ -47,13 +48,14 @@ async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) 
     hashes = {}
     for (kind, name), keys in sorted(references.items()):
         with suppress(PermissionDenied):
-            live = await reader.get_config_object(kind, consumer.namespace, name)
-            hashes[f"{kind}/{name}"] = _hmac(live, keys)
+            # No variable keeps an object, which may take 30 MB, while the next object is read.
+            hashes[f"{kind}/{name}"] = _hmac(await reader.get_config_object(kind, consumer.namespace, name), keys)
     return hashes if references else None
 
 
 def next_references(deployment: Manifest | None, hashes: Mapping[str, str]) -> ReferenceHashes:
-    """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if there is none.
+    """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if no Deployment
+    exists.
 
     If a known object has changed, the new hash in the pod template is computed from the old hash in the pod template
     and the current hashes. The new hash therefore differs from all earlier hashes."""

@@ -25,9 +25,10 @@ class ConsumerState:
     uid: str
     pending_changes: PendingChanges = field(default_factory=PendingChanges)
     stream: MonitoredStream | None = None
-    """None while the operator does not poll the stream, because the StreamConsumer is suspended or invalid."""
+    """Stream that the operator polls, or None while the StreamConsumer is suspended or invalid."""
     autoscaler: Autoscaler | None = None
-    """None if the number of pods is fixed, or if the operator does not poll the stream."""
+    """Autoscaler of the StreamConsumer, or None if the number of pods is fixed or the operator does not poll the
+    stream."""
     repairs: RepairLimit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,7 +36,7 @@ class ConsumerState:
 
     @property
     def published(self) -> Observation | None:
-        """The observation of the stream that the status shows. None before the first poll."""
+        """The poll result that the status shows, or None before the first poll."""
         return self.stream.published if self.stream else None
 
     def on_observation(self, observation: Observation) -> ObservationEffect:

@@ -10,6 +10,7 @@ from typing import Any
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, Effective, Readiness, Reason, StreamReason
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests.env import ENDPOINT_VARIABLE
 
 _TERMINATION_MESSAGE = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
 _IMAGE_REASONS = {
@@ -66,8 +67,8 @@ def evaluate_readiness(
 
 
 def is_observed(deployment: Manifest | None) -> bool:
-    """Return True if the Deployment controller has seen the last write. Until then, the status of the Deployment
-    describes the previous spec."""
+    """Return True if the Deployment controller has seen the last write of the Deployment. Until the Deployment
+    controller has seen the write, the status of the Deployment describes the previous spec."""
     if deployment is None:
         return False
     return bool(
@@ -76,7 +77,8 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is none.
+    """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is no such
+    problem.
 
     The operator uses the same settings and Secrets as the pod, so the operator has the same problem. The pod cannot
     report the problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
@@ -98,14 +100,14 @@ _BLOCKING_REASONS = {
 
 
 def _log_hint(pods: Iterable[Manifest]) -> str:
-    """Return a reference to the log of an unready pod, or an empty string. The log may show problems that the operator
-    cannot see, such as a missing permission in Redis."""
+    """Return a reference to the log of an unready pod, or an empty string if no running pod is unready. The log may
+    show problems that the operator cannot see, such as a missing permission in Redis."""
     name = _unready_pod(pods)
     return f" Pod {name} is running but not ready; see kubectl logs {name}." if name else ""
 
 
 def _unready_pod(pods: Iterable[Manifest]) -> str:
-    """Return the name of a running pod that is not ready, or an empty string."""
+    """Return the name of a running pod that is not ready, or an empty string if no such pod exists."""
     for pod in pods:
         if "deletionTimestamp" in pod["metadata"]:
             continue
@@ -115,24 +117,22 @@ def _unready_pod(pods: Iterable[Manifest]) -> str:
     return ""
 
 
-def effective(deployment: Manifest) -> Effective:
-    """Return the effective settings, which are the values in the Deployment."""
+def effective(deployment: Manifest) -> Effective | None:
+    """Return the effective settings, which are the values in the Deployment. Returns None if the cache does not store
+    these values, because another client has made them large."""
+    if "template" not in deployment["spec"]:
+        return None
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env", [])}
     return Effective(
         image=container["image"],
         image_pull_policy=container.get("imagePullPolicy"),
-        telemetry_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        telemetry_endpoint=variables.get(ENDPOINT_VARIABLE),
     )
 
 
-def has_started(pod: Manifest) -> bool:
-    """Return True if a container of the pod has ever started."""
-    return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
-
-
 def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
-    """Return the names of the ConfigMaps that running pods mount. A container still needs its ConfigMap, because a
+    """Return the names of the ConfigMaps that running pods mount. A running pod still needs these ConfigMaps, because a
     restarted container reads the source again."""
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     volumes = [volume for pod in running for volume in pod.get("spec", {}).get("volumes", [])]
@@ -152,7 +152,8 @@ def _steady_readiness(consumer: StreamConsumer, desired: int) -> Readiness:
 
 
 def _find_problem(status: Manifest, pods: Iterable[Manifest]) -> PodProblem | None:
-    """Return the problem that keeps pods from being ready, or None. Problems that the user can fix have priority."""
+    """Return the problem that keeps pods from being ready, or None if no problem is found. Problems that the user can
+    fix have priority."""
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     problems = [problem for pod in staying if (problem := _pod_problem(pod))]
     problems += [problem for condition in status.get("conditions", []) if (problem := _condition_problem(condition))]

@@ -19,13 +19,14 @@ from streamconsumer.model.fields import format_errors
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Readiness, Reason, Status, build_conditions
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, deletion_costs
+from streamconsumer.operator.autoscaling.pod_deletion_cost import deletion_costs
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.paths import label_selector
+from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, ReferenceHashes, desired
 from streamconsumer.operator.manifests.metadata import child_name, owned_by
 from streamconsumer.operator.reconcile.config_hash import ConfigReader, next_references, read_reference_hashes
@@ -34,7 +35,6 @@ from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.reconcile.readiness import (
     effective,
     evaluate_readiness,
-    has_started,
     is_observed,
     mounted_config_maps,
 )
@@ -51,8 +51,8 @@ CONFLICT_RETRY = timedelta(seconds=5)
 object, because the object does not have the operator's labels."""
 
 UPDATED = "Updated"
-"""The reason of a change that is not recorded as an Event. The user who edited the StreamConsumer knows about the edit,
-the status shows the progress, and an Event would be one more write."""
+"""The reason of a change for which no Event is recorded. An Event would be an unnecessary write, because the user who
+edited the StreamConsumer knows about the edit, and the status shows the progress."""
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Reconciler:
     settings: OperatorSettings
     redis_monitor: RedisMonitor
     events: EventRecorder
+    status_writer: StatusWriter
     status_debounce: StatusDebounce = field(default_factory=StatusDebounce)
     states: dict[Key, ConsumerState] = field(default_factory=dict)
     """The state of every known StreamConsumer."""
@@ -82,7 +83,11 @@ class Reconciler:
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
         try:
-            self.cache.check_budget(key)
+            self.cache.check_admitted(key)
+            whole = await self._read_whole(manifest)
+            if whole is None:
+                return None
+            manifest = whole
             consumer = StreamConsumer.parse(manifest)
             self._start_monitoring(state, consumer, manifest)
             if leftovers := self._children_of_previous_uid(key, consumer):
@@ -108,8 +113,25 @@ class Reconciler:
         await self._write_status(state, manifest, readiness, state.pending_changes.pop())
         return repair_delay
 
+    async def _read_whole(self, manifest: Manifest) -> Manifest | None:
+        """Return the StreamConsumer with all fields. Returns None if the StreamConsumer was deleted in the meantime,
+        which the watch will report."""
+        if not self.cache.is_reduced(manifest):
+            return manifest
+        metadata = manifest["metadata"]
+        whole = await self.kube.get(names.API_VERSION, names.KIND, metadata["namespace"], metadata["name"])
+        return whole if whole and self.cache.contains(whole) else None
+
+    async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
+        """Return the live object, or None. The cache has no objects without the operator's labels, which users may have
+        removed, and has only a few fields of a large object."""
+        cached = self.cache.child(key, kind, name)
+        if cached is not None and not self.cache.is_reduced(cached):
+            return cached
+        return await self.kube.get(api_version, kind, key[0], name)
+
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
+        """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles
@@ -122,7 +144,7 @@ class Reconciler:
             self._stop_monitoring(state)
 
     def _count_in_motion(self) -> int:
-        """Count the StreamConsumers with changes that their status does not show yet."""
+        """Count the StreamConsumers whose status does not show all changes to the children yet."""
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
@@ -151,7 +173,6 @@ class Reconciler:
             consumer,
             frozenset(pod["metadata"]["name"] for pod in pods),
             previous.last_delivered_id if previous else None,
-            pod_has_run=any(has_started(pod) for pod in pods),
         )
         state.stream = self.redis_monitor.watch(state.stream, consumer, target, state.on_observation)
 
@@ -178,7 +199,7 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer with the same name. Kubernetes is about to delete these
+        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
         children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
@@ -192,24 +213,19 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
-        """Return the reference annotations of the Deployment, computed from the current hashes and the annotations of
-        the live Deployment."""
+        """Return the annotations with the hashes of referenced Secrets and ConfigMaps, computed from the current hashes
+        and the annotations of the live Deployment."""
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()
-        name = child_name(consumer)
-        live = self.cache.child(state.key, "Deployment", name)
-        if live is None:  # the cache lacks objects without our labels, and a user may have removed the label
-            live = await self.kube.get("apps/v1", "Deployment", consumer.namespace, name)
+        live = await self._live_child(state.key, "apps/v1", "Deployment", child_name(consumer))
         return next_references(live, hashes)
 
     async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
         """Apply one child if the child is missing or differs from the manifest. Returns the change, or None if there is
         no change. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        live = self.cache.child(state.key, kind, name)
-        if live is None:  # the cache lacks objects without our labels, and such an object may have this name
-            live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
+        live = await self._live_child(state.key, manifest["apiVersion"], kind, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
@@ -234,10 +250,10 @@ class Reconciler:
         namespace = state.key[0]
         for name, cost in deletion_costs(self.cache.pods(state.key), pending_by_pod).items():
             try:
-                await self.kube.annotate_pod(namespace, name, {ANNOTATION: str(cost)})
+                await self.kube.annotate_pod(namespace, name, {names.ANNOTATION_DELETION_COST: str(cost)})
             except Exception:
                 extra = {"namespace": namespace, "pod": name}
-                log.info("failed to set the pod deletion cost", exc_info=True, extra=extra)
+                log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
                 return
 
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
@@ -263,7 +279,7 @@ class Reconciler:
         previous = _previous_status(manifest.get("status") or {})
         status = self._build_status(state, manifest, readiness, previous)
         if status != previous:
-            written = await self.kube.apply_status(*state.key, status)
+            written = await self.status_writer.write(*state.key, status)
             if written is None:
                 self.cache.remove(manifest)  # deleted, and the watch has not reported the deletion yet
             if written is None or not self.cache.contains(manifest):
@@ -355,8 +371,8 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
-    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
-    differ in every reconcile."""
+    """Return the reason and the generation of the condition Ready. An Event is recorded only if the reason or the
+    generation has changed. The message alone does not count, because some messages, such as the kubelet's messages
+    about images, differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

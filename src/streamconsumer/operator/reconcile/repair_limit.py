@@ -1,8 +1,8 @@
 """Limit of repairs: how often the operator applies the same child again although its manifest has not changed.
 
 Another client may change a child after each repair, for example a second operator with other settings. Without a limit,
-both would write without a pause, and each write of a Deployment can create a ReplicaSet. The first repairs are
-immediate, and then the delay doubles with each repair.
+both clients would write without a pause, and each write of a Deployment can create a ReplicaSet. The first repairs are
+immediate. After these repairs, the delay doubles with each repair.
 """
 
 import logging
@@ -44,8 +44,8 @@ class RepairLimit:
     _delays: list[timedelta] = field(default_factory=list)
 
     def may_apply(self, child: str, applied_hash: str) -> bool:
-        """Return True if the child may be applied now. `child` is its kind and its name, and `applied_hash` identifies
-        its manifest."""
+        """Return True if the child may be applied now. `child` is the kind and the name of the child, and
+        `applied_hash` identifies the manifest of the child."""
         repairs, now = self._children.get(child), self.clock()
         if repairs is None or repairs.applied_hash != applied_hash:
             return True
@@ -65,7 +65,7 @@ class RepairLimit:
         repairs.count, repairs.last_seconds = repairs.count + 1, self.clock()
         if (next_delay := _delay_seconds(repairs.count)) > 0:
             extra = {"namespace": self.key[0], "consumer": self.key[1], "child": child, "pause_seconds": next_delay}
-            log.warning("another client changes a child repeatedly; delaying the next repair", extra=extra)
+            log.warning("another client changes a managed object repeatedly; delaying the next repair", extra=extra)
 
     def pop_delay(self) -> timedelta | None:
         """Return the time until the next repair is allowed, or None if no repair was delayed since the last call."""

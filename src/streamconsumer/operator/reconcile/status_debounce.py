@@ -2,9 +2,9 @@
 
 The Deployment controller, the scheduler and the kubelet each react to a Deployment write with an update. Without the
 debounce, each update would cause a status write, and most of the statuses would be outdated before a user reads them.
-The status write also waits until the Deployment controller has reacted, because until then the Deployment's status
-counts the pods from before the write. If no Deployment controller has ever reacted, the status write does not wait for
-a reaction.
+The status write also waits until the Deployment controller has reacted, because until that reaction, the Deployment's
+status describes the pods before the write. If no Deployment controller has ever reacted, the status write does not wait
+for a reaction.
 """
 
 import time
@@ -16,12 +16,12 @@ QUIET_PERIOD = timedelta(seconds=1)
 """A change counts as settled if no update has followed for this time."""
 
 BASELINE_IN_MOTION = 20
-"""If more than this number of StreamConsumers have pending changes, the quiet period grows in proportion to their
-number, because the controllers then react later to each StreamConsumer."""
+"""If more StreamConsumers than this number have pending changes, the quiet period grows in proportion to the number of
+these StreamConsumers. With many pending changes, the controllers react later to each StreamConsumer."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The status is written no later than this time after the first change, even if updates continue. A rollout may take an
-hour."""
+"""The status is written no later than this time after the first change, even if updates continue. The limit is needed
+because a rollout may take an hour."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Change:
 
 @dataclass
 class PendingChanges:
-    """The changes to one StreamConsumer's children that its status does not show yet."""
+    """The changes to the children of one StreamConsumer that the status of the StreamConsumer does not show yet."""
 
     changes: list[Change] = field(default_factory=list)
     first_seconds: float = 0.0
@@ -72,7 +72,7 @@ class StatusDebounce:
     def delay(
         self, pending: PendingChanges, snapshot: object, *, is_observed: bool, in_motion: Callable[[], int]
     ) -> timedelta | None:
-        """Return the time to wait before the status is written, or None to write it now.
+        """Return the time to wait before the status is written, or None if the status can be written now.
 
         `snapshot` is the observed state. `is_observed` is True if the Deployment controller has seen the last write.
         `in_motion` returns the number of StreamConsumers with pending changes."""

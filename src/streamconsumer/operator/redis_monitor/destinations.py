@@ -19,31 +19,40 @@ Endpoint = tuple[Address, int]
 """Address and port."""
 
 API_SERVER_RULE = "an endpoint of the Kubernetes API server"
+UNSPECIFIED, LOOPBACK = "an unspecified address", "a loopback address"
+METADATA = "the metadata service of a cloud"
 
 _REFUSED: dict[str, str] = {
-    "0.0.0.0/8": "an unspecified address",
-    "127.0.0.0/8": "a loopback address",
+    "0.0.0.0/8": UNSPECIFIED,
+    "127.0.0.0/8": LOOPBACK,
+    "169.254.169.254/32": METADATA,  # most clouds
+    "169.254.170.2/32": METADATA,  # AWS, for containers
+    "169.254.170.23/32": METADATA,  # AWS, for pods
     "169.254.0.0/16": "a link-local address",
     "224.0.0.0/4": "a multicast address",
     "240.0.0.0/4": "a reserved address",
-    "100.100.100.200/32": "the metadata service of a cloud",  # Alibaba Cloud
-    "168.63.129.16/32": "the metadata service of a cloud",  # Azure
-    "192.0.0.192/32": "the metadata service of a cloud",  # Oracle Cloud
-    "::/128": "an unspecified address",
-    "::1/128": "a loopback address",
+    "100.100.100.200/32": METADATA,  # Alibaba Cloud
+    "168.63.129.16/32": METADATA,  # Azure
+    "192.0.0.192/32": METADATA,  # Oracle Cloud
+    "::/128": UNSPECIFIED,
+    "::1/128": LOOPBACK,
     "fe80::/10": "a link-local address",
     "ff00::/8": "a multicast address",
-    "fd00:ec2::/32": "the metadata service of a cloud",  # AWS
-    "fd00:c1::a9fe:a9fe/128": "the metadata service of a cloud",  # Oracle Cloud
-    "fd00:42::42/128": "the metadata service of a cloud",  # Scaleway
-    "fd20:ce::254/128": "the metadata service of a cloud",  # Google Cloud
-    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address in it is unknown
+    "fd00:ec2::/32": METADATA,  # AWS
+    "fd00:c1::a9fe:a9fe/128": METADATA,  # Oracle Cloud
+    "fd00:42::42/128": METADATA,  # Scaleway
+    "fd20:ce::254/128": METADATA,  # Google Cloud
+    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address is unknown
 }
 _REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
 
 _LAST_32_BITS = [IPv6Network(prefix) for prefix in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
 """Prefixes of IPv6 addresses whose last 32 bits are an IPv4 address: compatible, mapped, translated (SIIT) and
 NAT64."""
+
+_DANGEROUS_RULES = (UNSPECIFIED, LOOPBACK, METADATA)
+"""Rules whose exceptions give the authors of StreamConsumers access to servers in the operator's own pod, or to the
+credentials of its node. The kernel sends packets for an unspecified address to the own host."""
 
 _CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
 
@@ -56,14 +65,14 @@ class Destinations:
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
         """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
-        Redis server listens there."""
+        Redis server listens on these endpoints."""
 
     def refusal(self, address: Address, port: int) -> str | None:
         """Return the rule that forbids this address, such as `a loopback address`, or None if the address is
         allowed.
 
-        If an IPv6 address contains an IPv4 address, the rules apply to both. An exception for the IPv6 address also
-        covers the IPv4 address, but never an endpoint of the API server."""
+        If an IPv6 address contains an IPv4 address, the rules apply to both addresses. An exception for the IPv6
+        address also covers the IPv4 address. No exception covers an endpoint of the API server."""
         candidates = [_without_zone(address), *_embedded(address)]
         if any((candidate, port) in self.api_servers for candidate in candidates):
             return API_SERVER_RULE
@@ -74,6 +83,26 @@ class Destinations:
 
     def _is_exception(self, address: Address) -> bool:
         return any(address in network for network in self._allowed)
+
+
+def dangerous_addresses(exception: Network) -> list[str]:
+    """Return the dangerous kinds of addresses that an exception from the rules allows, such as `a loopback address`."""
+    networks = [exception, *_embedded_networks(exception)]
+    rules = {rule for refused, rule in _REFUSED_NETWORKS if any(_overlap(network, refused) for network in networks)}
+    return [rule for rule in _DANGEROUS_RULES if rule in rules]
+
+
+def _embedded_networks(network: Network) -> list[Network]:
+    """Return the IPv4 networks whose addresses are the last 32 bits of an address in the network."""
+    if isinstance(network, IPv4Network):
+        return []
+    prefixes = [prefix for prefix in _LAST_32_BITS if _overlap(network, prefix)]
+    inner = [max(network, prefix, key=lambda each: each.prefixlen) for prefix in prefixes]
+    return [IPv4Network((int(each.network_address) & 0xFFFFFFFF, each.prefixlen - 96)) for each in inner]
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 def refusal_message(rule: str) -> str:

@@ -1,7 +1,7 @@
 """Host name resolution from the viewpoint of a StreamConsumer's namespace.
 
-`redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace
-that name may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
+`redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace,
+the name `redis` may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
 StreamConsumer does. The resolver uses the search domains that the kubelet gives to the operator's pod, and replaces the
 operator's namespace in these domains with the StreamConsumer's namespace.
 
@@ -37,9 +37,9 @@ MAX_ADDRESSES = 8
 """Maximum number of addresses that are used per host."""
 
 QUERIES_PER_CHANNEL = 2000
-"""Number of queries after which the channel is replaced. The channel caches each answer for the answer's TTL, without a
-limit on the number of answers. The authors of StreamConsumers choose the names, so this cache would otherwise grow
-without limit."""
+"""Number of queries after which the c-ares channel is replaced. The channel caches each answer for the answer's TTL,
+without a limit on the number of answers. The authors of StreamConsumers choose the names, so without the replacement,
+the cache would grow without limit."""
 
 DEFAULT_NDOTS = 1
 
@@ -63,7 +63,8 @@ class NameServers:
         """If `servers` is None, the name servers in resolv.conf are used."""
         self._servers = servers
         self._channels: list[aiodns.DNSResolver] = []
-        """The last channel is the current channel. Earlier channels stay until their look-ups have ended."""
+        """The c-ares channels, of which the last one is the current channel. Earlier channels stay until their look-ups
+        have ended."""
         self._queries = 0
 
     async def look_up(self, name: str) -> list[Address]:
@@ -112,7 +113,7 @@ class NamespaceResolver:
         destinations: Destinations,
         search: SearchOptions,
     ) -> None:
-        """`search` contains the search options of the operator's pod."""
+        """`search` contains the search domains and the option `ndots` of the operator's pod."""
         in_cluster = any(_NAMESPACED.match(domain) for domain in search.domains)
         domains = tuple(_NAMESPACED.sub(namespace, domain) for domain in search.domains) if in_cluster else ()
         self._search = SearchOptions(domains, search.ndots)
@@ -133,7 +134,7 @@ class NamespaceResolver:
 
     async def _look_up(self, host: str) -> list[Address]:
         if not _HOST_NAME.fullmatch(host):
-            raise HostNotResolved("the host is neither a host name nor an IP address")
+            raise HostNotResolved("the host is neither a valid host name nor an IP address")
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
                 for name in absolute_names(host, self._search):
@@ -148,8 +149,8 @@ class NamespaceResolver:
 def absolute_names(host: str, search: SearchOptions) -> list[str]:
     """Return the names to look up, in the order in which the C library in a pod looks them up.
 
-    Outside a cluster, `search` has no domains. The host is then returned unchanged, and the search domains of the
-    machine apply."""
+    Outside a cluster, `search` has no domains. Without domains, the host is returned unchanged, and the search domains
+    of the machine apply."""
     if host.rstrip(".").lower() == "localhost":
         return ["localhost"]
     if not search.domains or host.endswith("."):

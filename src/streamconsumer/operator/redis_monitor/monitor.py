@@ -18,7 +18,7 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
-from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
+from streamconsumer.operator.redis_monitor.namespace_network import ConnectionLimits, NamespaceNetwork, max_connections
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
@@ -42,6 +42,7 @@ class RedisMonitor:
     ) -> None:
         self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
         self._destinations, self._name_servers, self._search = destinations, NameServers(), read_search_options()
+        self._limits = ConnectionLimits(max_connections())
         self._networks: WeakValueDictionary[str, NamespaceNetwork] = WeakValueDictionary()
         """The network access of each namespace that has a poller."""
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
@@ -56,8 +57,9 @@ class RedisMonitor:
     ) -> MonitoredStream:
         """Start or continue to poll the stream of this StreamConsumer.
 
-        `stream` is the object that the previous call returned, or None in the first call. The history in this object is
-        dropped if the StreamConsumer now uses another Redis endpoint. Returns the object for the next call."""
+        `stream` is the object that the previous call returned, or None in the first call. If the StreamConsumer now
+        uses another Redis endpoint, the history in `stream` is dropped. Returns the object to pass as `stream` in the
+        next call."""
         endpoint_id = _endpoint_id(consumer)
         if stream is not None and stream.endpoint_id != endpoint_id:
             self.unwatch(stream)
@@ -68,7 +70,7 @@ class RedisMonitor:
         return stream
 
     def unwatch(self, stream: MonitoredStream) -> None:
-        """Stop polling the stream. After the last stream of an endpoint, close the connection."""
+        """Stop polling the stream. If the endpoint has no other stream, close the connection."""
         poller, task = self._pollers[stream.endpoint_id]
         poller.unwatch(stream)
         if not poller.streams:
@@ -103,7 +105,7 @@ class RedisMonitor:
         network = self._networks.get(namespace)
         if network is None:
             resolver = NamespaceResolver(namespace, self._name_servers, self._destinations, self._search)
-            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve)
+            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve, self._limits)
         return network
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor.probe import GroupRef
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.redis_client.replies import is_id
@@ -20,15 +19,16 @@ from streamconsumer.redis_client.replies import is_id
 class EndpointId(NamedTuple):
     """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection.
 
-    The namespace is always part of the identity, because it determines the meaning of Secrets and of relative host
-    names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
+    The namespace is always part of the identity, because the namespace determines the meaning of Secret names and of
+    relative host names. A slow server or a large number of streams therefore delays only the polls of the same
+    namespace."""
 
     namespace: str
     """Namespace of the StreamConsumers."""
     redis: str
     """Redis settings as JSON, with the URL in a normalized form."""
     slot: int
-    """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
+    """Hash slot of the stream in a Redis Cluster, or 0 if the server is not a Redis Cluster."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +39,20 @@ class PollTarget:
     """Uid and generation of the StreamConsumer."""
     group_ref: GroupRef
     start_from: str
-    deployment: str
     pods: frozenset[str]
-    pod_has_run: bool
-    """True if a pod has started. Such a pod may be able to restore a lost group. A pod that waits for a node or for its
-    image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status. The id proves that the group has existed. None if the status contains no id, or
-    an invalid id that a user has written."""
+    """Last-delivered id in the status, or None if the status contains no id or an invalid id. A user may have written
+    an invalid id. A valid id proves that the group has existed."""
 
     @classmethod
     def from_consumer(
-        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
+        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None
     ) -> "PollTarget":
-        generation_id, group_ref = (consumer.uid, consumer.generation), GroupRef.from_consumer(consumer)
         return cls(
-            generation_id,
-            group_ref,
+            (consumer.uid, consumer.generation),
+            GroupRef.from_consumer(consumer),
             consumer.spec.start_from,
-            child_name(consumer),
             pods,
-            pod_has_run,
             last_delivered_id if last_delivered_id and is_id(last_delivered_id) else None,
         )
 
@@ -73,18 +66,19 @@ class Observation:
     pending_by_consumer: Mapping[str, int]
     """Number of pending entries of each pod that has pending entries."""
     entries_read: int | None
-    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+    """Number of entries that were ever delivered to the group, or None if the server does not count deliveries."""
 
     @property
     def secrets_problem(self) -> str:
-        """Message that explains why the Secrets are not readable. Empty if no condition reports this problem."""
+        """Message that explains why the Secrets are not readable, or an empty string if no condition reports this
+        problem."""
         is_problem = StreamReason.SECRETS_NOT_READABLE
         return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:
-        """Types, statuses and reasons of the conditions. If these have changed, the status is written immediately; a
-        changed message alone does not cause a write."""
+        """Types, statuses and reasons of the conditions. If a type, a status or a reason has changed, the status is
+        written immediately. A changed message alone does not cause a write."""
         return [(condition.type, condition.status, condition.reason) for condition in self.conditions]
 
 
@@ -95,8 +89,8 @@ class ObservationEffect:
     scaled_to_zero: bool = False
     """True if the desired number of pods is zero, so that the operator must wait for the next entry."""
     decision_changed: bool = False
-    """True if the decision differs from the previous decision. The status then shows the new decision together with the
-    statistics from the same poll."""
+    """True if the decision differs from the previous decision. After a changed decision, the status shows the new
+    decision together with the statistics from the same poll."""
 
 
 @dataclass(eq=False)
@@ -110,12 +104,10 @@ class MonitoredStream:
     """Function that is called with the result of every poll."""
     target: PollTarget
     latest: Observation | None = None
-    """Result of the last poll. None before the first poll."""
+    """Result of the last poll, or None before the first poll."""
     published: Observation | None = None
-    """Observation that the status shows. None before the first poll."""
+    """Observation that the status shows, or None before the first poll."""
     published_seconds: float = 0.0
     health: StreamHealth = field(default_factory=StreamHealth)
-    cleaned_up_seconds: float = float("-inf")
-    """Time of the last attempt to delete stale consumers."""
     last_delivered_id: str | None = None
-    """Last-delivered id in the last poll that found the group. None if no poll has found the group."""
+    """Last-delivered id in the last poll that found the group, or None if no poll has found the group."""

@@ -1,4 +1,4 @@
-"""Poller of one Redis endpoint. One connection probes the groups of all its StreamConsumers in one round trip."""
+"""Poller of one Redis endpoint: one round trip on one connection probes the groups of all StreamConsumers."""
 
 import asyncio
 import logging
@@ -16,16 +16,18 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.manifests.redis_secrets import secret_files
-from streamconsumer.operator.redis_monitor import group_admin
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
 from streamconsumer.operator.redis_monitor.namespace_network import MAX_KEPT_SECRET_BYTES, NamespaceNetwork
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
     ProbeResult,
+    count_lag_command,
     from_error,
     parse_probe,
     probe_commands,
     unreachable,
+    with_lag,
+    with_position,
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, read_secret_values, resolve_values
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
@@ -36,21 +38,18 @@ from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS 
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
+"""Time during which new and changed StreamConsumers are collected for one common poll."""
 
 MAX_SECRETS_AGE_SECONDS = 600.0
 """Age after which Secrets are read again. If authentication or the TLS handshake has failed, the next poll reads the
 Secrets again."""
 
-CLEANUP_INTERVAL_SECONDS = 60.0
-"""Minimum time between two deletions of stale consumers from the same group."""
-
 log = logging.getLogger(__name__)
 
 
 class EndpointPoller:
-    """Polls new and changed StreamConsumers immediately, and all StreamConsumers of one Redis endpoint every
-    `interval`."""
+    """Polls all StreamConsumers of one Redis endpoint every `interval`. New and changed StreamConsumers are polled
+    immediately."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class EndpointPoller:
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._checked: tuple[dict[str, str], ResolvedRedis | ProbeResult] | None = None
-        """Last values from Secrets, and the result of their check, so that unchanged values are not checked again."""
+        """Last values from Secrets, and the result of checking these values. Unchanged values are not checked again."""
         self._resolved: ResolvedRedis | None = None
         self._client: PipelineClient | None = None
         self._secrets_read_seconds = float("-inf")
@@ -135,7 +134,7 @@ class EndpointPoller:
         self._wakeup.clear()
         if not targets:
             return
-        async with self._network.polls, AsyncExitStack() as self._locks:
+        async with self._network.poll(is_kept=self._may_keep), AsyncExitStack() as self._locks:
             await self._poll_now(targets)
             self._update_may_keep()
             if not self._may_keep:
@@ -164,7 +163,7 @@ class EndpointPoller:
             self._update_scale_from_zero(key, target, result, scaled_to_zero=scaled_to_zero)
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
-        """Return the stream that is polled under this key, or None if the poll of this target is outdated.
+        """Return the stream with this key, or None if the poller no longer polls `target`.
 
         During the poll, the StreamConsumer may have been deleted, and a new StreamConsumer of the same name may read
         another stream."""
@@ -185,8 +184,8 @@ class EndpointPoller:
         self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool
     ) -> None:
         """Start to wait for the next entry if the StreamConsumer is scaled to zero, otherwise stop waiting."""
-        after_id = result.stats.last_delivered_id if result.stats else None
-        if scaled_to_zero and after_id is not None:
+        if scaled_to_zero and result.stats is not None:
+            after_id = result.stats.last_delivered_id or "0-0"  # the stream is empty if there is no group
             self._scale_from_zero.watch(key, target.group_ref.stream, after_id)
         else:
             self._scale_from_zero.unwatch(key)
@@ -197,34 +196,13 @@ class EndpointPoller:
         return self._build_client(self._resolved, WAKEUP_TIMEOUT_SECONDS)
 
     async def _probe_groups(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
-        """Probe the targets, create missing groups and delete stale consumers. Returns the result of each target."""
+        """Probe the targets. Returns the result of each target."""
         results = await self._probe(targets)
-        missing = {
-            key for key, result in results.items() if result.is_group_missing and self._may_create(key, targets[key])
-        }
-        for key in missing:
-            target, stream = targets[key], self.streams.get(key)
-            last_delivered_id = (stream and stream.last_delivered_id) or target.last_delivered_id
-            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
-                await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
-        if missing:
-            results |= await self._probe({key: targets[key] for key in missing})
-        results = {key: self._with_last_delivered_id(key, targets[key], result) for key, result in results.items()}
-        for key, result in results.items():
-            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
-                await self._delete_stale_consumers(key, targets[key], result)
+        results = {key: self._with_position(key, targets[key], result) for key, result in results.items()}
         return await self._with_counted_lag(targets, results)
 
-    def _may_create(self, key: Key, target: PollTarget) -> bool:
-        """Return True if no pod of the StreamConsumer has run. Call this method immediately before the group is
-        created, because a pod may have started during the poll."""
-        stream = self._current(key, target)
-        return stream is not None and not stream.target.pod_has_run
-
-    def _with_last_delivered_id(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
-        """Store the group's last delivered id. If the group is missing, return the result with the last known id.
-
-        The group is recreated at this id."""
+    def _with_position(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
+        """Store the group's last delivered id. If the group is missing, return the result with the last known id."""
         stats = result.stats
         stream = self._current(key, target)
         if stats is None or stream is None:
@@ -232,8 +210,7 @@ class EndpointPoller:
         if stats.last_delivered_id is not None:
             stream.last_delivered_id = stats.last_delivered_id
             return result
-        position = stream.last_delivered_id or target.last_delivered_id
-        return replace(result, stats=stats.model_copy(update={"last_delivered_id": position}))
+        return with_position(result, stream.last_delivered_id or target.last_delivered_id, target.start_from)
 
     async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
         if (problem := await self._ensure_client()) is not None:
@@ -255,10 +232,10 @@ class EndpointPoller:
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
     ) -> dict[Key, ProbeResult]:
-        """Count the unread entries of groups whose lag Redis does not report. Returns all results, with these
-        counts."""
+        """Count the unread entries of groups whose lag Redis does not report. Returns the results of all targets, with
+        the counted numbers as lag."""
         commands = {
-            key: group_admin.count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
+            key: count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
             for key, result in results.items()
             if result.stats and result.stats.last_delivered_id and result.stats.pending is not None
             if not result.stats.lag_known
@@ -271,35 +248,13 @@ class EndpointPoller:
             for key, reply in zip(commands, raw_replies, strict=True)
             if not isinstance(reply, RedisErrorInfo)
         }
-        counted = {
-            key: group_admin.with_lag(targets[key].group_ref, results[key], reply) for key, reply in counts.items()
-        }
+        counted = {key: with_lag(targets[key].group_ref, results[key], reply) for key, reply in counts.items()}
         return results | counted
 
-    async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
-        """Delete stale consumers if the group has more consumers than the Deployment has pods, but at most once per
-        CLEANUP_INTERVAL_SECONDS."""
-        now = asyncio.get_running_loop().time()
-        consumers = result.stats.consumers if result.stats else None
-        stream = self.streams.get(key)
-        if (
-            stream is None
-            or consumers is None
-            or consumers <= len(target.pods)
-            or now - stream.cleaned_up_seconds < CLEANUP_INTERVAL_SECONDS
-        ):
-            return
-        stream.cleaned_up_seconds = now
-        if names := await group_admin.delete_stale_consumers(
-            self._execute, target.group_ref, target.deployment, target.pods
-        ):
-            extra = {"namespace": key[0], "consumer": key[1], "names": names}
-            log.info("deleted consumers of terminated pods", extra=extra)
-
     async def _ensure_client(self) -> ProbeResult | None:
-        """Build a client if there is none or if a Secret has changed. Returns a failed ProbeResult if a Secret or a
-        setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and the values of
-        the Secrets are dropped."""
+        """Build a client if the poller has no client or if a Secret has changed. Returns a failed ProbeResult if a
+        Secret or a setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and
+        the values of the Secrets are dropped."""
         now = asyncio.get_running_loop().time()
         try:
             if self._reads_secrets:
@@ -333,7 +288,8 @@ class EndpointPoller:
         if self._has_large_secrets:
             await self._locks.enter_async_context(self._network.large_secrets)
         if self._checked is None or self._checked[0] != values:
-            self._checked = values, await resolve_values(self._redis, values)
+            async with self._network.tls_setup:
+                self._checked = values, await resolve_values(self._redis, values, self._network.resolve)
         return self._checked[1]
 
     async def _connect(self, resolved: ResolvedRedis) -> None:
@@ -349,7 +305,7 @@ class EndpointPoller:
         self._scale_from_zero.reconnect()  # the blocking read uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
-        return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
+        return PipelineClient(resolved.credentials, self._stream, timeout_seconds)
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
         """Return the ProbeResult for an error. If authentication or the TLS handshake has failed, make the next poll
@@ -365,7 +321,7 @@ class EndpointPoller:
         raw_replies = await self._client.execute(commands)
         redact = self._resolved.redact
         if isinstance(raw_replies, RedisErrorInfo):
-            return replace(raw_replies, message=redact(raw_replies.message), context=redact(raw_replies.context))
+            return replace(raw_replies, unquoted=redact(raw_replies.unquoted), context=redact(raw_replies.context))
         return [
             [_redacted(each, redact) for each in reply] if isinstance(reply, list) else _redacted(reply, redact)
             for reply in raw_replies
@@ -385,13 +341,13 @@ def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
 
 
 def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
-    """Return the reply. If the reply is an error, values from Secrets are removed from its message."""
-    return replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
+    """Return the reply. If the reply is an error, values from Secrets are removed from its unquoted message."""
+    return replace(reply, unquoted=redact(reply.unquoted)) if isinstance(reply, RedisErrorInfo) else reply
 
 
 @contextmanager
 def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
-    """Log an error instead of raising it, so that it does not affect other StreamConsumers. The next poll retries."""
+    """Log an error instead of raising the error, because other polls must not be affected. The next poll retries."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged

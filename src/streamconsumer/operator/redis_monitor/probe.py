@@ -1,7 +1,7 @@
 """Commands that probe one stream, and the parser of their replies. The functions have no side effects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, DEST
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.pipeline_client import Command
 from streamconsumer.redis_client.replies import UnexpectedReply
-from streamconsumer.redis_client.scripts import PROBE_GROUP
+from streamconsumer.redis_client.scripts import COUNT_AFTER, LAST_GENERATED_ID, PROBE_GROUP
 
 _REASONS = {
     "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
@@ -33,13 +33,18 @@ MAX_CONSUMERS = 500
 
 MAX_NAMES = 50_000
 """A poll reads the names and the pending counts of at most this number of consumers in all its groups together. Without
-this maximum, the replies for groups with many consumers could exceed their size limit."""
+this maximum, the replies for groups with many consumers could exceed the size limit of a reply."""
+
+MAX_COUNTED = 10_000
+"""Maximum number of unread entries that are counted if Redis does not report the lag. Counting 10,000 entries takes
+Redis about 5 ms."""
+
 NO_REPLY_MESSAGE = (
     "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
     "operator and the server. The logs of the pods show the errors of their own connections."
 )
-"""Condition message if no Redis server has replied, for any cause. The message is always the same, because different
-messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
+"""Condition message if no Redis server has replied, for any cause. The message is the same for a refused connection, a
+timeout and another protocol. Different messages would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -58,9 +63,6 @@ class GroupRef:
         default = group_key(spec.stream, spec.consumer_group, "dead-letters")
         return cls(spec.stream, spec.consumer_group, spec.delivery.dead_letter_stream or default)
 
-    def companion_key(self, suffix: str) -> str:
-        return group_key(self.stream, self.group, suffix)
-
 
 @dataclass(frozen=True)
 class ProbeResult:
@@ -77,11 +79,7 @@ class ProbeResult:
     """Number of pending entries by consumer name. Consumers without pending entries, and consumers that are not named
     like pods, are excluded."""
     entries_read: int | None = None
-    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
-
-    @property
-    def is_group_missing(self) -> bool:
-        return self.group_ready.reason is StreamReason.GROUP_MISSING
+    """Number of entries that were ever delivered to the group, or None if the server does not count deliveries."""
 
 
 def probe_commands(group_ref: GroupRef, group_count: int = 1) -> list[Command]:
@@ -93,6 +91,16 @@ def probe_commands(group_ref: GroupRef, group_count: int = 1) -> list[Command]:
 
 
 COMMANDS_PER_PROBE = 2
+
+
+def last_id_command(stream: str) -> Command:
+    """Return the command that reads the last id of a stream. XINFO STREAM would also return values of entries."""
+    return ("EVAL", LAST_GENERATED_ID, 1, stream)
+
+
+def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
+    """Return the command that counts the entries after `message_id`, up to MAX_COUNTED."""
+    return ("EVAL", COUNT_AFTER, 1, group_ref.stream, message_id, MAX_COUNTED)
 
 
 def parse_probe(group_ref: GroupRef, raw_replies: Sequence[Any]) -> ProbeResult:
@@ -155,6 +163,34 @@ def _parse_pending(pending: Any) -> tuple[str | None, int, dict[str, int]]:
     return oldest and replies.entry_id(oldest, _SUBJECT), replies.count(owned, _SUBJECT), counts
 
 
+def with_lag(group_ref: GroupRef, result: ProbeResult, reply: Any) -> ProbeResult:
+    """Return the result with the lag in the reply to `count_lag_command`."""
+    if result.stats is None:
+        return result
+    try:
+        lag = replies.count(reply, "the script that counts entries")
+    except UnexpectedReply as error:
+        return unexpected_reply(group_ref, error)
+    stats = result.stats.model_copy(update={"lag": lag, "lag_known": lag < MAX_COUNTED})
+    return replace(result, stats=stats)
+
+
+def with_position(result: ProbeResult, last_delivered_id: str | None, start_from: str) -> ProbeResult:
+    """Return the result for a missing group, with the last known position and the number of unread entries.
+
+    A pod creates the group at `start_from`, or restores the group at its last position. The number of unread entries is
+    known if the stream is empty, or if a new group begins at the first entry. If `start_from` is `$`, the group does
+    not include entries that are added before a pod creates the group. The number is then unknown, so that a pod
+    starts."""
+    if result.stats is None:
+        return result
+    length, is_new = result.stats.length, last_delivered_id is None
+    is_known = length is not None and start_from != "$" and (length == 0 or (is_new and start_from == "0"))
+    lag = length if is_known else None
+    update = {"last_delivered_id": last_delivered_id, "lag": lag, "lag_known": is_known}
+    return replace(result, stats=result.stats.model_copy(update=update))
+
+
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> ProbeResult:
     """Return the result of a probe that did not reach Redis. This result has no stream statistics."""
     return ProbeResult(
@@ -166,12 +202,12 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
     if error_info.is_no_reply:
         return unreachable(StreamReason.UNREACHABLE, f"{error_info.context}: {NO_REPLY_MESSAGE}")
-    return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
+    return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.unquoted)
 
 
 def unexpected_reply(group_ref: GroupRef, error: UnexpectedReply) -> ProbeResult:
     """Return the result for a reply that does not have the documented type or range."""
-    message = f"The state of group {group_ref.group!r} of stream {group_ref.stream!r} is unknown: {error}."
+    message = f"The state of group {group_ref.group!r} of stream {group_ref.stream!r} is unknown: {error.unquoted}."
     return ProbeResult(
         CONNECTED,
         ConditionState(type="GroupReady", status="False", reason=StreamReason.UNEXPECTED_REPLY, message=message),
@@ -187,14 +223,14 @@ def _group_unavailable(
     if "no such key" in error_info.message:
         return _without_group(group_ref, length, dead_letters)
     if error_info.is_command_unavailable:
-        message = f"{error_info.message}; reading the group needs the permission {permission}"
+        message = f"{error_info.unquoted}; reading the group needs the permission {permission}"
         reason = StreamReason.NO_PERMISSION
         return ProbeResult(
             CONNECTED, ConditionState(type="GroupReady", status="Unknown", reason=reason, message=message)
         )
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOGROUP": StreamReason.GROUP_MISSING}
     reason = reasons.get(error_info.code, StreamReason.UNEXPECTED_REPLY)
-    condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.message)
+    condition = ConditionState(type="GroupReady", status="False", reason=reason, message=error_info.unquoted)
     return ProbeResult(CONNECTED, condition)
 
 
@@ -225,7 +261,7 @@ def _lag(reported: int | None, length: int | None) -> int | None:
 
 
 def _count(reply: Any) -> int | None:
-    """Return the reply to XLEN. None if the command has failed."""
+    """Return the reply to XLEN. Returns None if the reply is an error."""
     return None if isinstance(reply, RedisErrorInfo) else replies.count(reply, "XLEN")
 
 

@@ -16,14 +16,20 @@ from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.manifests.redis_secrets import redis_settings, secret_files
 from streamconsumer.operator.redis_monitor.probe import ProbeResult, unreachable
-from streamconsumer.redis_client.credentials import MAX_SECRET_BYTES, RedisAddress
+from streamconsumer.redis_client.credentials import (
+    MAX_SECRET_BYTES,
+    HostResolver,
+    RedisAddress,
+    RedisCredentials,
+    no_host_lookup,
+)
 from streamconsumer.redis_client.setting_files import run_in_thread
 from streamconsumer.redis_client.tls import MAX_CA_BYTES
 from streamconsumer.redis_client.topology import topology
 
 
 class SecretSource(Protocol):
-    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the command line."""
+    """Source of Secrets: `SecretReader` in the operator, and `KubeClient` in the CLI."""
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 
@@ -35,9 +41,9 @@ NO_UNIX_SOCKET = (
 
 @dataclass(frozen=True)
 class ResolvedRedis:
-    """Settings of a `PipelineClient` that contain the values from Secrets instead of file paths."""
+    """Credentials of a `PipelineClient` that contain the values from Secrets, and the TLS context."""
 
-    settings: InlineRedisSettings
+    credentials: RedisCredentials
     _secrets: list[str] = field(repr=False)
 
     def redact(self, message: str) -> str:
@@ -50,10 +56,10 @@ class ResolvedRedis:
 
 
 async def resolve_redis_spec(redis: RedisSpec, namespace: str, secrets: SecretSource) -> ResolvedRedis | ProbeResult:
-    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable.
+    """Read the Secrets and build the credentials. Returns a failed ProbeResult if a Secret or a setting is unusable.
     Raises PermissionDenied if reading a Secret is not allowed."""
     values = await read_secret_values(redis, namespace, secrets)
-    return values if isinstance(values, ProbeResult) else await resolve_values(redis, values)
+    return values if isinstance(values, ProbeResult) else await resolve_values(redis, values, no_host_lookup)
 
 
 async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSource) -> dict[str, str] | ProbeResult:
@@ -69,18 +75,20 @@ async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSo
     return values
 
 
-async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
-    """Build and check the settings. Returns a failed ProbeResult if the settings are unusable.
+async def resolve_values(
+    redis: RedisSpec, values: dict[str, str], resolve_host: HostResolver
+) -> ResolvedRedis | ProbeResult:
+    """Build and check the credentials. Returns a failed ProbeResult if the settings are unusable.
 
-    Certificates are checked in a thread, which takes up to 0.2 s. Raises OSError if this check does not end in time."""
+    A thread builds the TLS context, which takes up to 0.2 s. Raises OSError if the thread does not end in time."""
     try:
-        settings = _inline_settings(redis_settings(redis), values)
-        credentials = topology(settings, "").credentials
+        credentials = RedisCredentials(_inline_settings(redis_settings(redis), values), resolve_host)
+        topology(credentials, "")
         _check_scheme(credentials.scheme)
         await run_in_thread(credentials.check_certificates)
     except (ValidationError, InvalidSettings) as error:
         return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis))
-    return ResolvedRedis(settings, _secret_texts(values, credentials.address()))
+    return ResolvedRedis(credentials, _secret_texts(values, credentials.address()))
 
 
 def _check_scheme(scheme: str) -> None:

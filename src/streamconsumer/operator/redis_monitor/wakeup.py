@@ -2,7 +2,7 @@
 
 The blocking read is an XREAD, because XREAD needs no consumer group and does not consume entries. The server replies as
 soon as an entry is added. The read is repeated every 30 s, to detect a connection that the network dropped silently.
-Polling continues in the meantime, and finds entries that the blocking read missed.
+Polling continues during the blocking read, and finds entries that the blocking read missed.
 
 The reply contains the new entry, so the operator limits the size of the reply. If the reply exceeds this limit, the
 operator closes the connection, and reads only the last ids of the streams.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.redis_monitor.group_admin import last_id_command
+from streamconsumer.operator.redis_monitor.probe import last_id_command
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from streamconsumer.redis_client.replies import array, entry_id, parse_id, text
@@ -30,7 +30,7 @@ The first delay is short, because the server may have restarted or a proxy may h
 delay, polling finds new entries."""
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time during which streams that scale to zero are collected, so that one blocking read covers all of them."""
+"""Time during which streams that scale to zero are collected, so that one blocking read covers all these streams."""
 
 MIN_INTERVAL_SECONDS = 1.0
 """Minimum time between a reported entry and the next blocking read. Without this pause, a hostile server that reports
@@ -68,7 +68,8 @@ class ScaleFromZeroWatcher:
             self._changed.set()
 
     def unwatch(self, key: Key) -> None:
-        """Stop waiting, because the StreamConsumer has pods or was deleted."""
+        """Stop waiting for entries of this StreamConsumer. The poller calls this method if the StreamConsumer has pods
+        or was deleted."""
         if self._watched.pop(key, None):
             self._changed.set()
 
@@ -92,7 +93,10 @@ class ScaleFromZeroWatcher:
                         await self._pause_after_entry()
                         continue
                 except Exception as error:  # noqa: BLE001 - polling continues and reports the cause
-                    log.debug("failed to wait for new entries; retrying", extra={"error": type(error).__name__})
+                    log.debug(
+                        "failed to wait for new entries in the watched streams; retrying",
+                        extra={"error": type(error).__name__},
+                    )
                 await self._close(client)
                 client = None
                 await asyncio.sleep(delay)
@@ -107,7 +111,7 @@ class ScaleFromZeroWatcher:
             await asyncio.sleep(MIN_INTERVAL_SECONDS)
 
     async def _connect_when_watching(self, client: PipelineClient | None) -> PipelineClient | None:
-        """Close the client, wait until a stream is watched, and connect. There is no connection while no stream is
+        """Close the client, wait until a stream is watched, and connect. A connection exists only while a stream is
         watched."""
         await self._close(client)
         while not self._watched:

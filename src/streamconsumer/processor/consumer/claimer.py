@@ -4,6 +4,7 @@ One call claims at most one page of entries, because the processor takes only as
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,21 +12,30 @@ from functools import partial
 from typing import Any
 
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.heartbeat import HeartbeatThread
 from streamconsumer.processor.consumer.liveness import ConsumerInfo
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.retention import StreamTrimmer
+from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from streamconsumer.redis_client.reply_limits import ReplyTooLarge
+from streamconsumer.redis_client.scripts import FIND_GROUP, MAX_CONSUMERS
+
+log = logging.getLogger(__name__)
 
 CHECKS_PER_MEMBERS_REFRESH = 10
 """Number of liveness checks after which the registered consumers are read again, even if no consumer was added or
 deleted."""
+
+MAX_DELETED = 100
+"""Maximum number of expired consumers that one liveness check deletes."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
@@ -47,9 +57,13 @@ class PendingClaimer:
         self._execute, self.min_idle = consumer.manager.execute, consumer.manager.min_idle
         self._stream, self._group, self._consumer_name = consumer.consumer_id
         self._consumer_infos: list[ConsumerInfo] = []
+        self._is_over_limit = False
+        """True if the group has more than MAX_CONSUMERS consumers, so that they are not listed."""
+        self._counts_first = False
+        """True if the number of consumers must be checked before they are listed."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
-        self._members: liveness.Members = {}
+        self._members: dict[str, float] = {}
         self._silent_members: Collection[str] = ()
         self._check_count = 0
         self._announce_at_seconds = 0.0
@@ -103,10 +117,12 @@ class PendingClaimer:
         now = await self._now_seconds()
         await self._refresh_members(now)
         claims: list[ClaimPage] = [partial(self._claim_from_dead, name) for name in await self._find_dead()]
-        if _has_postponed(self._consumer_infos):
+        if self._has_postponed(self._consumer_infos):
             claims.append(self._claim_due)
-        for name in liveness.expired_members(self._consumer_infos, self._members, self._consumer_name, now):
-            await self._consumer.leases.delete_consumer(name)
+        expired = liveness.expired_members(self._consumer_infos, self._members, self._consumer_name, now)
+        for name in expired[:MAX_DELETED]:
+            if await self._consumer.leases.delete_consumer(name):
+                del self._members[name]
         await self._trim(now)
         return claims
 
@@ -146,7 +162,10 @@ class PendingClaimer:
         ):
             return
         self._trim_at_seconds = now + TRIM_INTERVAL.total_seconds()
-        self._metrics.trimmed += await self._trimmer.trim()
+        with logging_redis_errors(
+            "failed to trim the stream; retrying", f"stream {self._stream!r}, group {self._group!r}"
+        ):
+            self._metrics.trimmed += await self._trimmer.trim()
 
     async def find_idle(self) -> list[ClaimPage]:
         """Return functions that claim idle entries of any consumer. An entry counts as idle after `min_idle`.
@@ -154,13 +173,10 @@ class PendingClaimer:
         The functions also claim entries of this consumer that are no longer in flight.
         """
         consumers = await self._list_consumers()
-        if _has_postponed(consumers):
+        if self._has_postponed(consumers):
             await self._consumer.leases.repair_schedule(self.min_idle)
-        return [
-            partial(self._claim_idle, info.name)
-            for info in consumers
-            if info.pending and info.name != POSTPONED_CONSUMER
-        ]
+        names = [*self._members] if self._is_over_limit else [info.name for info in consumers if info.pending]
+        return [partial(self._claim_idle, name) for name in names if name != POSTPONED_CONSUMER]
 
     async def _find_dead(self) -> list[str]:
         first_check = liveness.silent_consumers(self._consumer_infos, self._consumer_name)
@@ -213,18 +229,49 @@ class PendingClaimer:
         self._metrics.claimed += len(entries)
         return entries
 
+    def _has_postponed(self, consumers: list[ConsumerInfo]) -> bool:
+        """Return True if entries are postponed, or if this is unknown."""
+        return self._is_over_limit or any(info.name == POSTPONED_CONSUMER and info.pending for info in consumers)
+
     async def _list_consumers(self) -> list[ConsumerInfo]:
+        """Return the consumers of the group, or no consumers if the group has more than MAX_CONSUMERS.
+
+        XINFO CONSUMERS always returns all consumers. After a reply that was too large or too late, the number of
+        consumers is therefore checked first.
+        """
+        if self._counts_first and (count := await self._count_consumers()) > MAX_CONSUMERS:
+            return self._skip_consumers(f"found {count} consumers")
         try:
             reply = await self._execute("XINFO", "CONSUMERS", self._stream, self._group)
+        except ReplyTooLarge as error:
+            return self._skip_consumers(str(error))
+        except RedisTimeoutError:
+            self._counts_first = True
+            raise
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", "no such key", "ERR no such key")):
                 return []  # the next read gets the same error and recreates the group
             raise
-        return [_parse_consumer(line) for line in replies.array(reply, "XINFO CONSUMERS")]
+        lines = replies.array(reply, "XINFO CONSUMERS")
+        if len(lines) > MAX_CONSUMERS:
+            return self._skip_consumers(f"found {len(lines)} consumers")
+        self._counts_first = self._is_over_limit = False
+        return [_parse_consumer(line) for line in lines]
 
+    async def _count_consumers(self) -> int:
+        group = await self._execute("EVAL", FIND_GROUP, 1, self._stream, self._group)
+        return replies.count(replies.array(group, "XINFO GROUPS", 2)[1], "XINFO GROUPS") if group else 0
 
-def _has_postponed(consumers: list[ConsumerInfo]) -> bool:
-    return any(info.name == POSTPONED_CONSUMER and info.pending for info in consumers)
+    def _skip_consumers(self, problem: str) -> list[ConsumerInfo]:
+        """Return no consumers. Logs the first time that the group has too many consumers."""
+        if not self._is_over_limit:
+            log.error(
+                "group has too many consumers; entries of dead pods are claimed only after delivery.minIdle, and "
+                "entries of other programs' consumers stay pending; delete unused consumers with XGROUP DELCONSUMER",
+                extra={"stream": self._stream, "group": self._group, "error": problem, "limit": MAX_CONSUMERS},
+            )
+        self._counts_first = self._is_over_limit = True
+        return []
 
 
 def _parse_consumer(line: Any) -> ConsumerInfo:

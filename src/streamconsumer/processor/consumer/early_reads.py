@@ -31,7 +31,7 @@ class EarlyReads:
         is_early = not reply and asyncio.get_running_loop().time() - sent_at < self._early_seconds
         self._count = self._count + 1 if is_early else 0
         if self._count == MAX_EARLY_READS:
-            log.warning("the server or a proxy ignores BLOCK; polling instead of waiting for entries")
+            log.warning("the Redis server or a proxy ignores BLOCK; polling at intervals instead")
         return is_early
 
     @property

@@ -28,11 +28,17 @@ from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseE
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
-from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.replies import Execute, UnexpectedReply
 
 log = logging.getLogger(__name__)
+
+_SUBJECT = "the script that applies effects"
+
+_EXPECTED_TYPES = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}
+"""Type of the key that each command expects."""
 
 MAX_REMEMBERED_COMMITS = 50_000
 """Maximum number of remembered commits per group. The ids of 50,000 commits occupy about 6 MB."""
@@ -130,18 +136,20 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
         reply = await execute(*script_call)
     except ClusterCrossSlotError:
         raise EffectsRejected(
-            f"message {message_id}: a key of its effects is not in the cluster slot of stream {stream!r}; "
-            "put the same {tag} into the names of the stream and of the keys"
+            f"message {message_id}: an effect writes a key outside the hash slot of stream {stream!r}; "
+            "use the same hash tag, such as {tag}, in this key and in the name of the stream"
         ) from None
     except ResponseError as error:
         raise _with_permission_hint(error) from error
     if isinstance(reply, list):
-        raise EffectsRejected(
-            _rejection_message(message_id, *(part.decode(errors="backslashreplace") for part in reply))
-        )
-    if reply == b"before":
+        name, key_name, actual_type = (replies.text(part, _SUBJECT) for part in replies.array(reply, _SUBJECT, 3))
+        if name not in _EXPECTED_TYPES:
+            raise UnexpectedReply(_SUBJECT, name, f"one of {', '.join(_EXPECTED_TYPES)}")
+        raise EffectsRejected(_rejection_message(message_id, name, key_name, actual_type))
+    result = replies.one_of(reply, _SUBJECT, (b"done", b"before", b"lost"))
+    if result == b"before":
         log.info("effects already committed; acknowledging", extra={"message_id": message_id})
-    return bool(reply != b"lost")
+    return result != b"lost"
 
 
 def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
@@ -152,18 +160,17 @@ def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: st
                 f"message {message_id}: {_quote_key(key)} is reserved for StreamConsumer; use another key"
             )
         if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
-            misuse = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
+            misuse = "trim this stream; set spec.retention" if command == "XADD" else f"apply {command} to this key"
             raise EffectsRejected(
-                f"message {message_id}: {_quote_key(key)} is the stream that is read, so it cannot be {misuse}"
+                f"message {message_id}: {_quote_key(key)} is the stream that the group reads; an effect cannot {misuse}"
             )
 
 
 def _rejection_message(message_id: str, command: str, key: str, actual_type: str) -> str:
-    expected = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}[command]
     actual = actual_type if actual_type.startswith("no ") else f"a {actual_type}"
     return (
         f"message {message_id}: the key {key!r} holds {actual}; "
-        f"{command} requires that the key does not exist or holds {expected}. "
+        f"{command} requires that the key does not exist or holds {_EXPECTED_TYPES[command]}. "
         f"No effect was applied; use another key or delete {key!r}"
     )
 

@@ -24,6 +24,7 @@ from typing import Any
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 
 SNAPSHOT_INTERVAL = timedelta(seconds=1)
 """Interval at which a consumer with entries in flight saves the snapshot."""
@@ -75,7 +76,14 @@ if saved_at and now - saved_at < max_age and now >= tonumber(saved_at) then retu
 local new = mark()
 if type(new) == 'table' then return 0 end
 if new == 1 then restore({{}}) end
-local ids = {{}}
+local ids, position = {{}}, nil
+for _, line in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local info = dictionary(line)
+  if info.name == group then
+    if info.consumers > {MAX_CONSUMERS} then return 0 end
+    position = info['last-delivered-id']
+  end
+end
 for _, line in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
   local name, pending = line[1], tonumber(line[2])
   if name ~= '{POSTPONED_CONSUMER}' then
@@ -84,18 +92,13 @@ for _, line in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
     for _, entry in ipairs(entries) do ids[#ids + 1] = entry[1] end
   end
 end
-for _, line in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = dictionary(line)
-  if info.name == group then
-    redis.call('HSET', snapshot, 'at', now, 'position', info['last-delivered-id'], 'pending', table.concat(ids, ' '))
-  end
-end
+redis.call('HSET', snapshot, 'at', now, 'position', position, 'pending', table.concat(ids, ' '))
 redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
 return 1
 """
-"""Lua script that saves the snapshot if the previous snapshot is at least 0.8 s old and at most `MAX_SNAPSHOT_IDS`
-entries are pending. The script removes every entry with a score below zero from the schedule, because the new snapshot
-contains these entries."""
+"""Lua script that saves the snapshot if the previous snapshot is at least 0.8 s old, at most `MAX_SNAPSHOT_IDS`
+entries are pending, and the group has at most `MAX_CONSUMERS` consumers. The script removes every entry with a score
+below zero from the schedule, because the new snapshot contains these entries."""
 
 RESTORE = f"""{_COMMON}
 local function before(a, b)
@@ -171,7 +174,7 @@ class GroupSnapshot:
         the pseudo consumer `~postponed`.
         """
         begin = await self._run_script(RESTORE, last_delivered_id, start_from, *in_flight)
-        return str(begin.decode())
+        return replies.text(begin, "the script that recreates the group")
 
     async def _run_script(self, script: str, *arguments: Any) -> Any:
         return await self._execute("EVAL", script, len(self._keys), *self._keys, *self._group_and_consumer, *arguments)

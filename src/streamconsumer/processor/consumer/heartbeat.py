@@ -128,7 +128,7 @@ class HeartbeatThread:
                 unanswered = self._ack_buffer.record_renewed(ids)
             await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
-            log.debug("lease renewal failed", extra={"error": str(error)})
+            log.debug("failed to renew the leases of messages in flight", extra={"error": str(error)})
         if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
             with suppress(RuntimeError):  # the processor's event loop is closed
                 self._loop.call_soon_threadsafe(self._on_lost, claimed)

@@ -24,6 +24,7 @@ from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES, MemoryLi
 from streamconsumer.processor.consumer.raw_connection import ConnectionCut, RawConnection, UnreadableReply
 from streamconsumer.processor.consumer.read_size import MIN_BYTES, ReadSize
 from streamconsumer.processor.message import Entry, UnreadableEntry
+from streamconsumer.redis_client import replies
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ NAME_OVERHEAD_BYTES = 8
 REPLY_TIMEOUT_SECONDS = 15.0
 """Maximum time until the reply to a claim begins to arrive. The claim script needs about one second for a million
 fields."""
+
+CLAIM_SUBJECT = "the script that claims entries"
 
 BOUNDED_READ = f"""
 local function measure(fields)
@@ -125,10 +128,11 @@ class BoundedReads:
                     cuts += not self._size.shrink()
                     problem = f"the connection was cut {cuts} times while this entry was read" * (cuts == MAX_CUTS)
                 log_fields = {"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes}
-                log.warning("connection was lost while claiming entries; claiming fewer bytes", extra=log_fields)
+                log.warning("connection was lost while claiming entries; the next claim is smaller", extra=log_fields)
             else:
-                examined, trimmed, raw_entries = reply
-                return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
+                examined, trimmed, raw_entries = replies.array(reply, CLAIM_SUBJECT, 3)
+                counts = (replies.count(trimmed, CLAIM_SUBJECT), replies.count(examined, CLAIM_SUBJECT))
+                return Claimed(self.parse(raw_entries, problem), *counts)
 
     async def execute_once(self, *command: Any) -> Any:
         """Run a script. The last arguments of the script are `page_bytes` and `entry_bytes`.
@@ -141,10 +145,10 @@ class BoundedReads:
             self._size.shrink()
             raise
 
-    def parse(self, raw_entries: list[Any], problem: str = "") -> list[Entry]:
+    def parse(self, raw_entries: Any, problem: str = "") -> list[Entry]:
         """Parse entries that a script with BOUNDED_READ has returned."""
         problem = problem or f"the limit for one entry is {self._limits.reply_bytes} bytes"
-        return [_to_entry(*raw, problem=problem) for raw in raw_entries]
+        return [_to_entry(raw, problem) for raw in replies.array(raw_entries, CLAIM_SUBJECT)]
 
     async def execute(self, *command: Any) -> Any:
         """Execute one command. Closes the connection before it raises a Redis error.
@@ -188,16 +192,14 @@ class BoundedReads:
             await connection.close()
 
 
-def _to_entry(
-    message_id: bytes,
-    deliveries: bytes | int,
-    fields: list[bytes],
-    size_bytes: int = 0,
-    field_count: int = 0,
-    *,
-    problem: str,
-) -> Entry:
-    if not field_count:
-        return Entry.redelivered(message_id, fields, int(deliveries))
+def _to_entry(raw: Any, problem: str) -> Entry:
+    """Parse an entry of the script. An entry above the limit has five elements instead of three."""
+    length = 5 if isinstance(raw, list) and len(raw) == 5 else 3
+    raw_id, deliveries, raw_fields, *sizes = replies.array(raw, CLAIM_SUBJECT, length)
+    [(message_id, fields)] = replies.entries([[raw_id, raw_fields]], CLAIM_SUBJECT)
+    deliveries = replies.count(deliveries, CLAIM_SUBJECT)
+    if not sizes:
+        return Entry.redelivered(message_id, fields, deliveries)
+    size_bytes, field_count = (replies.count(size, CLAIM_SUBJECT) for size in sizes)
     text = f"{size_bytes} bytes in {field_count} field{'s' * (field_count > 1)}; {problem}"
-    return UnreadableEntry(message_id.decode(), fields, int(deliveries), text)
+    return UnreadableEntry(message_id, fields, deliveries, text)

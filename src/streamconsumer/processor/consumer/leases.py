@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import OutOfMemoryError
 
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER
@@ -105,6 +106,8 @@ schedule was deleted or evicted."""
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 """Last possible entry id but one. XREADGROUP treats the last possible id like `>`."""
 
+_RENEWAL = "the script that renews leases"
+
 
 class Leases:
     """Leases of one consumer on entries, and the registration of the consumer as a member of its group."""
@@ -134,14 +137,20 @@ class Leases:
             await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
-        """Return the registered consumers and the time of their last announcement."""
-        flat = await self._execute("HGETALL", self._members_key)
-        return {name: float(announced_at) for name, announced_at in replies.numbers(flat, "HGETALL").items()}
+        """Return the registered consumers and the time of their last announcement.
+
+        If the members hash has more fields than `scan_numbers` reads, some consumers are missing. The entries of a
+        missing consumer are claimed only after `min_idle` if the consumer dies.
+        """
+        return {
+            name: float(seconds) for name, seconds in (await scan_numbers(self._execute, self._members_key)).items()
+        }
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
         sorted_ids = sorted(message_ids, key=replies.parse_id)
-        return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
+        lost = replies.array(await self._run_script(RENEW, [self._schedule_key], *sorted_ids), _RENEWAL)
+        return [replies.entry_id(message_id, _RENEWAL) for message_id in lost]
 
     async def show_activity(self) -> None:
         """Reset the idle time of this consumer without changing its entries."""
@@ -154,7 +163,8 @@ class Leases:
         Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if the entry was trimmed and is
         now acknowledged.
         """
-        return int(await self._run_script(START_ATTEMPT, [], message_id, deliveries))
+        reply = await self._run_script(START_ATTEMPT, [], message_id, deliveries)
+        return replies.one_of(reply, "the script that starts an attempt", (1, 0, -1))
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
         """Correct the delivery counts of entries, given as (id, deliveries)."""
@@ -180,7 +190,8 @@ class Leases:
         entries."""
         name = self._consumer_name if consumer is None else consumer
         keys = [self._members_key, group_key(self._stream, self._group, "readers")]
-        return int(await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)) >= 0
+        reply = await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)
+        return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 
     async def _run_script(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
         consumer = consumer or self._consumer_name

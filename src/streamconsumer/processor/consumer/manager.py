@@ -18,10 +18,12 @@ from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
+from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
+from streamconsumer.redis_client.scripts import FIND_GROUP
 from streamconsumer.redis_client.topology import topology
 
 MAX_REPLY_BYTES = 33_554_432
@@ -148,10 +150,10 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: the companion keys of this stream cannot be in the cluster slot of the stream; "
-                "use a name without braces, or with one hash tag, such as {shop}:orders"
+                f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
+                "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
             )
-        address_source = topology(settings, stream)
+        address_source = topology(RedisCredentials(settings), stream)
         address_source.credentials.check_certificates()
         pool = ConnectionPool(
             connection_class=CONNECTION_CLASSES[address_source.credentials.scheme],
@@ -211,7 +213,7 @@ class StreamManager:
 
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
         """Acknowledge one entry. Returns False if the entry was not pending."""
-        return bool(await self.execute("XACK", stream_name, group_name, message_id))
+        return replies.count(await self.execute("XACK", stream_name, group_name, message_id), "XACK") > 0
 
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""
@@ -249,10 +251,9 @@ class StreamManager:
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
         """Return the group's last-delivered id. Returns None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
-            for line in replies.array(await self.execute("XINFO", "GROUPS", stream), "XINFO GROUPS"):
-                group_info = replies.to_dict(line, "XINFO GROUPS")
-                if group_info.get(b"name") == group.encode():
-                    return replies.entry_id(group_info.get(b"last-delivered-id"), "XINFO GROUPS")
+            if (found := await self.execute("EVAL", FIND_GROUP, 1, stream, group)) is not None:
+                position, _consumers = replies.array(found, "XINFO GROUPS", 2)
+                return replies.entry_id(position, "XINFO GROUPS")
         return None
 
     async def clock_offset_ns(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from streamconsumer.processor.consumer.large_entries import BOUNDED_READ, BoundedReads, Claimed
+from streamconsumer.processor.consumer.large_entries import BOUNDED_READ, CLAIM_SUBJECT, BoundedReads, Claimed
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
@@ -108,7 +108,11 @@ class PendingEntries:
         idle_filter = ("IDLE", replies.to_milliseconds(idle)) if idle else ()
         begin = f"({after}" if after else "-"
         reply = await self._execute("XPENDING", self._stream, self._group, *idle_filter, begin, "+", count, owner)
-        return [PendingEntry(line[0].decode(), int(line[3])) for line in reply]
+        lines = [replies.array(line, "XPENDING", 4) for line in replies.array(reply, "XPENDING")]
+        return [
+            PendingEntry(replies.entry_id(message_id, "XPENDING"), replies.count(deliveries, "XPENDING"))
+            for message_id, _, _, deliveries in lines
+        ]
 
     async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
         """Claim entries for this consumer.
@@ -127,5 +131,5 @@ class PendingEntries:
         """Claim up to `count` postponed entries that are due."""
         keys = (self._stream, group_key(self._stream, self._group, "postponed"))
         command = ("EVAL", CLAIM_DUE, 2, *keys, self._group, self._consumer_name, POSTPONED_CONSUMER, count)
-        trimmed, raw_entries = await self._reads.execute_once(*command)
-        return Claimed(self._reads.parse(raw_entries), int(trimmed))
+        trimmed, raw_entries = replies.array(await self._reads.execute_once(*command), CLAIM_SUBJECT, 2)
+        return Claimed(self._reads.parse(raw_entries), replies.count(trimmed, CLAIM_SUBJECT))

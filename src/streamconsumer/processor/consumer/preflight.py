@@ -164,7 +164,7 @@ def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionP
         ("xinfo|consumers", stream, (stream, "")),
         ("hset", companion, (companion, "x", "x", "x")),
         ("hget", companion, (companion, "")),
-        ("hgetall", companion, (companion,)),
+        ("hscan", companion, (companion, "x")),
         ("hdel", companion, (companion, "")),
         ("zadd", companion, (companion, "x", "x")),
         ("zrem", companion, (companion, "")),

@@ -22,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
+from streamconsumer.redis_client.replies import UnexpectedReply
 
 LARGE_REPLY_BYTES = 1024 * 1024
 """Minimum size of a reply whose values are counted. A reply below this size always fits into memory."""
@@ -173,6 +174,9 @@ class RawConnection(asyncio.Protocol):
                 self._on_reply(reply)
         except hiredis.ProtocolError as error:
             self._fail(RedisConnectionError(f"the server does not use the Redis protocol: {error}"))
+            self._transport.abort()
+        except UnexpectedReply as error:  # raised by `on_first_reply`
+            self._fail(error)
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

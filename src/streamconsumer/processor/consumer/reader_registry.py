@@ -12,17 +12,19 @@ the other client ends as if it had timed out. Only consumers that have recently 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import Random
-from typing import Any
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 
 RECENT_SECONDS = 30.0
 """Maximum age of a consumer's last announcement. A consumer whose announcement is older is not woken. Consumers
 announce themselves every 20 seconds."""
+
+MAX_ATTEMPTS = 20
+"""Maximum number of consumers whose reads are ended. A consumer that is not reading cannot be woken."""
 
 
 class ReaderRegistry:
@@ -43,14 +45,15 @@ class ReaderRegistry:
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
         """End the blocking read of one other consumer. Does nothing if no other consumer is reading."""
         with suppress(ResponseError):
-            flat: Any = await self._execute("HGETALL", self._key)
-            readers = replies.numbers(flat, "HGETALL")
+            readers = await scan_numbers(self._execute, self._key)
             readers.pop(self._consumer_name, None)
             if not readers:
                 return
-            recent_members = [
-                name for name, announced_at in (await members()).items() if now_seconds - announced_at < RECENT_SECONDS
+            recent_readers = [
+                name
+                for name, announced_at in (await members()).items()
+                if name in readers and now_seconds - announced_at < RECENT_SECONDS
             ]
-            for name in self._random.sample(recent_members, len(recent_members)):
-                if name in readers and await self._execute("CLIENT", "UNBLOCK", readers[name]):
+            for name in self._random.sample(recent_readers, min(len(recent_readers), MAX_ATTEMPTS)):
+                if await self._execute("CLIENT", "UNBLOCK", readers[name]) == 1:
                     return

@@ -167,7 +167,7 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. Returns no entry of a too large reply; the next read returns the entries of that reply."""
+        """Read new entries. If the reply is too large, returns no entries, and the next read requests them again."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)
@@ -179,7 +179,7 @@ class RedisConsumer:
             self.replay.request()
             await self._disconnect()
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
-            log.warning("reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
+            log.warning("Redis reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
             return []
         return self._parse_new_entries(raw_entries, connection, count)
 
@@ -218,7 +218,7 @@ class RedisConsumer:
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
         with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
-            self._client_id = int(await connection.execute("CLIENT", "ID"))
+            self._client_id = replies.count(await connection.execute("CLIENT", "ID"), "CLIENT ID")
         if self._client_id is not None:
             await self._reader_registry.register(self._client_id)
         return connection
@@ -236,7 +236,7 @@ class RedisConsumer:
             if isinstance(reply, Exception):
                 ack_errors.append(reply)
             else:
-                self.ack_buffer.confirm(acks, reply)
+                self.ack_buffer.confirm(acks, replies.count(reply, "XACK"))
 
         read = self._packed_reads.get(count) or self._pack_read(count)
         packed = pack_command("XACK", self._stream, self._group, *acks) + read if acks else read
@@ -314,7 +314,7 @@ class RedisConsumer:
         await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:
-        return int(await self.manager.execute("XACK", self._stream, self._group, *acks))
+        return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:
         """Store the delivery count of an entry before its next attempt.
@@ -388,7 +388,7 @@ class RedisConsumer:
         begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
         self._metrics.groups_recreated += 1
         log_fields = {"stream": self._stream, "group": self._group, "position": begin}
-        log.warning("consumer group was missing; recreated", extra=log_fields)
+        log.warning("recreated the missing consumer group", extra=log_fields)
         await self._restore_ownership()
 
     async def _restore_ownership(self) -> None:

@@ -57,8 +57,7 @@ class OwnPendingReplay:
 
 
 def uncount_lost_read(pending: PendingEntry, last_delivered_id: str) -> PendingEntry:
-    """Return the entry unchanged, or with the delivery count 0 if this process lost the reply in which the entry was
-    read.
+    """Return the entry unchanged, or with the delivery count 0 if its reply did not reach this process.
 
     XREADGROUP has set the delivery count of the entry to 1, although no attempt has started. If another process read
     the entry and has ended, it is unknown whether that process started an attempt, so the count stays 1."""

@@ -144,7 +144,7 @@ class DeadLetter:
 
     failure: FailureDetails
     origin_id: str
-    """Id of the entry with which the message was first added. A replay does not change the origin id."""
+    """Id of the entry that originally contained the message. A replay does not change the origin id."""
 
     replays: int = 0
     """Number of replays before the failure."""

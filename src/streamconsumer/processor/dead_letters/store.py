@@ -16,6 +16,7 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.reply_limits import ReplyTooLarge
+from streamconsumer.redis_client.scripts import LIST_GROUPS
 
 REPLAY = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -60,6 +61,10 @@ TARGET_PAGE_BYTES = 4_000_000
 16 MB."""
 
 
+MAX_LISTED_GROUPS = 20
+"""Maximum number of existing groups that the error about a missing group names."""
+
+
 class DeadLetterStore:
     """Dead letters of one consumer group, in a dead-letter stream that other groups may also use."""
 
@@ -76,7 +81,7 @@ class DeadLetterStore:
         if key_type == "none":
             await self._check_group()
         elif key_type != "stream":
-            raise InvalidSettings(f"key {self._key!r} is a {key_type}, not a dead-letter stream; name another key")
+            raise InvalidSettings(f"key {self._key!r} is a {key_type}, not a dead-letter stream; use another key")
 
     async def find(
         self, reasons: frozenset[str] = frozenset(), older_than: timedelta | None = None
@@ -122,8 +127,8 @@ class DeadLetterStore:
         if dead_letter := self._parse(*page[0]):
             return dead_letter
         raise InvalidSettings(
-            f"entry {dead_letter_id} of {self._key!r} is not a dead letter of group {self._group!r} of stream "
-            f"{self._stream!r}; it is left unchanged"
+            f"entry {dead_letter_id} of {self._key!r} is left unchanged: it is not a dead letter of group "
+            f"{self._group!r} of stream {self._stream!r}"
         )
 
     async def replay(self, dead_letter: DeadLetter) -> str | None:
@@ -147,8 +152,8 @@ class DeadLetterStore:
         replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)
         if replayed == b"gone":
             raise InvalidSettings(
-                f"dead letter {dead_letter.dead_letter_id} contains no values and cannot be replayed, because entry "
-                f"{entry_id} is no longer in stream {self._stream!r}; it is left unchanged"
+                f"dead letter {dead_letter.dead_letter_id} cannot be replayed: it contains no values, and its original "
+                f"entry {entry_id} is no longer in stream {self._stream!r}; the dead letter is left unchanged"
             )
         return replies.text(replayed, "EVAL") or None
 
@@ -188,17 +193,21 @@ class DeadLetterStore:
 
     async def _check_group(self) -> None:
         try:
-            reply = await self._execute("XINFO", "GROUPS", self._stream)
+            reply = await self._execute("EVAL", LIST_GROUPS, 1, self._stream, self._group, MAX_LISTED_GROUPS)
         except ResponseError as error:
             if "no such key" in str(error):
-                raise InvalidSettings(f"there is no stream {self._stream!r}; check its name and the database") from None
+                raise InvalidSettings(
+                    f"stream {self._stream!r} not found; check its name and the database number"
+                ) from None
             if str(error).startswith("WRONGTYPE"):
-                raise InvalidSettings(f"key {self._stream!r} is not a stream; check its name") from None
+                raise InvalidSettings(f"key {self._stream!r} is not a stream; check the name of the stream") from None
             raise
-        lines = [replies.to_dict(line, "XINFO GROUPS") for line in replies.array(reply, "XINFO GROUPS")]
-        groups = [replies.text(line.get(b"name"), "XINFO GROUPS") for line in lines]
-        if self._group not in groups:
-            existing = f"it has {', '.join(map(repr, sorted(groups)))}" if groups else "it has none"
+        exists, count, names = replies.array(reply, "XINFO GROUPS", 3)
+        if not exists:
+            listed = sorted(replies.text(name, "XINFO GROUPS") for name in replies.array(names, "XINFO GROUPS"))
+            others = replies.count(count, "XINFO GROUPS") - len(listed)
+            parts = [*map(repr, listed), *([f"{others} more"] if others > 0 else [])]
+            existing = f"its groups are {', '.join(parts)}" if parts else "it has no groups"
             raise InvalidSettings(f"stream {self._stream!r} has no group {self._group!r}; {existing}")
 
 

@@ -6,6 +6,9 @@ If the dead letter cannot be written (Redis is out of memory, or the key has ano
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.replies import UnexpectedReply
+
 WRITE_AND_ACK = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
@@ -57,8 +60,17 @@ class DeadLetterWriter:
         raw_replies = await self._execute_pipeline(
             [self._command(consumer, *dead_letter) for dead_letter in dead_letters]
         )
-        return [reply if isinstance(reply, Exception) else bool(reply) for reply in raw_replies]
+        return [_is_written(reply) for reply in raw_replies]
 
     def _command(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> tuple[Any, ...]:
         arguments = (self._group, consumer, message_id, self._max_length, *fields)
         return ("EVAL", WRITE_AND_ACK, 2, self._stream, self._key, *arguments)
+
+
+def _is_written(reply: Any) -> bool | Exception:
+    if isinstance(reply, Exception):
+        return reply
+    try:
+        return replies.one_of(reply, "the script that writes dead letters", (1, 0)) == 1
+    except UnexpectedReply as error:
+        return error

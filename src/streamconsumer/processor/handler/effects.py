@@ -59,7 +59,7 @@ class Effects:
     def set(self, key: StrOrBytes, value: StrOrBytes, expires: timedelta | None = None) -> Self:
         """Set a key to a value. If `expires` is set, Redis deletes the key after this duration."""
         if expires is not None and expires < timedelta(milliseconds=1):
-            raise ValueError(f"expires of {key!r} is {expires}; expected at least a millisecond")
+            raise ValueError(f"the parameter `expires` for key {key!r} is {expires}; expected at least 1 ms")
         limit = () if expires is None else (b"PX", b"%d" % (expires // timedelta(milliseconds=1)))
         return self._append("SET", key, _to_bytes(value, f"the value of {key!r}"), *limit)
 
@@ -73,7 +73,7 @@ class Effects:
             if each.command == "INCRBY" and each.key == _to_bytes(key, "a key")
         )
         if previous + abs(by) > MAX_INCREMENT:
-            raise ValueError(f"increment of {key!r} is {by}; expected at most {MAX_INCREMENT} in one message")
+            raise ValueError(f"increment of {key!r} is {by}; expected at most {MAX_INCREMENT} in total for one message")
         return self._append("INCRBY", key, b"%d" % by)
 
     def delete(self, key: StrOrBytes) -> Self:

@@ -51,13 +51,15 @@ def load_handler(path: str, *, batch: bool = False) -> Handler | BatchHandler:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = f"module {error.name!r} not found" if error.name else str(error)
-        raise HandlerUnusable(f"handler {path!r}: {missing}; check that it is in the image and on PYTHONPATH") from None
+        raise HandlerUnusable(
+            f"handler {path!r}: {missing}; check that the module is in the image and on PYTHONPATH"
+        ) from None
     except (Exception, SystemExit) as error:
         raise HandlerUnusable(f"handler {path!r}: import failed: {format_error(error)}") from error
     handler = getattr(module, name, None)
     if handler is None:
         functions = ", ".join(_public_functions(module)) or "no functions"
-        raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {functions}")
+        raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; found {functions}")
     return validate_handler(handler, path, batch=batch)
 
 

@@ -186,7 +186,10 @@ class InFlightTable:
         forced.cancel()
         if running := set(self.tasks.values()):
             self._metrics.abandoned += len(self.tasks)
-            log.warning("drain timeout reached; running messages stay pending", extra={"messages": len(self.tasks)})
+            log.warning(
+                "drain timeout reached; messages of cancelled handlers stay pending",
+                extra={"messages": len(self.tasks)},
+            )
             for message_id in self.tasks:
                 self.entries[message_id].disposition = "drain_timeout"
             for task in running:

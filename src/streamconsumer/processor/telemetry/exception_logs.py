@@ -48,7 +48,7 @@ class ExceptionLogs:
                 otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, record_attributes)
             )
         except Exception:
-            log.exception("failed to record exception")
+            log.exception("failed to record the exception of a handler")
 
     def flush(self, timeout_seconds: float) -> bool:
         """Send queued records. Returns False if the timeout expired before the queue was empty."""

@@ -21,7 +21,7 @@ QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 
 MAX_QUEUE_BYTES = 32 << 20
 """Limit of the queue in bytes. A limit of the number of spans is not sufficient, because a handler may add attributes
-of any size. The limit is twice the usual size of a full queue."""
+of any size. The limit is twice the number of bytes that a full queue usually has."""
 
 MAX_REQUEST_BYTES = 4 << 20
 """Limit of a request in bytes. By default, a collector rejects requests of more than 20 MiB, and a proxy in front of

@@ -38,7 +38,7 @@ class Sampler(NamedTuple):
         if root in _ROOTS:
             return cls(_ROOTS[root], follows)
         if root != "traceidratio":
-            log.warning("unsupported OTEL_TRACES_SAMPLER; sampling everything", extra={"value": name})
+            log.warning("unsupported OTEL_TRACES_SAMPLER; sampling all traces", extra={"value": name})
             return cls()
         argument = environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
         try:

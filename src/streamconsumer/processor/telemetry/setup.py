@@ -34,9 +34,9 @@ def telemetry_from_env(
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
         raise InvalidSettings(
-            f"OTEL_CONFIG_FILE is {file!r}; configuration files are not supported, because a file would replace all "
-            "OTEL_ variables, and its processors and exporters cannot be used here; remove OTEL_CONFIG_FILE and set "
-            "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and the other variables instead"
+            f"OTEL_CONFIG_FILE is {file!r}; this process does not support OpenTelemetry configuration files, "
+            "because a file replaces all OTEL_ variables and can name span processors and exporters that are not "
+            "implemented here; remove OTEL_CONFIG_FILE, and set variables such as OTEL_EXPORTER_OTLP_ENDPOINT instead"
         )
     if not _is_enabled(environ, "TRACES"):
         return None
