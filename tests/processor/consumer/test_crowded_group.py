@@ -4,6 +4,7 @@ import logging
 import re
 import time
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ async def test_released_entry_wakes_few_consumers(any_group: Group) -> None:
         sent.append(command)
         return await execute(*command)
 
-    registry = ReaderRegistry(counting, STREAM, GROUP, "pod-a")
+    registry = ReaderRegistry(counting, STREAM, GROUP, "pod-a", Random())
     await registry.wake_one(Leases(counting, STREAM, GROUP, "pod-a").members, time.time())
     assert len(sent) <= 2 * hash_scan.MAX_PAGES + 20
 
@@ -135,7 +136,7 @@ async def test_waiting_consumer_is_woken_although_many_names_are_registered(any_
     await any_group.start(handler, "pod-b", poll=30)
     await any_group.wait_until_reading()
     execute = any_group.manager().execute
-    registry = ReaderRegistry(execute, STREAM, GROUP, "pod-a")
+    registry = ReaderRegistry(execute, STREAM, GROUP, "pod-a", Random())
     await any_group.reset_command_counts()
     await registry.wake_one(Leases(execute, STREAM, GROUP, "pod-a").members, time.time())
 
