@@ -34,6 +34,9 @@ READY_SECONDS = 5.0
 UNREAD_SECONDS = 15.0
 """Time without a fault within which a pod without running handlers reads an entry."""
 
+MAX_WAITING = 20
+"""If more entries wait, a late retry may only wait for the others."""
+
 MAX_BACKOFF_SECONDS = 4.0
 
 BACKGROUND_TASKS = (
@@ -81,12 +84,17 @@ class Deadlines:
         live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
         is_idle = not any(run.is_live for record in self._ledger.records.values() for run in record.runs)
         listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
-        for record in self._ledger.records.values():
-            if record.is_open and not any(run.is_live for run in record.runs):
-                self._check_owner(record, listening_since, live_names)
+        waiting = [
+            record
+            for record in self._ledger.records.values()
+            if record.is_open and not any(run.is_live for run in record.runs)
+        ]
+        for record in waiting:
+            self._check_owner(record, listening_since, live_names)
+            if len(waiting) <= MAX_WAITING:
                 self._check_retry(record, listening_since)
-                if is_idle and record.state == "unread":
-                    self._check_unread(record, listening_since)
+            if is_idle and record.state == "unread":
+                self._check_unread(record, listening_since)
 
     def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
         seconds = self._ledger.now - max(calm_since, record.since)

@@ -22,7 +22,7 @@ PROBE_SECONDS = 3.0
 
 SHORT_SECONDS = 1.5
 
-MAX_SECONDS: dict[HandlerKind, float] = {"slow": 6.2, "mixed": 6.2, "stubborn": 6.5, "thread": 3.05, "long": 45.0}
+MAX_SECONDS: dict[HandlerKind, float] = {"slow": 6.2, "mixed": 6.2, "stubborn": 6.5, "thread": 9.05, "long": 45.0}
 """Longest run of a handler. `SHORT_SECONDS` for all other handlers that end."""
 
 
@@ -135,7 +135,7 @@ def thread_seconds(kind: HandlerKind, number: int) -> float | None:
         return PROBE_SECONDS
     if kind == "hung_thread":
         return None if number % 5 == 0 else 0.2
-    return 0.05 + number % 4
+    return 0.05 + number % 4 * 3
 
 
 async def _ignore_cancellation(seconds: float) -> None:

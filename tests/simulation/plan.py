@@ -69,6 +69,8 @@ class MessagePlan:
     key: str = ""
     """Value of the field `key`, which is the ordering key."""
     entry_id: str = "*"
+    count: int = 1
+    """Number of entries. Their messages have consecutive numbers."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ def generate(seed: int, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
     """Return the plan of a seed. `fault_kinds` are the kinds from which a plan without a scenario chooses."""
     random = Random(seed)
     if fault_kinds == COMMON_FAULTS and random.random() < SCENARIO_SHARE:
-        return random.choice(RARE if random.random() < RARE_SHARE else FREQUENT)(seed, random)
+        share = random.random()
+        scenarios = RARE if share < RARE_SHARE else OCCASIONAL if share < OCCASIONAL_SHARE else FREQUENT
+        return random.choice(scenarios)(seed, random)
     return _random_plan(seed, random, fault_kinds)
 
 
@@ -205,16 +207,63 @@ def _leftover_cancellation(seed: int, random: Random) -> Plan:
     return Plan(seed, pods, _messages(times), (), has_probes=True, scenario="leftover_cancellation")
 
 
+def _trimmed_while_handled(seed: int, random: Random) -> Plan:
+    """A producer trims the stream while handlers run."""
+    handlers: list[HandlerKind] = ["effects", "rejecting", "slow"]
+    pods = _pods(random.choice([1, 2]), random.choice(handlers), concurrency=random.choice([1, 4]))
+    at = random.randrange(2 * SECOND, 5 * SECOND)
+    times = [at - random.randrange(0, 1_500_000) for _ in range(random.choice([3, 10]))]
+    return Plan(seed, pods, _messages(times), (FaultPlan("stream_trimmed", at),), scenario="trimmed_while_handled")
+
+
+def _listening_restarted(seed: int, random: Random) -> Plan:
+    """A program restarts its processor while a handler refuses its cancellation."""
+    pods = _pods(random.choice([1, 2]), "stubborn", concurrency=random.choice([1, 4]), drain_seconds=1.0)
+    at = random.randrange(2 * SECOND, 5 * SECOND)
+    times = [at - random.randrange(0, 1_500_000) for _ in range(random.choice([4, 10]))]
+    faults = (FaultPlan("restart_listening", at, pod=pods[0].name),)
+    return Plan(seed, pods, _messages(times), faults, scenario="listening_restarted")
+
+
+def _frozen(seed: int, random: Random) -> Plan:
+    """A pod with a queue is frozen until a peer has taken its entries."""
+    handlers: list[HandlerKind] = ["steady", "slow", "effects"]
+    pods = _pods(2, random.choice(handlers), concurrency=random.choice([1, 4]))
+    at = random.randrange(2 * SECOND, 5 * SECOND)
+    times = [at - random.randrange(0, 800_000) for _ in range(random.choice([20, 60]))]
+    kind = random.choice(["freeze", "gil_held", "loop_blocked"])
+    faults = (FaultPlan(kind, at, random.choice([8, 15]) * SECOND, pods[0].name),)
+    return Plan(seed, pods, _messages(times), faults, scenario="frozen")
+
+
+def _keyboard_interrupt(seed: int, random: Random) -> Plan:
+    """A handler raises KeyboardInterrupt while further messages are ready."""
+    style: dict[str, Any] = {"concurrency": random.choice([1, 2, 4]), "is_batch": random.random() < 0.3}
+    pods = _pods(random.choice([1, 2]), "process_exit", **style)
+    times = [SECOND + random.randrange(0, 20_000) for _ in range(random.choice([10, 30]))]
+    return Plan(seed, pods, _messages(times), (), scenario="keyboard_interrupt")
+
+
+def _threads_overrun(seed: int, random: Random) -> Plan:
+    """The threads of plain functions run longer than the timeout and the delay of the retry."""
+    pods = _pods(random.choice([1, 2]), "thread", concurrency=random.choice([2, 4]), timeout_seconds=5.0)
+    times = [random.randrange(0, 5 * SECOND) for _ in range(random.choice([4, 10]))]
+    return Plan(seed, pods, _messages(times), (), scenario="threads_overrun")
+
+
 FREQUENT: tuple[Callable[[int, Random], Plan], ...] = (
     *(_slow_network, _idle_pods_killed, _max_clients, _backlog, _trimmed_backlog, _group_lost_twice, _own_ids),
     *(_long_write_pause, _own_manager, _leftover_cancellation),
+)
+OCCASIONAL: tuple[Callable[[int, Random], Plan], ...] = (
+    *(_trimmed_while_handled, _listening_restarted, _frozen, _keyboard_interrupt, _threads_overrun),
 )
 RARE: tuple[Callable[[int, Random], Plan], ...] = (
     *(_many_due, _schedule_lost, _blocked_lane, _retries_then_loss, _foreign_names),
 )
 """Scenarios that take many messages or much virtual time."""
 
-RARE_SHARE = 0.03
+RARE_SHARE, OCCASIONAL_SHARE = 0.03, 0.3
 
-SCENARIOS = (*FREQUENT, *RARE)
+SCENARIOS = (*FREQUENT, *OCCASIONAL, *RARE)
 """Functions that make the plan of a scenario."""

@@ -251,7 +251,8 @@ class Simulation:
             self.replace(pod, keeps_name=True)
 
     def _add(self, message: MessagePlan) -> None:
-        self.add(message.entry_id, message.number, message.key)
+        for number in range(message.number, message.number + message.count):
+            self.add(message.entry_id, number, message.key)
 
     def add(self, entry_id: str, number: int, key: str, *, is_quiet: bool = False) -> None:
         """Add an entry as its producer. If `is_quiet` is True, blocked reads do not get the entry yet."""
