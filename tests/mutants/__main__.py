@@ -1,7 +1,7 @@
 """Measures how many mechanical changes of the engine the simulation and the tests notice.
 
-    make mutants                  run all mutants, or a random sample if they take more than an hour
-    make mutants ONLY=claimer.py  run the mutants whose place contains the text; also claimer.py:123, RENEW
+make mutants                  run all mutants, or a random sample if they take more than an hour
+make mutants ONLY=claimer.py  run the mutants whose place contains the text; also claimer.py:123, RENEW
 """
 
 import argparse
@@ -36,9 +36,11 @@ def main() -> int:
     begin = time.monotonic()
     work: list[Work] = [(None, plan(each, measured)) for each in report.counted[:CONTROLS]]
     work += [(each, plan(each, measured)) for each in report.counted]
-    for index, verdict in run(
-        work, slots=SLOTS, should_stop=lambda count: count >= options.sample and time.monotonic() - begin > options.seconds
-    ):
+
+    def should_stop(started: int) -> bool:
+        return bool(started >= options.sample and time.monotonic() - begin > options.seconds)
+
+    for index, verdict in run(work, slots=SLOTS, should_stop=should_stop):
         print(report.add(work[index][0], verdict), flush=True)
     report.print_survivors()
     report.print_shares(time.monotonic() - begin)

@@ -5,7 +5,7 @@ be changed.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.mutants.mutant import Edit
@@ -116,7 +116,7 @@ class _Parser:
     def _add(self, change: str, start: int, end: int, new: str, subject: str) -> None:
         self.edits.append(Edit(change, start, end, new, subject, self._statement))  # type: ignore[arg-type]
 
-    def _delete(self, start: int, end: int, replacement: str = "") -> None:
+    def _delete(self, start: int, end: int, replacement: str = "do end") -> None:
         text = self.source[start:end]
         self._add("delete", start, end, replacement + "\n" * text.count("\n"), text)
 
@@ -259,12 +259,12 @@ class _Parser:
     def _and(self) -> Span:
         return self._chain("and", self._comparison)
 
-    def _chain(self, operator: str, operand) -> Span:  # type: ignore[no-untyped-def]
+    def _chain(self, operator: str, operand: Callable[[], Span]) -> Span:
         operands = [operand()]
         while self.accept(operator):
             operands.append(operand())
         if len(operands) == 1:
-            return operands[0]  # type: ignore[no-any-return]
+            return operands[0]
         self._drop_operands(operator, operands)
         return Span(operands[0].start, operands[-1].end)
 

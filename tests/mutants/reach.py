@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,10 @@ class TestRecorder:
         self._uses = targets.uses_of_scripts()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         begin, self._has_passed = time.monotonic(), True
         with traced() as lines:
-            result: Any = yield
+            result = yield
         marks = lines.union(*(self._uses[line] for line in lines if line in self._uses))
         if self._has_passed and marks:
             self.rows.append((item.nodeid, time.monotonic() - begin, sorted(marks)))
@@ -137,7 +137,7 @@ def traced() -> Iterator[set[str]]:
         yield lines
     finally:
         sys.settrace(before)
-        threading.settrace(before)  # type: ignore[arg-type]
+        threading.settrace(before)
 
 
 def _traced_paths() -> set[str]:
@@ -171,7 +171,8 @@ class Subscriber:
     def drain(self) -> set[str]:
         """Return the marks since the last call."""
         self._control.execute("PUBLISH", CHANNEL, "end")
-        reader, marks = hiredis.Reader(), set()
+        reader = hiredis.Reader()
+        marks: set[str] = set()
         while True:
             reader.feed(self._connection._socket.recv(262_144))
             while (message := reader.gets()) is not False:
@@ -190,14 +191,14 @@ def in_child(function: Callable[[], list[Row]]) -> list[Row]:
     if (child := os.fork()) == 0:
         os.close(read_end)
         try:
-            with open(write_end, "w") as pipe:
+            with os.fdopen(write_end, "w") as pipe:
                 json.dump(function(), pipe)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - this process must not continue as its parent
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     os.close(write_end)
-    with open(read_end) as pipe:
+    with os.fdopen(read_end) as pipe:
         text = pipe.read()
     if os.waitpid(child, 0)[1]:
         raise ChildProcessError("the measurement failed")

@@ -69,8 +69,8 @@ class Report:
             print(f"{sum(caught):5} of {len(caught):4} caught ({sum(caught) / len(caught):4.0%})  {path}")
         hanging = sum("no end after" in verdict.reason for _, verdict in self._results)
         print(
-            f"{len(self._results)} of {len(self.counted)} mutants in {seconds:.0f} s. {hanging} were caught by a timeout. "
-            f"{self._equivalent_count} equivalent mutants are not counted. "
+            f"{len(self._results)} of {len(self.counted)} mutants in {seconds:.0f} s. "
+            f"{hanging} were caught by a timeout. {self._equivalent_count} equivalent mutants are not counted. "
             f"{sum(each.is_caught for each in self._controls)} of {len(self._controls)} controls were caught."
         )
 

@@ -82,7 +82,7 @@ def run(work: Sequence[Work], *, slots: int, should_stop: Callable[[int], bool])
             os._exit(0)
         pids.append(pid)
     os.close(write_end)
-    with open(read_end) as lines:
+    with os.fdopen(read_end) as lines:
         for line in lines:
             index, *values = json.loads(line)
             yield index, Verdict(*values)

@@ -130,7 +130,9 @@ def uses_of_scripts() -> dict[str, set[str]]:
 
 
 def _names(source: str) -> set[str]:
-    return {alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
 
 
 # -- application -------------------------------------------------------------------------------------------------------
@@ -191,5 +193,3 @@ def _replace_function(mutant: Mutant, codes: Mapping[tuple[str, int], CodeType])
                 count += 1
     if not count:
         raise NotApplied(f"{mutant.path}: found no function {mutant.place}")
-
-

@@ -1,10 +1,11 @@
 """Units that can catch a mutant: simulation seeds, and tests. Each unit passes without a mutant."""
 
+import io
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,9 @@ def run_tests(node_ids: Sequence[str], on_start: OnUnit) -> Failure | None:
 def pytest_main(arguments: Sequence[str], *plugins: Any) -> int:
     """Run pytest in this process."""
     with _in_root():
-        options = ["-q", "-p", "no:cacheprovider", "-p", "no:terminal", "-m", MARKERS, f"--rootdir={ROOT}"]
-        return int(pytest.main([*options, *arguments], plugins=plugins))
+        options = ["-q", "-p", "no:cacheprovider", "-m", MARKERS, f"--rootdir={ROOT}"]
+        with redirect_stdout(io.StringIO()):
+            return int(pytest.main([*options, *arguments], plugins=plugins))
 
 
 class Collector:
