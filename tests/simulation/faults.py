@@ -1,15 +1,16 @@
-"""Faults that a simulation injects. Each function starts one kind of fault, and returns the function that ends it.
+"""Faults of pods, of the network and of the server. `foreign_faults` contains the commands of other programs.
 
-A fault that happens at one moment returns None.
+Each function starts one kind of fault, and returns the function that ends it. A fault that happens at one moment returns
+None.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
-from tests.simulation.loop import Process
 from tests.simulation.plan import FaultPlan
-from tests.simulation.pod import GROUP, STREAM
+from tests.simulation.pod import Pod
+from tests.simulation.server import WRITE_COMMANDS
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -17,22 +18,36 @@ if TYPE_CHECKING:
 End = Callable[[], object]
 Start = Callable[["Simulation", FaultPlan], End | None]
 
-BINARY_CONSUMER = b"worker-\xff\xfe"
-
 # -- faults of one pod -------------------------------------------------------------------------------------------------
 
 
 def crash(simulation: "Simulation", fault: FaultPlan) -> None:
     """SIGKILL or an out-of-memory kill: the process ends, and its connections are closed."""
+    simulation.replace(_kill(simulation, fault))
+
+
+def removed(simulation: "Simulation", fault: FaultPlan) -> None:
+    """SIGKILL without a replacement. Does nothing if no other pod listens."""
+    if sum(pod.is_listening for pod in simulation.all_pods) > 1:
+        _kill(simulation, fault)
+
+
+def container_restart(simulation: "Simulation", fault: FaultPlan) -> None:
+    """SIGKILL, followed by a new process in the same pod, with the same consumer name."""
+    simulation.replace(_kill(simulation, fault), keeps_name=True)
+
+
+def _kill(simulation: "Simulation", fault: FaultPlan) -> Pod:
     pod = simulation.pod(fault.pod)
     pod.crash()
     simulation.network.cut_all(pod.process)
-    simulation.replace(pod)
+    return pod
 
 
 def node_loss(simulation: "Simulation", fault: FaultPlan) -> None:
     """The node disappears: the process ends, and the server does not notice it."""
     pod = simulation.pod(fault.pod)
+    pod.is_node_lost = True
     pod.crash()
     simulation.replace(pod)
 
@@ -40,35 +55,93 @@ def node_loss(simulation: "Simulation", fault: FaultPlan) -> None:
 def sigterm(simulation: "Simulation", fault: FaultPlan) -> None:
     """Kubernetes stops the pod, and starts another one."""
     pod = simulation.pod(fault.pod)
-    pod.stop()
-    simulation.replace(pod)
+    if not pod.has_ended and not pod.is_stopping:
+        pod.stop()
+        simulation.replace(pod)
+
+
+def restart_listening(simulation: "Simulation", fault: FaultPlan) -> None:
+    """A program calls `stop_listening` and then `start_listening`."""
+    simulation.pod(fault.pod).restart_listening()
+
+
+def twin(simulation: "Simulation", fault: FaultPlan) -> End:
+    """A second process with the consumer name of the pod. It is killed at the end."""
+    pod = simulation.pod(fault.pod)
+    second = simulation.create_pod(replace(pod.plan, name=f"{pod.plan.name}+"), consumer=pod.consumer)
+    simulation.all_pods.append(second)
+    second.start()
+
+    def end() -> None:
+        second.crash()
+        simulation.network.cut_all(second.process)
+
+    return end
 
 
 def freeze(simulation: "Simulation", fault: FaultPlan) -> End:
     """The process is stopped, as by SIGSTOP or a CPU limit."""
-    return _hold(simulation.pod(fault.pod).process, ("main", "heartbeat"))
+    return _hold(simulation, fault, ("main", "heartbeat"))
 
 
 def gil_held(simulation: "Simulation", fault: FaultPlan) -> End:
     """A C extension holds the interpreter lock, so that no thread runs."""
-    return _hold(simulation.pod(fault.pod).process, ("main", "heartbeat"))
+    return _hold(simulation, fault, ("main", "heartbeat"))
 
 
 def loop_blocked(simulation: "Simulation", fault: FaultPlan) -> End:
     """The handler blocks the event loop. The heartbeat thread goes on."""
-    return _hold(simulation.pod(fault.pod).process, ("main",))
+    return _hold(simulation, fault, ("main",))
 
 
-def _hold(process: Process, names: tuple[str, ...]) -> End:
+def _hold(simulation: "Simulation", fault: FaultPlan, names: tuple[str, ...]) -> End:
+    process = simulation.pod(fault.pod).process
+    record_end = simulation.activity.hold(process, fault.kind)
     threads = [process.thread(name) for name in names]
     for thread in threads:
         thread.holds += 1
 
     def end() -> None:
+        record_end()
         for thread in threads:
             thread.holds -= 1
 
     return end
+
+
+def memory_error(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The memory limit of the pod is reached: the heartbeat thread fails to allocate what it sends."""
+    return _fail_writes(simulation, fault, "heartbeat")
+
+
+def memory_error_in_loop(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The memory limit of the pod is reached: the event loop fails to allocate what it sends."""
+    return _fail_writes(simulation, fault, "main")
+
+
+def _fail_writes(simulation: "Simulation", fault: FaultPlan, thread_name: str) -> End:
+    threads = simulation.pod(fault.pod).process.thread(thread_name).failing_writes
+    threads.append(fault)
+    return lambda: threads.remove(fault)
+
+
+def no_new_threads(simulation: "Simulation", fault: FaultPlan) -> None:
+    """The pod crashes. The operating system refuses to start threads in its replacement."""
+    simulation.replace(_kill(simulation, fault), can_start_threads=False)
+
+
+def late_timers(simulation: "Simulation", fault: FaultPlan) -> End:
+    """Timers of the pod run up to `amount` microseconds late, and therefore in another order."""
+    process = simulation.pod(fault.pod).process
+    process.max_timer_delay = fault.amount
+
+    def end() -> None:
+        process.max_timer_delay = 0
+
+    return end
+
+
+# -- faults of the network ---------------------------------------------------------------------------------------------
 
 
 def partition(simulation: "Simulation", fault: FaultPlan) -> End:
@@ -150,17 +223,6 @@ def reply_limit(simulation: "Simulation", fault: FaultPlan) -> End:
     return end
 
 
-def late_timers(simulation: "Simulation", fault: FaultPlan) -> End:
-    """Timers of the pod run up to `amount` microseconds late, and therefore in another order."""
-    process = simulation.pod(fault.pod).process
-    process.max_timer_delay = fault.amount
-
-    def end() -> None:
-        process.max_timer_delay = 0
-
-    return end
-
-
 # -- faults of the server ----------------------------------------------------------------------------------------------
 
 
@@ -177,12 +239,35 @@ def server_down(simulation: "Simulation", fault: FaultPlan) -> End:
 
 
 def lost_writes(simulation: "Simulation", fault: FaultPlan) -> End:
-    """The server loses the writes of the last `duration`, as a failover to a lagging replica does."""
-    snapshot = simulation.dump()
+    """The server crashes, and starts again without the writes of the last `duration`."""
+    keys, begin = simulation.dump(), simulation.ledger.now
 
     def end() -> None:
         simulation.network.cut_all()
-        simulation.restore(snapshot)
+        simulation.restore(keys, begin)
+
+    return end
+
+
+def failover(simulation: "Simulation", fault: FaultPlan) -> End:
+    """A failover to a replica that lags by a part of `duration`. The old primary rejects writes until then."""
+    keys, begin, server = simulation.dump(), simulation.ledger.now, simulation.server
+    is_readonly = False
+
+    def become_readonly() -> None:
+        nonlocal is_readonly
+        is_readonly = True
+        server.inspect("REPLICAOF", "127.0.0.1", "1")
+        for client_id in list(server.parked):
+            server.end_parked_read(client_id, b"-UNBLOCKED force unblock from blocking operation, role changed\r\n")
+
+    simulation.loop.after(fault.duration // 2, become_readonly)
+
+    def end() -> None:
+        if is_readonly:
+            server.inspect("REPLICAOF", "NO", "ONE")
+        simulation.network.cut_all()
+        simulation.restore(keys, begin)
 
     return end
 
@@ -190,7 +275,7 @@ def lost_writes(simulation: "Simulation", fault: FaultPlan) -> End:
 def empty_replica(simulation: "Simulation", fault: FaultPlan) -> None:
     """A failover to an empty replica."""
     simulation.network.cut_all()
-    simulation.restore({})
+    simulation.restore({}, 0.0)
 
 
 def write_pause(simulation: "Simulation", fault: FaultPlan) -> End:
@@ -218,8 +303,41 @@ def max_clients(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def out_of_memory(simulation: "Simulation", fault: FaultPlan) -> End:
     """The server has reached `maxmemory`, and rejects writes that need memory."""
-    simulation.server.set_option("maxmemory", "1")
-    return lambda: simulation.server.set_option("maxmemory", "0")
+    return _set_option(simulation, "maxmemory", "1", "0")
+
+
+def no_replicas(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The server has too few replicas, and rejects all writes with NOREPLICAS."""
+    return _set_option(simulation, "min-replicas-to-write", "1", "0")
+
+
+def _set_option(simulation: "Simulation", name: str, value: str, default: str) -> End:
+    simulation.server.set_option(name, value)
+    return lambda: simulation.server.set_option(name, default)
+
+
+def eval_refused(simulation: "Simulation", fault: FaultPlan) -> End:
+    """An administrator removes the permission for EVAL, and grants it again."""
+    simulation.server.inspect("ACL", "SETUSER", "default", "-eval")
+    return lambda: simulation.server.inspect("ACL", "SETUSER", "default", "+eval")
+
+
+def misconf(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The server cannot save its data, and rejects all writes with MISCONF."""
+    error = b"-MISCONF Errors writing to the AOF file: No space left on device\r\n"
+    return _refuse(simulation, lambda name: error if name in WRITE_COMMANDS else None)
+
+
+def loading(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The server restarts, and rejects all commands while it loads its data."""
+    simulation.network.cut_all()
+    return _refuse(simulation, lambda _name: b"-LOADING Redis is loading the dataset in memory\r\n")
+
+
+def _refuse(simulation: "Simulation", refuse: Callable[[bytes], bytes | None]) -> End:
+    server = simulation.server
+    server.refusals.append(refuse)
+    return lambda: server.refusals.remove(refuse)
 
 
 def clock_jump(simulation: "Simulation", fault: FaultPlan) -> End:
@@ -232,106 +350,12 @@ def clock_jump(simulation: "Simulation", fault: FaultPlan) -> End:
     return end
 
 
-# -- commands of administrators and other programs ---------------------------------------------------------------------
-
-
-def group_destroyed(simulation: "Simulation", fault: FaultPlan) -> None:
-    """XGROUP DESTROY."""
-    simulation.foreign("group_destroyed", "XGROUP", "DESTROY", STREAM, GROUP)
-
-
-def group_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
-    """XGROUP DESTROY, followed by XGROUP CREATE at the end of the stream."""
-    simulation.foreign("group_recreated", "XGROUP", "DESTROY", STREAM, GROUP)
-    simulation.foreign("group_recreated", "XGROUP", "CREATE", STREAM, GROUP, "$")
-
-
-def consumer_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
-    """XGROUP DELCONSUMER for the pod's consumer."""
-    simulation.foreign("consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, simulation.pod(fault.pod).plan.name)
-
-
-def stream_trimmed(simulation: "Simulation", fault: FaultPlan) -> None:
-    """A producer trims the stream to at most `amount` modulo 5 entries."""
-    simulation.foreign("stream_trimmed", "XTRIM", STREAM, "MAXLEN", fault.amount % 5)
-
-
-def stream_renamed(simulation: "Simulation", fault: FaultPlan) -> End:
-    """The stream is renamed, and renamed back."""
-    simulation.foreign("stream_renamed", "RENAME", STREAM, "{orders}:old")
-
-    def end() -> None:
-        simulation.server.administer("DEL", STREAM)
-        simulation.foreign("stream_renamed", "RENAME", "{orders}:old", STREAM)
-
-    return end
-
-
-def stream_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
-    """DEL of the stream."""
-    simulation.foreign("stream_deleted", "DEL", STREAM)
-
-
-def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
-    """The stream is deleted, and created again with the same ids."""
-    entries = simulation.server.inspect("XRANGE", STREAM, "-", "+")
-    simulation.foreign("stream_recreated", "DEL", STREAM)
-    for entry_id, fields in entries if isinstance(entries, list) else ():
-        simulation.foreign("stream_recreated", "XADD", STREAM, entry_id, *fields)
-
-
-def schedule_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
-    """DEL of the sorted set that contains when postponed entries are due."""
-    simulation.server.administer("DEL", group_key(STREAM, GROUP, "postponed"))
-
-
-def companion_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
-    """DEL of one companion key."""
-    suffix = COMPANION_SUFFIXES[fault.amount % len(COMPANION_SUFFIXES)]
-    simulation.server.administer("DEL", group_key(STREAM, GROUP, suffix))
-
-
-def foreign_claim(simulation: "Simulation", fault: FaultPlan) -> None:
-    """Another program claims all pending entries, and dies."""
-    ids = simulation.pending_ids()
-    if ids:
-        simulation.foreign("foreign_claim", "XCLAIM", STREAM, GROUP, "other-program", 0, *ids, "JUSTID", ids=ids)
-
-
-def foreign_ack(simulation: "Simulation", fault: FaultPlan) -> None:
-    """Another program acknowledges all pending entries."""
-    ids = simulation.pending_ids()
-    if ids:
-        simulation.foreign("foreign_ack", "XACK", STREAM, GROUP, *ids, ids=ids)
-        simulation.ledger.settle(ids)
-
-
-def foreign_set_id(simulation: "Simulation", fault: FaultPlan) -> None:
-    """XGROUP SETID to the start of the stream, so that all entries are delivered again."""
-    simulation.foreign("foreign_set_id", "XGROUP", "SETID", STREAM, GROUP, "0")
-
-
-def binary_consumer(simulation: "Simulation", fault: FaultPlan) -> None:
-    """Another program with a consumer name that is not UTF-8 joins the group."""
-    simulation.server.administer("XGROUP", "CREATECONSUMER", STREAM, GROUP, BINARY_CONSUMER)
-
-
-FAULTS: dict[str, Start] = {
-    each.__name__: each
-    for each in (
-        *(crash, node_loss, sigterm, freeze, gil_held, loop_blocked, partition, partition_up, partition_down),
-        *(slow, slow_up, slow_down, cut, cut_in_reply, reply_limit, late_timers),
-        *(server_down, lost_writes, empty_replica, write_pause, max_clients, out_of_memory, clock_jump),
-        *(group_destroyed, group_recreated, consumer_deleted, stream_trimmed, stream_renamed, stream_deleted),
-        *(stream_recreated, schedule_deleted, companion_deleted, foreign_claim, foreign_ack, foreign_set_id),
-        binary_consumer,
-    )
-}
-"""All faults by name."""
-
-SILENCING = {
-    *("freeze", "gil_held", "partition", "partition_up", "partition_down", "slow", "slow_up", "slow_down", "cut"),
-    *("cut_in_reply", "reply_limit", "late_timers", "loop_blocked", "crash", "node_loss"),
-    *("server_down", "lost_writes", "empty_replica", "write_pause", "max_clients", "out_of_memory", "clock_jump"),
-}
-"""Faults that can silence a live pod, so that another pod may claim its entries."""
+POD_FAULTS: tuple[Start, ...] = (
+    *(crash, node_loss, sigterm, container_restart, restart_listening, twin, freeze, gil_held, loop_blocked),
+    *(memory_error, memory_error_in_loop, no_new_threads, late_timers),
+    *(partition, partition_up, partition_down, slow, slow_up, slow_down, cut, cut_in_reply, reply_limit),
+)
+SERVER_FAULTS: tuple[Start, ...] = (
+    *(server_down, lost_writes, failover, empty_replica, write_pause, max_clients, out_of_memory, no_replicas),
+    *(eval_refused, misconf, loading, clock_jump),
+)

@@ -1,229 +1,312 @@
 """Ledger: records what happened to each entry, and finds violations of the engine's promises.
 
-The ledger compares two sources after each command of a pod: the state of the group in the real server, and the handler
-calls. An entry of a group is in exactly one state:
+The ledger compares two sources after each command that may change the group: the state of the group in the real server,
+and the handler calls. An entry of a group is in exactly one state:
 
 - *unread*: the group has not delivered the entry.
 - *owned*: the entry is pending, and a consumer owns it.
 - *postponed*: the entry is pending, and the pseudo consumer `~postponed` owns it.
-- *settled*: the entry is no longer pending, and its outcome is known: a handler returned, or a dead letter exists.
+- *settled*: the entry is no longer pending, and its outcome is known: a handler returned and its effects exist, or a
+  dead letter exists, or another program acknowledged the entry.
 - *gone*: a fault removed the entry, for example by trimming the stream.
 - *orphaned*: the entry was delivered, is not pending, and has no outcome.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hiredis import ReplyError
 
-from streamconsumer.processor import Defer, Reject
+from streamconsumer.processor import Effects
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
-from tests.simulation.loop import Process, SimulationLoop
+from tests.simulation.activity import Activity
+from tests.simulation.handlers import EFFECT_KEY
+from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop
+from tests.simulation.records import EntryRecord, Loss, Run, Violation
 from tests.simulation.server import SimulatedServer
 
-EXCUSED_SECONDS = 10.0
-"""After a fault that can silence a live pod, another pod may start its entries for this time."""
+MIN_IDLE_SECONDS = 30.0
+"""A live consumer keeps its entries if the server has heard from it within this time."""
 
-MAX_ORPHANED_SECONDS = 20.0
-"""An entry may be orphaned for this time after a fault that removed it from the pending list."""
+DETECTION_SECONDS = 2.0
+"""Time within which a consumer detects that it has lost an entry."""
 
+FOREIGN_SECONDS = 20.0
+"""Time after the end of a fault within which the engine must repair what the fault changed."""
 
-@dataclass
-class Run:
-    """One call of the handler for one entry."""
-
-    process: Process
-    entry_id: str
-    number: int
-    key: str
-    attempt: int
-    started_at: float
-    ended_at: float | None = None
-    outcome: Any = None
-    """What the handler returned or raised. Meaningless until `ended_at` is set."""
-
-    @property
-    def is_success(self) -> bool:
-        """True if the handler returned."""
-        return self.ended_at is not None and not isinstance(self.outcome, BaseException)
-
-
-@dataclass
-class EntryRecord:
-    """What is known of one entry."""
-
-    entry_id: str
-    number: int
-    runs: list[Run] = field(default_factory=list)
-    state: str = "unread"
-    orphaned_since: float | None = None
-    foreign: str = ""
-    """Name of the fault that took the entry out of the engine's hands. Empty if there was none."""
-    settled_at: float | None = None
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A broken promise."""
-
-    invariant: str
-    """Short name, such as `lost`."""
-    text: str
+SNAPSHOT_SECONDS = 3.0
+"""Maximum age of the group's snapshot. What was settled earlier must not run again after the loss of the group."""
 
 
 class Ledger:
     """Records of all entries of one simulation."""
 
-    def __init__(self, loop: SimulationLoop, server: SimulatedServer, stream: str, group: str) -> None:
-        self._loop, self._server, self._stream, self._group = loop, server, stream, group
+    def __init__(
+        self, loop: SimulationLoop, server: SimulatedServer, activity: Activity, stream: str, group: str
+    ) -> None:
+        self._loop, self._server, self._activity = loop, server, activity
+        self._stream, self._group = stream, group
         self._dead_letter_stream = group_key(stream, group, "dead-letters")
-        self.entries: dict[str, EntryRecord] = {}
+        self.records: dict[int, EntryRecord] = {}
+        """All entries by the number of their message."""
+        self._by_id: dict[str, EntryRecord] = {}
+        """Entries of the present stream by id."""
         self.violations: list[Violation] = []
-        self.excused_starts = 0
-        """Number of starts of an entry that another pod was handling, as the liveness rule permits after a fault."""
-        self.is_silenced: Callable[[Process], bool] = lambda _process: False
-        """Returns True if a fault silences the process, or has silenced it within the last `EXCUSED_SECONDS`."""
+        self.excuses: Counter[str] = Counter()
+        """Number of starts that the liveness rule or a fault permits, by excuse."""
         self.transitions: Counter[tuple[str, str, str]] = Counter()
         """Number of state changes by previous state, new state, and the command or fault that caused the change."""
+        self.dead_letters: defaultdict[int, list[str]] = defaultdict(list)
+        """Reasons of the dead letters by the number of their message."""
+        self.calm_since: Callable[[], float | None] = lambda: 0.0
+        """Returns the time since when no fault is active. None if a fault is active."""
+        self.on_run: Callable[[Run], object] = lambda _run: None
+        """Called when a handler starts or ends."""
+        self.on_state: Callable[[EntryRecord, str, str], object] = lambda *_: None
+        """Called before a state change with the record, the new state and the command or fault that caused it."""
+        self.is_ordered = False
+        """True if entries with the same key must run in order."""
         self._attempts: defaultdict[int, int] = defaultdict(int)
-        self._dead_lettered: set[str] = set()
+        self._rerun_windows: list[tuple[float, float]] = []
+        self._present: set[str] = set()
+        self._lengths = (-1, -1)
 
-    # -- what happens ----------------------------------------------------------------------------------------------------
+    @property
+    def now(self) -> float:
+        """Seconds since the start of the simulation."""
+        return (self._loop.microseconds - START_MICROSECONDS) / 1e6
 
-    def on_added(self, entry_id: str, number: int) -> None:
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def on_added(self, entry_id: str, number: int, key: str = "") -> None:
         """Record an entry of the producer."""
-        self.entries[entry_id] = EntryRecord(entry_id, number)
+        if (previous := self._by_id.get(entry_id)) and previous.is_open:
+            previous.state = "gone"
+        self.records[number] = self._by_id[entry_id] = EntryRecord(entry_id, number, key, since=self.now)
+        self._lengths = (-1, -1)
 
-    def on_foreign(self, name: str, entry_ids: list[str] | None = None) -> None:
-        """Record that a fault changed the group or the stream. Without ids, the fault affects all entries."""
-        for entry_id in entry_ids if entry_ids is not None else list(self.entries):
-            if (record := self.entries.get(entry_id)) and record.state not in {"settled", "gone"}:
-                record.foreign = name
+    def on_foreign(self, name: str, entry_ids: Iterable[str] | None = None, *, is_skip: bool = False) -> None:
+        """Record that a fault changed the group or the stream. Without ids, the fault affects all entries.
 
-    def settle(self, entry_ids: list[bytes]) -> None:
+        If `is_skip` is True, the fault moves the group behind the entries that it has not delivered.
+        """
+        for entry_id in list(self._by_id) if entry_ids is None else entry_ids:
+            if (record := self._by_id.get(entry_id)) and record.is_open:
+                record.foreign, record.foreign_at = name, self.now
+                if is_skip and record.state == "unread":
+                    record.state = "gone"
+        self._lengths = (-1, -1)
+
+    def allow_reruns(self, begin: float, end: float) -> None:
+        """Record that a fault undoes settlements of a period, so that these entries may run again."""
+        self._rerun_windows.append((begin, end))
+
+    def settle(self, entry_ids: Iterable[bytes]) -> None:
         """Record that another program acknowledged entries."""
         for entry_id in entry_ids:
-            if record := self.entries.get(_text(entry_id)):
-                record.state, record.settled_at = "settled", self._loop.time()
+            if record := self._by_id.get(_text(entry_id)):
+                record.state, record.settled_at, record.owner = "settled", self.now, ""
 
-    def on_start(self, process: Process, entry_id: str, number: int, key: str) -> Run:
+    def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""
-        self._attempts[number] += 1
-        run = Run(process, entry_id, number, key, self._attempts[number], self._loop.time())
-        record = self.entries.setdefault(entry_id, EntryRecord(entry_id, number))
+        self._attempts[run.number] += 1
+        run.attempt, run.started_at = self._attempts[run.number], self.now
+        if run.process.is_exiting:
+            self.report("started_while_exiting", f"{run.process.name} started {run.entry_id} after KeyboardInterrupt")
+        record = self.records.setdefault(run.number, EntryRecord(run.entry_id, run.number, run.key))
         for other in record.runs:
-            if other.ended_at is None and not other.process.is_dead:
-                self._on_second_start(run, other)
-        if record.settled_at is not None and not record.foreign and not self.is_silenced(process):
-            self._report("started_after_settlement", f"{process.name} started {entry_id}, which is settled")
-        if key:
+            if other.is_live:
+                self._on_second_start(record, run, other)
+        if record.settled_at is not None and self._by_id.get(run.entry_id) is record:
+            self._on_start_after_settlement(record, run)
+        if self.is_ordered and run.key:
             self._check_order(run)
         record.runs.append(run)
+        self.on_run(run)
         return run
 
     def on_end(self, run: Run, outcome: Any) -> None:
         """Record the end of a handler. `outcome` is its result or its error."""
-        run.ended_at, run.outcome = self._loop.time(), outcome
+        if not run.process.is_dead:
+            run.ended_at, run.outcome = self.now, outcome
+            self.on_run(run)
 
-    def _on_second_start(self, run: Run, other: Run) -> None:
+    def _on_second_start(self, record: EntryRecord, run: Run, other: Run) -> None:
+        text = f"{run.process.name} started {run.entry_id} while {other.process.name} is handling it"
         if other.process is run.process:
-            self._report("twice_in_one_process", f"{run.process.name} started {run.entry_id} while running it")
-        elif self.is_silenced(other.process) or self.is_silenced(run.process):
-            self.excused_starts += 1
-        elif not self.entries[run.entry_id].foreign:
-            self._report(
-                "started_twice", f"{run.process.name} started {run.entry_id} while {other.process.name} is handling it"
-            )
+            self.report("twice_in_one_process", f"{run.process.name} started {run.entry_id} while running it")
+        elif other.loss is not None and other.loss.excuse:
+            self.excuses[other.loss.excuse] += 1
+        elif record.owner != run.consumer and self._cannot_know(run.process, record.since):
+            self.excuses["stale"] += 1
+        elif other.process.is_stopping or self._is_foreign(record):
+            self.excuses["stopping" if other.process.is_stopping else "foreign"] += 1
+        else:
+            self.report("started_twice", text)
+
+    def _on_start_after_settlement(self, record: EntryRecord, run: Run) -> None:
+        settled_at = record.settled_at or 0.0
+        if record.may_run_again or self._is_foreign(record) or self._may_rerun(settled_at):
+            self.excuses["settlement undone"] += 1
+        elif self._cannot_know(run.process, settled_at):
+            self.excuses["stale"] += 1
+        else:
+            ago = self.now - settled_at
+            self.report("started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago")
+
+    def _cannot_know(self, process: Process, changed_at: float) -> bool:
+        """Return True if the process cannot know a change yet. It must know how long a fault has stopped it."""
+        if self.now - changed_at < DETECTION_SECONDS:
+            return True
+        changed_at += START_MICROSECONDS / 1e6
+        if self._activity.was_held(process, changed_at):
+            return False
+        heard_at = self._activity.first_heard_after(process, changed_at)
+        return heard_at is None or self._loop.time() - heard_at < DETECTION_SECONDS
+
+    def _may_rerun(self, settled_at: float) -> bool:
+        return any(begin <= settled_at <= end for begin, end in self._rerun_windows)
+
+    def _is_foreign(self, record: EntryRecord) -> bool:
+        return bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
 
     def _check_order(self, run: Run) -> None:
-        for record in self.entries.values():
+        for record in self.records.values():
+            if record.key != run.key or record.number == run.number:
+                continue
             for other in record.runs:
-                is_live = other.ended_at is None and not other.process.is_dead
-                if is_live and other.key == run.key and other.process is run.process and other.number != run.number:
-                    self._report(
-                        "order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running"
-                    )
+                if other.is_live and other.process is run.process and not other.loss and not other.is_thread:
+                    self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
 
-    # -- comparison with the server --------------------------------------------------------------------------------------
+    # -- comparison with the server ------------------------------------------------------------------------------------
 
-    def check(self, cause: str) -> None:
-        """Compare the records with the server, after the command or fault `cause`."""
-        pending = {
-            _text(line[0]): _text(line[1])
-            for line in self._inspect("XPENDING", self._stream, self._group, "-", "+", 1000)
-        }
-        present = {_text(line[0]) for line in self._inspect("XRANGE", self._stream, "-", "+")}
-        last_delivered = self._last_delivered()
-        self._read_dead_letters()
-        now = self._loop.time()
-        for record in self.entries.values():
-            state = self._state(record, pending, present, last_delivered)
-            if state != record.state:
-                self.transitions[record.state, state, cause] += 1
-                if state == "settled":
-                    record.settled_at = now
-                record.state = state
-            if state != "orphaned":
-                record.orphaned_since = None
-            elif record.orphaned_since is None:
-                record.orphaned_since = now
-                if not record.foreign:
-                    self._report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
-            elif now - record.orphaned_since > MAX_ORPHANED_SECONDS and record.foreign != "reported":
-                self._report("orphaned", f"{record.entry_id} has no owner since {now - record.orphaned_since:.1f} s")
-                record.foreign = "reported"
+    def check(self, cause: str, process: Process | None = None) -> None:
+        """Compare the records with the server, after a command of the process, or after the fault `cause`."""
+        pending, last_delivered = self._read_group()
+        records = {id(each): each for each in self._by_id.values() if each.is_open}
+        records.update((id(each), each) for name in pending if (each := self._by_id.get(name)) is not None)
+        for record in records.values():
+            owner = pending.get(record.entry_id, "")
+            state = self._state(record, owner, last_delivered)
+            if (state, owner) != (record.state, record.owner):
+                self._on_change(record, state, owner, cause, process)
+            self._check_orphaned(record, cause)
 
-    def _state(
-        self, record: EntryRecord, pending: dict[str, str], present: set[str], last_delivered: tuple[int, int] | None
-    ) -> str:
-        if owner := pending.get(record.entry_id):
+    def _on_change(self, record: EntryRecord, state: str, owner: str, cause: str, process: Process | None) -> None:
+        if state != record.state:
+            self.on_state(record, state, cause)
+            self.transitions[record.state, state, cause] += 1
+        for run in record.runs:
+            if run.is_live and run.loss is None and owner != run.consumer:
+                self._on_loss(record, run, Loss(self.now, cause, self._excuse(record, run, process)), process)
+        if state == "settled":
+            record.settled_at = self.now
+        if state == "gone" and not record.foreign:
+            self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
+        if record.foreign and state == "owned" and not self._is_foreign(record):
+            record.foreign = ""
+        record.state, record.owner, record.since = state, owner, self.now
+
+    def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:
+        run.loss = loss
+        if not loss.excuse:
+            silent = self._loop.time() - self._activity.heard_at(run.process)
+            invariant = "claimed_from_live" if silent < 1.9 else "claimed_from_silent"
+            name = process.name if process else "another program"
+            text = f"{name} took {record.entry_id} from {run.process.name}, which is connected and handles it"
+            self.report(invariant, f"{text}; the server heard of it {silent:.1f} s ago")
+
+    def _excuse(self, record: EntryRecord, run: Run, process: Process | None) -> str:
+        """Return why a process may take an entry from the process that handles it. Empty if it must not."""
+        heard_at = self._activity.heard_at(run.process)
+        if process is run.process:
+            return "released"
+        if process is None or self._is_foreign(record):
+            return "foreign"
+        if self._activity.was_held(run.process, heard_at, "freeze"):
+            return "frozen"
+        if run.process.is_stopping:
+            return "stopping"
+        if not self._activity.is_connected(run.process):
+            return "disconnected"
+        return "silent" if self._loop.time() - heard_at >= MIN_IDLE_SECONDS else ""
+
+    def _check_orphaned(self, record: EntryRecord, cause: str) -> None:
+        if record.state != "orphaned":
+            record.orphaned_since = None
+            return
+        calm_since = self.calm_since()
+        if record.orphaned_since is None:
+            record.orphaned_since = self.now
+            if not record.foreign and self._may_report(record, "lost"):
+                self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
+        elif calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS:
+            if record.foreign and self._may_report(record, "orphaned"):
+                self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
+
+    def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
+        if owner:
             return "postponed" if owner == POSTPONED_CONSUMER else "owned"
         if record.state == "settled" or self._has_outcome(record):
             return "settled"
-        if record.entry_id not in present:
+        if record.entry_id not in self._present or record.state == "gone":
             return "gone"
         if last_delivered is None or _id(record.entry_id) > last_delivered:
             return "unread"
         return "orphaned"
 
     def _has_outcome(self, record: EntryRecord) -> bool:
-        return record.entry_id in self._dead_lettered or any(run.is_success for run in record.runs)
+        return record.number in self.dead_letters or any(
+            run.is_success and (not isinstance(run.outcome, Effects) or self.effect_count(record.number))
+            for run in record.runs
+        )
 
-    def finish(self) -> None:
-        """Report entries that are not settled at the end, and outcomes that differ from the handler's decision."""
-        self.check("end")
-        for record in self.entries.values():
-            if record.state not in {"settled", "gone"}:
-                self._report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
-            if record.entry_id in self._dead_lettered and not record.runs and not record.foreign:
-                self._report("dead_letter_without_start", f"{record.entry_id} is dead-lettered but was never started")
+    def effect_count(self, number: int) -> int:
+        """Return how many times the effects of a message were applied."""
+        return int(self._server.inspect("GET", f"{EFFECT_KEY}:{number}") or 0)
+
+    def _read_group(self) -> tuple[dict[str, str], tuple[int, int] | None]:
+        """Return the owners of the pending entries, and the last-delivered id. None if there is no group."""
+        stream, group = self._stream, self._group
+        raw_pending, groups, length, dead_letters = self._server.inspect_many(
+            ("XPENDING", stream, group, "-", "+", 100_000),
+            ("XINFO", "GROUPS", stream),
+            ("XLEN", stream),
+            ("XLEN", self._dead_letter_stream),
+        )
+        if self._lengths != (length, dead_letters):
+            self._present = {_text(line[0]) for line in self._inspect("XRANGE", stream, "-", "+")}
+            self._read_dead_letters()
+            self._lengths = (length, dead_letters)
+        pending = {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
+        for line in () if isinstance(groups, ReplyError) else groups:
+            fields = dict(zip(line[::2], line[1::2], strict=True))
+            if fields[b"name"] == group.encode():
+                return pending, _id(_text(fields[b"last-delivered-id"]))
+        return pending, None
 
     def _read_dead_letters(self) -> None:
+        """Read the dead letters. A dead letter that the server has lost later still counts."""
+        found: defaultdict[int, list[str]] = defaultdict(list)
         for _, fields in self._inspect("XRANGE", self._dead_letter_stream, "-", "+"):
             pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-            if entry_id := pairs.get(b"streamconsumer.message-id"):
-                self._dead_lettered.add(_text(entry_id))
-
-    def _last_delivered(self) -> tuple[int, int] | None:
-        for line in self._inspect("XINFO", "GROUPS", self._stream):
-            group = dict(zip(line[::2], line[1::2], strict=True))
-            if group[b"name"] == self._group.encode():
-                return _id(_text(group[b"last-delivered-id"]))
-        return None
+            found[int(pairs[b"n"])].append(_text(pairs.get(b"streamconsumer.reason", b"")))
+        self.dead_letters.update(found)
 
     def _inspect(self, *command: Any) -> Any:
         reply = self._server.inspect(*command)
         return [] if isinstance(reply, ReplyError) or reply is None else reply
 
-    def _report(self, invariant: str, text: str) -> None:
-        self.violations.append(Violation(invariant, f"{self._loop.time() - 1_700_000_000:.3f} s: {text}"))
+    def _may_report(self, record: EntryRecord, invariant: str) -> bool:
+        """Return True once per entry and invariant."""
+        is_new = invariant not in record.reported
+        record.reported.add(invariant)
+        return is_new
 
-
-def counts_as_attempt(outcome: Any) -> bool:
-    """Return True if a failed attempt counts."""
-    return isinstance(outcome, BaseException) and not isinstance(outcome, (Defer, Reject))
+    def report(self, invariant: str, text: str) -> None:
+        """Record a violation."""
+        self.violations.append(Violation(invariant, f"{self.now:.3f} s: {text}"))
 
 
 def _text(value: bytes) -> str:

@@ -1,8 +1,8 @@
 """Event loop with virtual time that runs several simulated processes, each with several threads.
 
-The loop runs one callback at a time. It chooses the thread by a seeded random generator, and the callbacks of one thread
-in order, as a real event loop does. When no callback is ready, the time jumps to the next timer. A run with the same
-seed therefore repeats exactly.
+The loop runs one callback at a time. A seeded random generator chooses the thread. The callbacks of one thread run in
+order, as in a real event loop. When no callback is ready, the time jumps to the next timer. A run with the same seed
+therefore repeats exactly.
 
 A callback belongs to the thread whose context variable it carries. Tasks and timers inherit the variable, so that the
 engine needs no change.
@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from random import Random
-from typing import Any
+from typing import Any, TypeVarTuple
+
+Ts = TypeVarTuple("Ts")
 
 START_MICROSECONDS = 1_700_000_000_000_000
 """Virtual time at which each simulation starts."""
@@ -37,6 +39,10 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.is_dead = False
+        self.is_stopping = False
+        """True after SIGTERM."""
+        self.is_exiting = False
+        """True after an error such as KeyboardInterrupt has ended the event loop, until the process ends."""
         self.max_timer_delay = 0
         """Maximum number of microseconds by which the timers of the process run late."""
         self.threads = {"main": Thread(self, "main")}
@@ -61,13 +67,13 @@ class Thread:
 
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.name = process, name
+        self.label = process.name if name == "main" else f"{process.name}/{name}"
+        self.trace_label = self.label.encode()
         self.ready: deque[asyncio.Handle] = deque()
         self.holds = 0
         """Number of faults that hold the thread at present."""
-
-    @property
-    def label(self) -> str:
-        return self.process.name if self.name == "main" else f"{self.process.name}/{self.name}"
+        self.failing_writes: list[object] = []
+        """Faults because of which the thread cannot allocate what it sends."""
 
 
 WORLD = Process("world")
@@ -76,10 +82,31 @@ WORLD = Process("world")
 CURRENT_THREAD: ContextVar[Thread] = ContextVar("current_thread", default=WORLD.threads["main"])
 
 
-class SimulationLoop(asyncio.AbstractEventLoop):
+class SimulationTask(asyncio.Task[Any]):
+    """Task whose hash is its number, so that the order of a set of tasks does not depend on memory addresses."""
+
+    number = 0
+    process = WORLD
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulationFuture(asyncio.Future[Any]):
+    """Future whose hash is its number, see `SimulationTask`."""
+
+    number = 0
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class SimulationLoop(asyncio.BaseEventLoop):
     """Event loop of all simulated processes."""
 
     def __init__(self, random: Random) -> None:
+        super().__init__()
+        self.set_debug(False)
         self.random = random
         self.microseconds = START_MICROSECONDS
         self.steps = 0
@@ -87,9 +114,11 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         """Errors that no task has handled."""
         self.before_step: Callable[[Thread], object] = lambda _thread: None
         """Called before each callback with the thread that runs it."""
+        self.on_exit: Callable[[Process, BaseException], object] = lambda process, _error: self.kill(process)
+        """Called with a process and the SystemExit or KeyboardInterrupt that has reached its event loop."""
         self.connect: Callable[..., Any] | None = None
         """Opens a simulated connection. Set by the network."""
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[SimulationTask] = []
         """All tasks. Without a reference, Python would run the `finally` blocks of a process that has been killed."""
         self._timers: list[tuple[int, int, asyncio.TimerHandle]] = []
         self._sequence = itertools.count()
@@ -102,35 +131,39 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         """Return the virtual time in seconds."""
         return self.microseconds / 1e6
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context or copy_context())
         self._enqueue(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
 
-    def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.time() + delay, callback, *args, context=context)
-
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context or copy_context())
         microseconds = round(when * 1e6)
         if max_delay := thread_of(handle).process.max_timer_delay:
             microseconds += self.random.randrange(max_delay)
-        heapq.heappush(self._timers, (microseconds, next(self._sequence), handle))
-        return handle
+        return self._push_timer(microseconds, handle)
 
     def at(self, microseconds: int, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Run a callback of the world at a virtual time."""
         handle = asyncio.TimerHandle(microseconds / 1e6, callback, args, self, _WORLD_CONTEXT)
-        heapq.heappush(self._timers, (microseconds, next(self._sequence), handle))
-        return handle
+        return self._push_timer(microseconds, handle)
 
     def after(self, microseconds: int, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Run a callback of the world after a virtual duration."""
         return self.at(self.microseconds + microseconds, callback, *args)
+
+    def _push_timer(self, microseconds: int, handle: asyncio.TimerHandle) -> asyncio.TimerHandle:
+        heapq.heappush(self._timers, (microseconds, next(self._sequence), handle))
+        return handle
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -163,8 +196,14 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         self.steps += 1
         self.microseconds += STEP_MICROSECONDS
         self.before_step(thread)
-        if not thread.process.is_dead:
+        if thread.process.is_dead:
+            return
+        try:
             handle._run()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if thread.process is WORLD:
+                raise
+            self.on_exit(thread.process, error)
 
     def kill(self, process: Process) -> None:
         """End a process. Its callbacks and timers never run again."""
@@ -173,6 +212,10 @@ class SimulationLoop(asyncio.AbstractEventLoop):
             thread.ready.clear()
             self._active.pop(thread, None)
 
+    def tasks_of(self, process: Process) -> "list[SimulationTask]":
+        """Return the unfinished tasks of a process."""
+        return [task for task in self._tasks if task.process is process and not task.done()]
+
     def dispose(self) -> None:
         """Delete all tasks. Python runs the `finally` blocks of unfinished coroutines, whose errors mean nothing."""
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
@@ -180,12 +223,15 @@ class SimulationLoop(asyncio.AbstractEventLoop):
             for task in self._tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._tasks.clear()
-            self._timers.clear()
-            self._active.clear()
-            self.before_step, self.connect = lambda _thread: None, None
-            gc.collect()
+            self.before_step, self.on_exit, self.connect = lambda _thread: None, lambda *_: None, None
+            while gc.collect():
+                """A `finally` block can keep its coroutine until the next collection."""
         finally:
             sys.unraisablehook = hook
+            self._timers.clear()
+            self._active.clear()
+            WORLD.threads["main"].ready.clear()  # callbacks of the `finally` blocks
+            self.close()
 
     def _start_due_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self.microseconds:
@@ -210,10 +256,14 @@ class SimulationLoop(asyncio.AbstractEventLoop):
     # -- what tasks, futures and streams need --------------------------------------------------------------------------
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        future = SimulationFuture(loop=self)
+        future.number = next(self._sequence)
+        return future
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **options)
+        task = SimulationTask(coro, loop=self, **options)
+        task.number = next(self._sequence)
+        task.process = (options.get("context") or copy_context()).get(CURRENT_THREAD, WORLD.threads["main"]).process
         self._tasks.append(task)
         return task
 
@@ -226,21 +276,6 @@ class SimulationLoop(asyncio.AbstractEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.errors.append(f"{CURRENT_THREAD.get().label}: {context['message']}: {error!r}")
-
-    def get_debug(self) -> bool:
-        return False
-
-    def is_running(self) -> bool:
-        return True
-
-    def is_closed(self) -> bool:
-        return False
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Do nothing. `step` drops cancelled timers."""
-
-    async def shutdown_asyncgens(self) -> None:
-        """Do nothing, because the engine has no asynchronous generator that outlives its task."""
 
 
 def thread_of(handle: asyncio.Handle) -> Thread:

@@ -8,22 +8,20 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
 import hiredis
 
 from tests.simulation.loop import CURRENT_THREAD, Process, SimulationLoop, Thread, context_of
-from tests.simulation.server import SimulatedServer
+from tests.simulation.server import ADMINISTRATOR, SimulatedServer
 
 MIN_DELAY_MICROSECONDS, MAX_DELAY_MICROSECONDS = 40, 400
 """Range of the delay of each direction without a fault."""
 
 SPLIT_SHARE = 0.1
 """Share of the replies that arrive in two pieces."""
-
-UNSTABLE_REPLIES = {b"INFO", b"CONFIG", b"HELLO"}
-"""Commands whose replies differ between two runs. These replies are not split, and not part of the trace."""
 
 
 @dataclass
@@ -56,26 +54,31 @@ class Network:
         """Number of faults during which the server refuses connections, as if it were down."""
         self.full = 0
         """Number of faults during which the server has reached `maxclients`."""
-        self.on_reply: Callable[[Connection, bytes, bytes], object] = lambda *_: None
-        """Called with the connection, the name of the command and the reply when the server sends a reply."""
-        self._last_client_id = 0
+        self.on_reply: Callable[[Connection, bytes], object] = lambda *_: None
+        """Called with the connection and the reply when the server sends a reply."""
+        self._last_client_id = ADMINISTRATOR
+        self._labels: dict[int, str] = {}
         loop.connect = self.connect
 
     def link(self, process: Process) -> Link:
         """Return the link of a process."""
         return self.links.setdefault(process, Link())
 
+    def label(self, client_id: int) -> str:
+        """Return the name of the thread that opened a connection. Empty for administrators and producers."""
+        return self._labels.get(client_id, "")
+
     async def connect(self, protocol_factory: Callable[[], Any], _host: str, _port: int) -> tuple[Any, Any]:
         """Open a connection. Raises ConnectionRefusedError if the server does not accept connections."""
         thread = CURRENT_THREAD.get()
-        connected: asyncio.Future[None] = self.loop.create_future()
+        connected: asyncio.Future[bool] = self.loop.create_future()
         self.send_up(thread.process, lambda: self._accept(thread, connected))
-        is_accepted = await connected
-        if is_accepted is None:
+        if not await connected:
             raise ConnectionRefusedError(111, "Connection refused")
         self._last_client_id += 1
         connection = Connection(self, self._last_client_id, thread)
         self.connections[connection.client_id] = connection
+        self._labels[connection.client_id] = thread.label
         if self.full:
             connection.deliver(b"-ERR max number of clients reached\r\n")
             connection.cut()
@@ -86,9 +89,14 @@ class Network:
         protocol.connection_made(connection)
         return connection, protocol
 
-    def _accept(self, thread: Thread, connected: "asyncio.Future[Any]") -> None:
-        answer = None if self.refusals else True
-        self.send_down(thread.process, lambda: connected.done() or connected.set_result(answer))
+    def _accept(self, thread: Thread, connected: "asyncio.Future[bool]") -> None:
+        is_accepted = not self.refusals
+
+        def arrive() -> None:
+            if not connected.done():
+                connected.set_result(is_accepted)
+
+        self.send_down(thread.process, arrive)
 
     def send_up(self, process: Process, deliver: Callable[[], object], not_before: int = 0) -> int:
         """Deliver to the server. Returns the time of arrival in microseconds."""
@@ -161,6 +169,8 @@ class Connection(asyncio.Transport):
         return not self._is_open
 
     def write(self, data: Any) -> None:
+        if self.thread.failing_writes:
+            raise MemoryError
         if self._is_open:
             copy = bytes(data)
             process = self.thread.process
@@ -222,14 +232,14 @@ class Connection(asyncio.Transport):
         while self._commands and not self._is_waiting and self._is_server_open:
             arguments = self._commands.popleft()
             self._is_waiting = True
-            self.network.server.receive(self.client_id, arguments, lambda raw, each=arguments: self._reply(each, raw))
+            self.network.server.receive(self.client_id, arguments, partial(self._reply, arguments))
 
     def _reply(self, arguments: list[bytes], raw: bytes) -> None:
         """Send the reply to the command, and execute the next command."""
         self._is_waiting = False
         if not self._is_server_open:
             return
-        self.network.on_reply(self, arguments[0].upper(), raw)
+        self.network.on_reply(self, raw)
         limit = self.network.link(self.thread.process).reply_limit
         if limit is not None and len(raw) > limit:
             self.cut()
@@ -239,7 +249,7 @@ class Connection(asyncio.Transport):
             self.cut()
             return
         random = self.network.random
-        if len(raw) > 1 and arguments[0].upper() not in UNSTABLE_REPLIES and random.random() < SPLIT_SHARE:
+        if len(raw) > 1 and random.random() < SPLIT_SHARE:
             middle = random.randrange(1, len(raw))
             self.deliver(raw[:middle])
             self.deliver(raw[middle:])

@@ -1,10 +1,9 @@
-"""Plan of one simulation: pods, messages and faults, all derived from one seed.
+"""Plan of one simulation: pods, messages and faults. `scenarios` derives all of them from one seed.
 
 A plan is data, so that the minimiser can remove parts of it and a regression case can be stored.
 """
 
 from dataclasses import asdict, dataclass, replace
-from random import Random
 from typing import Any, Literal, Self
 
 SECOND = 1_000_000
@@ -19,14 +18,26 @@ HandlerKind = Literal[
     "effects",
     "stubborn",
     "self_cancelling",
+    "late_cancel",
     "process_exit",
+    "base_exception",
+    "grouped_reject",
     "thread",
     "hung_thread",
     "mixed",
+    "long",
+    "steady",
+    "deferring_long",
+    "failing_head",
+    "probe",
 ]
 """Behaviour of a handler, see `handlers`."""
 
-HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__  # type: ignore[attr-defined]
+HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-5]  # type: ignore[attr-defined]
+"""Handlers of ordinary plans. The scenarios use the others."""
+
+ManagerKind = Literal["", "own", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]
+"""Stream manager of a pod. Empty for a StreamManager, see `own_manager`."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class PodPlan:
     timeout_seconds: float | None = None
     clock_drift: float = 1.0
     """Speed of the pod's clock. 1.0 is the speed of the virtual time."""
+    drain_seconds: float = 5.0
+    manager: ManagerKind = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,10 @@ class Plan:
     faults: tuple[FaultPlan, ...]
     settle_within: int = 180 * SECOND
     """Time after the last fault and the last message within which every entry must be settled."""
+    has_probes: bool = False
+    """True if the simulation checks at the end that all slots of all pods are usable."""
+    scenario: str = ""
+    """Name of the scenario from which the plan was made. Empty for a plan without one."""
 
     @property
     def quiet_from(self) -> int:
@@ -108,44 +125,11 @@ class Plan:
             tuple(MessagePlan(**each) for each in values["messages"]),
             tuple(FaultPlan(**each) for each in values["faults"]),
             values.get("settle_within", 180 * SECOND),
+            has_probes=values.get("has_probes", False),
+            scenario=values.get("scenario", ""),
         )
 
     def without(self, part: Literal["pods", "messages", "faults"], index: int) -> Self:
         """Return the plan without one pod, one message or one fault."""
         items = getattr(self, part)
         return replace(self, **{part: items[:index] + items[index + 1 :]})
-
-
-def generate(seed: int, fault_kinds: tuple[str, ...]) -> Plan:
-    """Return the plan of a seed. `fault_kinds` are the kinds from which the plan chooses."""
-    random = Random(seed)
-    handler = random.choice(HANDLER_KINDS)
-    timeout = random.choice([None, None, 1.0, 5.0])
-    style: dict[str, Any] = {
-        "handler": handler,
-        "concurrency": random.choice([1, 1, 2, 4, 16]),
-        "is_batch": random.random() < 0.2,
-        "has_ordering_key": random.random() < 0.2,
-        "max_deliveries": random.choice([1, 2, 5]),
-        "timeout_seconds": 1.0 if handler == "hung_thread" else timeout,
-    }
-    if style["is_batch"]:
-        style["has_ordering_key"] = False
-    duration = random.choice([5, 20, 60]) * SECOND
-    names = [f"pod-{letter}" for letter in "abcd"[: random.choice([1, 2, 2, 3, 4])]]
-    pods = tuple(PodPlan(name, random.randrange(0, 2 * SECOND), **style) for name in names)
-    count = random.choice([1, 3, 10, 30])
-    messages = tuple(
-        MessagePlan(number, random.randrange(0, duration), key=random.choice("xyz")) for number in range(count)
-    )
-    faults = tuple(
-        FaultPlan(
-            random.choice(fault_kinds),
-            at=random.randrange(0, duration),
-            duration=random.choice([SECOND // 20, SECOND // 2, 3 * SECOND, 8 * SECOND, 20 * SECOND]),
-            pod=random.choice(names),
-            amount=random.choice([1, 10, 200, 1_000, 50_000, 400_000, 800_000, 1_100_000]),
-        )
-        for _ in range(random.choice([0, 1, 2, 3, 6, 10]))
-    )
-    return Plan(seed, pods, messages, tuple(sorted(faults, key=lambda fault: fault.at)))

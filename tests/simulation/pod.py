@@ -1,6 +1,7 @@
 """Simulated pod: the real engine in a simulated process."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from random import Random
@@ -14,7 +15,9 @@ from streamconsumer.processor.runtime import Runtime, ThreadMain
 from tests.simulation.handlers import SimulatedThreads, handle, handle_batch, kind_of, thread_seconds
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Process, SimulationLoop, context_of
+from tests.simulation.own_manager import OwnManager
 from tests.simulation.plan import PodPlan
+from tests.simulation.records import Run
 
 STREAM, GROUP = "orders", "billing"
 
@@ -22,18 +25,33 @@ STREAM, GROUP = "orders", "billing"
 class Pod:
     """One pod. After a crash, a new pod with a new name continues, as a Deployment does."""
 
-    def __init__(self, plan: PodPlan, loop: SimulationLoop, ledger: Ledger, random: Random) -> None:
+    def __init__(
+        self, plan: PodPlan, loop: SimulationLoop, ledger: Ledger, random: Random, *, consumer: str = ""
+    ) -> None:
+        """Create a pod that has not started. `consumer` is its consumer name, by default the name of the pod."""
         self.plan, self._loop, self._ledger = plan, loop, ledger
+        self.consumer = consumer or plan.name
         self.process = Process(plan.name)
         self._context = context_of(self.process.threads["main"])
         self.runtime = Runtime(
-            clock=loop.time, random=random, start_thread=self._start_thread, create_thread_pool=self._create_thread_pool
+            clock=lambda: loop.time() * plan.clock_drift, random=random, start_thread=self._start_thread, create_thread_pool=self._create_thread_pool
         )
         self.processor: RedisStreamProcessor | None = None
         self.main_task: asyncio.Task[None] | None = None
         self.thread_tasks: list[asyncio.Task[None]] = []
-        self.is_stopping = False
+        self._change: asyncio.Task[None] | None = None
+        """Task that stops or restarts the processor. None if there is none."""
+        self.can_start_threads = True
+        """False while the operating system refuses to start a thread."""
+        self.started_at: float | None = None
+        """Time from which the pod listens. None before."""
+        self.died_at: float | None = None
+        self.is_node_lost = False
+        """True if the process ended with its node, so that the server did not notice it."""
+        self.health = Health(runtime=self.runtime)
         self.exit_error: BaseException | None = None
+        self.on_exit: Callable[[], object] = lambda: None
+        """Called when the process has ended by itself."""
 
     def start(self) -> None:
         """Start the process."""
@@ -42,12 +60,43 @@ class Pod:
     def stop(self) -> None:
         """Send SIGTERM."""
         if not self.process.is_dead and not self.is_stopping:
-            self.is_stopping = True
-            self._context.copy().run(self._loop.create_task, self._stop())
+            self.process.is_stopping = True
+            self._change = self._context.copy().run(self._loop.create_task, self._stop())
 
     def crash(self) -> None:
         """End the process at once."""
-        self._loop.kill(self.process)
+        if not self.process.is_dead:
+            self._loop.kill(self.process)
+            self.died_at = self._ledger.now
+
+    def restart_listening(self) -> None:
+        """Stop and start the processor again, within the same process."""
+        if self.is_listening and self._change is None and self.processor is not None:
+            self._change = self._context.copy().run(self._loop.create_task, self._restart(self.processor))
+
+    def exit(self) -> None:
+        """End the event loop after a KeyboardInterrupt, as asyncio.Runner does: cancel all tasks, and wait for them."""
+        self.process.is_exiting = True
+        tasks = self._loop.tasks_of(self.process)
+        for task in tasks:
+            self._context.copy().run(task.cancel)
+        self._end_when_done(tasks)
+
+    def _end_when_done(self, tasks: list[Any]) -> None:
+        if all(task.done() for task in tasks):
+            self.crash()
+        else:
+            self._loop.after(1000, self._end_when_done, tasks)
+
+    @property
+    def is_stopping(self) -> bool:
+        """True after SIGTERM."""
+        return self.process.is_stopping
+
+    @property
+    def is_listening(self) -> bool:
+        """True if the pod should read and handle messages."""
+        return not (self.has_ended or self.is_stopping or self.process.is_exiting or self.started_at is None)
 
     @property
     def has_ended(self) -> bool:
@@ -55,48 +104,79 @@ class Pod:
         return self.process.is_dead or (self.main_task is not None and self.main_task.done())
 
     async def _main(self) -> None:
+        try:
+            await self._run()
+        except Exception as error:  # noqa: BLE001 - reported as a violation
+            self.exit_error = error
+        self.crash()
+        self.on_exit()
+
+    async def _run(self) -> None:
         delivery = Delivery(
             max_deliveries=self.plan.max_deliveries,
             timeout=timedelta(seconds=self.plan.timeout_seconds) if self.plan.timeout_seconds else None,
             backoff=Backoff(min_delay=timedelta(seconds=0.5), max_delay=timedelta(seconds=4)),
             breaker=Breaker(failures=5, max_pause=timedelta(seconds=5)),
         )
-        manager = StreamManager.from_url("redis://server:6379/0", delivery=delivery)
+        manager: Any = (
+            OwnManager(self.plan.manager)
+            if self.plan.manager
+            else StreamManager.from_url("redis://server:6379/0", delivery=delivery)
+        )
         processor = self.processor = RedisStreamProcessor(
             manager,
             STREAM,
             GROUP,
-            self.plan.name,
+            self.consumer,
             concurrency=self.plan.concurrency,
             batch=self.plan.is_batch,
             ordering_key="key" if self.plan.has_ordering_key else None,
-            drain_timeout=timedelta(seconds=5),
-            health=Health(runtime=self.runtime),
+            delivery=delivery,
+            drain_timeout=timedelta(seconds=self.plan.drain_seconds),
+            health=self.health,
             runtime=self.runtime,
         )
         processor.set_message_callback(self._callback())
-        try:
-            await processor.start_listening()
-            await processor.wait_stopped()
-        except Exception as error:  # noqa: BLE001 - reported as a violation
-            self.exit_error = error
+        await processor.start_listening()
+        self.started_at = self._ledger.now
+        await self._wait_for_end(processor)
         await manager.aclose()
-        self._loop.kill(self.process)
+
+    async def _wait_for_end(self, processor: RedisStreamProcessor) -> None:
+        """Wait until SIGTERM has stopped the processor. Reports a processor that ends without it."""
+        while True:
+            await processor.wait_stopped()
+            if self._change is None:
+                self._ledger.report("background", f"{self.plan.name}: the loop ended; is_running: {processor.is_running}")
+                return
+            await asyncio.wait([self._change])
+            if self.is_stopping:
+                return
 
     async def _stop(self) -> None:
         if self.processor is not None:
             await self.processor.stop_listening()
 
-    # -- handlers --------------------------------------------------------------------------------------------------------
+    async def _restart(self, processor: RedisStreamProcessor) -> None:
+        await processor.stop_listening()
+        if not self.is_stopping:
+            await processor.start_listening()
+            self._change = None
+
+    # -- handlers ------------------------------------------------------------------------------------------------------
 
     def _callback(self) -> Any:
         if self.plan.handler in {"thread", "hung_thread"} and not self.plan.is_batch:
             return self._call_in_thread
         return self._call_batch if self.plan.is_batch else self._call
 
+    def _start_run(self, entry_id: str, number: int, data: dict[Any, Any], *, is_thread: bool = False) -> Run:
+        key = data.get("key", "")
+        return self._ledger.on_start(Run(self.process, self.consumer, entry_id, number, key, is_thread=is_thread))
+
     async def _call(self, data: dict[Any, Any]) -> Effects | None:
         message, number = current_message(), int(data["n"])
-        run = self._ledger.on_start(self.process, message.message_id, number, data.get("key", ""))
+        run = self._start_run(message.message_id, number, data)
         try:
             result = await handle(kind_of(self.plan, number), number, run.attempt)
         except BaseException as error:
@@ -108,7 +188,7 @@ class Pod:
     async def _call_batch(self, batch: list[dict[Any, Any]]) -> None:
         numbers = [int(data["n"]) for data in batch]
         runs = [
-            self._ledger.on_start(self.process, message.message_id, number, data.get("key", ""))
+            self._start_run(message.message_id, number, data)
             for message, number, data in zip(current_messages(), numbers, batch, strict=True)
         ]
         try:
@@ -123,14 +203,17 @@ class Pod:
 
     def _call_in_thread(self, data: dict[Any, Any]) -> None:
         message, number = current_message(), int(data["n"])
-        run = self._ledger.on_start(self.process, message.message_id, number, data.get("key", ""))
+        run = self._start_run(message.message_id, number, data, is_thread=True)
         seconds = thread_seconds(kind_of(self.plan, number), number)
         if seconds is not None:
             self._loop.call_later(seconds, self._ledger.on_end, run, None)
 
-    # -- threads ---------------------------------------------------------------------------------------------------------
+    # -- threads -------------------------------------------------------------------------------------------------------
 
     def _start_thread(self, name: str, main: ThreadMain) -> None:
+        if not self.can_start_threads:
+            raise RuntimeError("can't start new thread")
+
         async def run() -> None:
             with suppress(asyncio.CancelledError):
                 await main()

@@ -6,6 +6,7 @@ entry. It also assigns the client ids, because the ids of the real server depend
 
 import asyncio
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +26,28 @@ Arguments = list[bytes]
 
 START_TIMEOUT_SECONDS = 20.0
 
+ADMINISTRATOR = 0
+"""Client id of administrators, producers and foreign programs."""
+
+_REAL_CLIENT_ID = re.compile(rb"(id\r\n:)\d+")
+"""The client id in a reply to HELLO."""
+
 WRITE_COMMANDS = {
     *(b"XADD", b"XACK", b"XCLAIM", b"XAUTOCLAIM", b"XGROUP", b"XREADGROUP", b"XTRIM", b"XDEL", b"XSETID", b"EVAL"),
     *(b"EVALSHA", b"FCALL", b"HSET", b"HDEL", b"ZADD", b"ZREM", b"SET", b"DEL", b"UNLINK", b"RENAME", b"HINCRBY"),
+    *(b"EXEC", b"FLUSHALL", b"FLUSHDB", b"RESTORE"),
 }
-"""Commands that CLIENT PAUSE WRITE holds, as far as the engine and the scenarios use them."""
+"""Commands that can change data, as far as the engine and the faults use them. CLIENT PAUSE WRITE holds them."""
+
+
+_RESET_COMMANDS = (
+    ("REPLICAOF", "NO", "ONE"),
+    ("CONFIG", "SET", "maxmemory", "0"),
+    ("CONFIG", "SET", "min-replicas-to-write", "0"),
+    ("ACL", "SETUSER", "default", "+eval"),
+    ("FLUSHALL",),
+    ("SCRIPT", "FLUSH"),
+)
 
 
 class RealServer:
@@ -41,7 +59,7 @@ class RealServer:
         folder = Path(self._folder.name)
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
-        options = ["--port", "0", "--unixsocket", self._socket_path, "--save", "", "--appendonly", "no", "--hz", "1"]
+        options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
         self._process = subprocess.Popen(
             [flavour.find(), *options],
             cwd=folder,
@@ -57,14 +75,21 @@ class RealServer:
     def reset(self) -> None:
         """Delete all data and all settings of the previous simulation."""
         self.clock.set(START_MICROSECONDS)
-        for command in (("FLUSHALL",), ("SCRIPT", "FLUSH"), ("CONFIG", "SET", "maxmemory", "0")):
+        for command in _RESET_COMMANDS:
             self.control.execute(*command)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
+
+    close = stop
 
     def _connect_when_ready(self) -> "RealConnection":
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -88,16 +113,26 @@ class RealConnection:
 
     def send(self, arguments: Sequence[Any]) -> tuple[bytes, Any]:
         """Execute one command. Returns the reply as bytes, and parsed."""
-        self._socket.sendall(hiredis.pack_command(tuple(arguments)))
+        raw, replies = self._round_trip([arguments])
+        return raw, replies[0]
+
+    def send_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Execute commands in one round trip. Returns their parsed replies, which can be errors."""
+        return self._round_trip(commands)[1]
+
+    def _round_trip(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
+        self._socket.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
         parser, raw = hiredis.Reader(notEnoughData=_INCOMPLETE), b""
-        while True:
+        replies: list[Any] = []
+        while len(replies) < len(commands):
             data = self._socket.recv(262_144)
             if not data:
                 raise ConnectionError("the real server closed the connection")
             raw += data
             parser.feed(data)
-            if (reply := parser.gets()) is not _INCOMPLETE:
-                return raw, reply
+            while (reply := parser.gets()) is not _INCOMPLETE:
+                replies.append(reply)
+        return raw, replies
 
     def execute(self, *arguments: Any) -> Any:
         """Execute one command and return its reply. Raises hiredis.ReplyError for an error reply."""
@@ -135,6 +170,8 @@ class SimulatedServer:
         """Called after each command with the client id, the command and its parsed reply."""
         self.write_pauses = 0
         """Number of faults that hold writes."""
+        self.refusals: list[Callable[[bytes], bytes | None]] = []
+        """Functions of faults that return the error with which the server rejects a command, by its name, or None."""
         self._held: list[Callable[[], None]] = []
         self._sessions: dict[int, RealConnection] = {}
 
@@ -151,6 +188,10 @@ class SimulatedServer:
         if session := self._sessions.pop(client_id, None):
             session.close()
 
+    def is_open(self, client_id: int) -> bool:
+        """Return True if the client is connected."""
+        return client_id in self._sessions
+
     def close_all(self) -> None:
         for client_id in list(self._sessions):
             self.close(client_id)
@@ -159,9 +200,15 @@ class SimulatedServer:
 
     def receive(self, client_id: int, arguments: Arguments, reply: Callable[[bytes], None]) -> None:
         """Execute a command. Calls `reply` with the bytes of the reply, for a blocking read possibly much later."""
+        if client_id not in self._sessions:
+            return  # The connection was closed during a write pause.
         name = arguments[0].upper()
         if self.write_pauses and name in WRITE_COMMANDS:
             self._held.append(lambda: self.receive(client_id, arguments, reply))
+            return
+        if error := next(filter(None, (refuse(name) for refuse in self.refusals)), None):
+            self.on_executed(client_id, arguments, error)
+            reply(error)
             return
         if name == b"CLIENT" and (answer := self._answer_client_command(client_id, arguments)) is not None:
             self.on_executed(client_id, arguments, answer)
@@ -180,26 +227,36 @@ class SimulatedServer:
         for execute in held:
             execute()
 
-    def end_parked_read(self, client_id: int) -> bool:
-        """End a parked read with an empty reply. Returns False if the client has no parked read."""
+    def end_parked_read(self, client_id: int, raw: bytes = b"*-1\r\n") -> bool:
+        """End a parked read, by default with an empty reply. Returns False if the client has no parked read."""
         read = self.parked.pop(client_id, None)
         if read is not None:
             read.timer.cancel()
-            read.reply(b"*-1\r\n")
+            read.reply(raw)
         return read is not None
 
     def administer(self, *arguments: Any) -> Any:
         """Execute a command of an administrator, a producer or a foreign program. Returns its reply or its error."""
+        reply = self.administer_quietly(*arguments)
+        self.serve_parked()
+        return reply
+
+    def administer_quietly(self, *arguments: Any) -> Any:
+        """Execute a command of an administrator. Blocked reads get its entries at the next `serve_parked`."""
         self.sync_clock()
         _, reply = self.real.control.send(arguments)
-        self.on_executed(0, [_to_bytes(each) for each in arguments], reply)
-        self.serve_parked()
+        self.on_executed(ADMINISTRATOR, [_to_bytes(each) for each in arguments], reply)
         return reply
 
     def inspect(self, *arguments: Any) -> Any:
         """Execute a command that changes nothing, without telling the ledger. Returns its reply or its error."""
         self.sync_clock()
         return self.real.control.send(arguments)[1]
+
+    def inspect_many(self, *commands: Sequence[Any]) -> list[Any]:
+        """Execute commands that change nothing in one round trip. Returns their replies, which can be errors."""
+        self.sync_clock()
+        return self.real.control.send_many(commands)
 
     def set_option(self, name: str, value: str) -> None:
         """Set an option of the real server."""
@@ -224,8 +281,11 @@ class SimulatedServer:
     def _execute(self, client_id: int, arguments: Arguments) -> bytes:
         self.sync_clock()
         raw, parsed = self._sessions[client_id].send(arguments)
+        name = arguments[0].upper()
+        if name == b"HELLO":
+            raw = _REAL_CLIENT_ID.sub(b"\\g<1>%d" % client_id, raw)
         self.on_executed(client_id, arguments, parsed)
-        if self.parked:
+        if self.parked and name in WRITE_COMMANDS:
             self.serve_parked()
         return raw
 
@@ -242,13 +302,14 @@ class SimulatedServer:
         reply(raw)
 
     def _has_reply(self, read: ParkedRead) -> bool:
-        groups = self.real.control.send(("XINFO", "GROUPS", read.stream))[1]
+        groups, last = self.inspect_many(
+            ("XINFO", "GROUPS", read.stream), ("XREVRANGE", read.stream, "+", "-", "COUNT", 1)
+        )
         if isinstance(groups, hiredis.ReplyError):
             return True
         for line in groups:
             group = dict(zip(line[::2], line[1::2], strict=True))
             if group[b"name"] == read.group:
-                last = self.real.control.send(("XREVRANGE", read.stream, "+", "-", "COUNT", 1))[1]
                 return bool(last) and _id(last[0][0]) > _id(group[b"last-delivered-id"])
         return True
 

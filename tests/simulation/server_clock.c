@@ -2,7 +2,8 @@
  *
  * Preloaded into a real server, this library answers each query of the time from a counter in a mapped file, so that a
  * simulation decides how time passes. It also replaces the source of random numbers by zeros, because Redis orders the
- * fields of large hashes by a random seed.
+ * fields of large hashes by a random seed. Valkey finds no clock rate in /proc/cpuinfo, and therefore does not read the
+ * time from the processor.
  *
  * The environment variable SIMULATED_CLOCK contains the path of the file. The file contains the microseconds since 1970
  * as a 64-bit integer in the byte order of the machine.
@@ -10,11 +11,13 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
@@ -73,5 +76,10 @@ time_t time(time_t *result) {
 FILE *fopen(const char *restrict path, const char *restrict mode) {
     static FILE *(*real_fopen)(const char *, const char *);
     if (real_fopen == NULL) real_fopen = (FILE * (*)(const char *, const char *)) dlsym(RTLD_NEXT, "fopen");
-    return real_fopen(strcmp(path, "/dev/urandom") == 0 ? "/dev/zero" : path, mode);
+    if (strcmp(path, "/dev/urandom") == 0) path = "/dev/zero";
+    if (strcmp(path, "/proc/cpuinfo") == 0) path = "/dev/null";
+    return real_fopen(path, mode);
 }
+
+/* End the server together with the thread that started it, even if that thread is killed. */
+__attribute__((constructor)) static void end_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }

@@ -41,8 +41,8 @@ def library() -> Path:
     folder = TemporaryDirectory(prefix="server-clock-")
     _folders.append(folder)
     path = Path(folder.name) / "server_clock.so"
-    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", path, SOURCE, "-ldl"]
-    subprocess.run(command, check=True)
+    options = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *options, "-o", path, SOURCE, "-ldl"], check=True)
     return path
 
 

@@ -1,26 +1,55 @@
 """One simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
 
 import gc
-import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from hiredis import ReplyError
 
-from tests.simulation.faults import FAULTS, SILENCING
-from tests.simulation.ledger import EXCUSED_SECONDS, Ledger, Violation
+from tests.simulation.activity import Activity
+from tests.simulation.checks import (
+    Deadlines,
+    check_background_tasks,
+    check_idle_cost,
+    check_memory,
+    check_outcomes,
+    missing_slots,
+)
+from tests.simulation.foreign_faults import FAULTS
+from tests.simulation.handlers import PROBE_NUMBER
+from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, Thread
-from tests.simulation.network import UNSTABLE_REPLIES, Connection, Network
-from tests.simulation.plan import SECOND, FaultPlan, Plan
+from tests.simulation.network import Connection, Network
+from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
-from tests.simulation.server import Arguments, RealServer, SimulatedServer
+from tests.simulation.records import EntryRecord, Run, Violation
+from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
+from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
 
 MAX_STEPS = 2_000_000
 
 REPLACEMENT_DELAY = SECOND
 """Virtual time after which a new pod replaces one that has ended."""
+
+WATCH_INTERVAL = SECOND // 2
+"""Virtual time between two checks of the deadlines."""
+
+PROBE_INTERVAL, MAX_FAILED_PROBES = 10 * SECOND, 3
+"""The kubelet restarts a container whose liveness probe fails this many times in a row."""
+
+SETTLING = 3 * SECOND
+"""Virtual time after which everything that belongs to settled entries must be free."""
+
+IDLE = 5 * SECOND
+"""Virtual time without messages in which the commands of each pod are counted."""
+
+MAX_PROBING = 20 * SECOND
+"""Virtual time within which probe messages must occupy all slots at the same time."""
+
+MAX_ENTRIES_PER_READ = 10
 
 
 @dataclass(frozen=True)
@@ -32,7 +61,8 @@ class Result:
     steps: int
     virtual_seconds: float
     messages: int
-    excused_starts: int
+    excuses: Counter[str]
+    """Number of starts of an entry that a fault or the liveness rule permits, by excuse."""
 
     @property
     def is_ok(self) -> bool:
@@ -42,22 +72,34 @@ class Result:
 class Simulation:
     """The parts of one run. The faults use them."""
 
-    def __init__(self, plan: Plan, real: RealServer) -> None:
+    def __init__(self, plan: Plan, real: RealServer, show: Show | None = None) -> None:
         self.plan = plan
         real.reset()
         self.loop = SimulationLoop(Random(f"{plan.seed} schedule"))
         self.server = SimulatedServer(real, self.loop)
         self.network = Network(self.loop, self.server, Random(f"{plan.seed} network"))
-        self.ledger = Ledger(self.loop, self.server, STREAM, GROUP)
-        self.ledger.is_silenced = self._is_silenced
+        self.activity = Activity(self.loop, self.network, self.server)
+        self.ledger = Ledger(self.loop, self.server, self.activity, STREAM, GROUP)
+        self.ledger.calm_since = self._calm_since
+        self.ledger.is_ordered = any(pod.has_ordering_key for pod in plan.pods)
         self.pods: dict[str, Pod] = {}
         """Pods by the name in the plan. A replacement takes the place of its predecessor."""
         self.all_pods: list[Pod] = []
-        self._active_faults: list[FaultPlan] = []
-        self._trace = hashlib.sha256()
+        self.trimmed_pending: list[int] = []
+        """Numbers of the messages whose entries were trimmed while they were pending."""
+        self.received_bytes: Counter[Process] = Counter()
+        """Bytes of the replies to each process since the last `clear`."""
+        self._active_faults = 0
+        self._last_fault_at = 0.0
+        self._failed_probes: Counter[Pod] = Counter()
+        self._deadlines = Deadlines(self)
+        self.trace = Trace(show)
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
+        self.loop.on_exit = self._on_exit
+        self.ledger.on_run = self._on_run
+        self.ledger.on_state = self._on_state
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -69,19 +111,14 @@ class Simulation:
             self.loop.after(message.at, self._add, message)
         for fault in self.plan.faults:
             self.loop.after(fault.at, self._start_fault, fault)
-        quiet = START_MICROSECONDS + self.plan.quiet_from + 2 * REPLACEMENT_DELAY
-        deadline = quiet + self.plan.settle_within
+        self.loop.after(WATCH_INTERVAL, self._watch)
+        self.loop.after(PROBE_INTERVAL, self._probe_liveness)
         gc_was_enabled = gc.isenabled()
         gc.disable()
         try:
-            self.loop.run_until(
-                lambda: self._is_settled_after(quiet) or self.loop.microseconds > deadline, max_steps=MAX_STEPS
-            )
-            self._check_background_tasks()
-            self.ledger.finish()
-            self._stop_all()
+            self._run_phases()
         except SimulationStalled as error:
-            self.ledger.violations.append(Violation("stalled", str(error)))
+            self._report("stalled", str(error))
         finally:
             self.network.cut_all()
             self.server.close_all()
@@ -90,86 +127,159 @@ class Simulation:
         violations = [*self.ledger.violations, *(Violation("background", each) for each in self.loop.errors)]
         return Result(
             tuple(violations),
-            self._trace.hexdigest()[:16],
+            self.trace.digest(),
             self.loop.steps,
             (self.loop.microseconds - START_MICROSECONDS) / SECOND,
-            len(self.ledger.entries),
-            self.ledger.excused_starts,
+            len(self.ledger.records),
+            self.ledger.excuses,
         )
 
-    def _is_settled_after(self, microseconds: int) -> bool:
-        if self.loop.microseconds < microseconds:
-            return False
-        states = {record.state for record in self.ledger.entries.values()}
-        return states <= {"settled", "gone"}
+    def _run_phases(self) -> None:
+        """Run until all entries are settled, then check what must be free, occupy all slots, and stop all pods."""
+        quiet = self.plan.quiet_from + 2 * REPLACEMENT_DELAY
+        self._run_for(quiet - (self.loop.microseconds - START_MICROSECONDS))
+        self._run_for(self.plan.settle_within, self._is_settled)
+        check_background_tasks(self)
+        check_outcomes(self)
+        if self._is_settled() and not self.ledger.violations:
+            self._run_for(SETTLING)
+            check_memory(self)
+            self.received_bytes.clear()
+            idle_since = self.ledger.now
+            self._run_for(IDLE)
+            check_idle_cost(self, idle_since)
+            if self.plan.has_probes:
+                self._occupy_slots()
+        self._stop_all()
+
+    def _run_for(self, microseconds: int, is_done: Callable[[], bool] = lambda: False) -> None:
+        end = self.loop.microseconds + microseconds
+        self.loop.run_until(lambda: self.loop.microseconds >= end or is_done(), max_steps=MAX_STEPS)
+
+    def _is_settled(self) -> bool:
+        return not any(record.is_open for record in self.ledger.records.values())
+
+    def _occupy_slots(self) -> None:
+        """Add so many messages that each slot must get one, and check that all slots run at the same time."""
+        pods = [pod for pod in self.all_pods if pod.is_listening]
+        per_slot = MAX_ENTRIES_PER_READ if self.plan.pods[0].is_batch else 1
+        count = sum(pod.plan.concurrency * per_slot + MAX_ENTRIES_PER_READ for pod in pods)
+        for number in range(count):
+            self.add("*", PROBE_NUMBER + number, f"probe-{number}", is_quiet=True)
+        self.server.serve_parked()
+        missing: list[str] = []
+
+        def is_occupied() -> bool:
+            nonlocal missing
+            missing = missing_slots(self)
+            return not missing
+
+        self._run_for(MAX_PROBING, is_occupied)
+        if missing:
+            self._report("slots", f"{'; '.join(missing)} although {count} messages were added")
 
     def _stop_all(self) -> None:
         for pod in self.all_pods:
             pod.stop()
-        end = self.loop.microseconds + 30 * SECOND
-        self.loop.run_until(
-            lambda: all(pod.has_ended for pod in self.all_pods) or self.loop.microseconds > end, max_steps=MAX_STEPS
-        )
+        self._run_for(30 * SECOND, lambda: all(pod.has_ended for pod in self.all_pods))
         for pod in self.all_pods:
             if not pod.has_ended:
                 self._report("stop", f"{pod.plan.name} has not stopped within 30 s")
 
-    def _check_background_tasks(self) -> None:
-        """Report background tasks that ended, and slots that are not free, although the pod runs."""
-        for pod in self.all_pods:
-            if pod.has_ended or pod.is_stopping:
-                if pod.exit_error is not None:
-                    self._report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
-                continue
-            for task in pod.thread_tasks:
-                if task.done():
-                    error = None if task.cancelled() else task.exception()
-                    self._report("background", f"the heartbeat thread of {pod.plan.name} ended: {error!r}")
-            processor = pod.processor
-            if processor is not None and processor._loop_task is not None and processor._loop_task.done():
-                self._report("background", f"the consume loop of {pod.plan.name} ended")
-
     def _report(self, invariant: str, text: str) -> None:
-        self.ledger.violations.append(Violation(invariant, text))
+        self.ledger.report(invariant, text)
+
+    def _watch(self) -> None:
+        self._deadlines.check()
+        self.loop.after(WATCH_INTERVAL, self._watch)
+
+    def _probe_liveness(self) -> None:
+        """Restart the containers whose liveness probe fails, as the kubelet does."""
+        for pod in self.all_pods:
+            if not pod.is_listening or pod.health.liveness()[0]:
+                self._failed_probes[pod] = 0
+                continue
+            self._failed_probes[pod] += 1
+            if self._failed_probes[pod] == MAX_FAILED_PROBES:
+                pod.crash()
+                self.network.cut_all(pod.process)
+                self.replace(pod, keeps_name=True)
+        self.loop.after(PROBE_INTERVAL, self._probe_liveness)
 
     # -- events of the plan --------------------------------------------------------------------------------------------
 
     def _start_pod(self, name: str) -> None:
-        plan = next(each for each in self.plan.pods if each.name == name)
-        self._launch(Pod(plan, self.loop, self.ledger, Random(f"{self.plan.seed} {name}")))
+        self._launch(self.create_pod(next(each for each in self.plan.pods if each.name == name)))
+
+    def create_pod(self, plan: PodPlan, *, consumer: str = "") -> Pod:
+        """Create a pod without starting it."""
+        return Pod(plan, self.loop, self.ledger, Random(f"{self.plan.seed} {plan.name}"), consumer=consumer)
 
     def _launch(self, pod: Pod) -> None:
         base_name = pod.plan.name.partition("~")[0]
         self.pods[base_name] = pod
         self.all_pods.append(pod)
+        pod.on_exit = lambda: None if pod.is_stopping else self.replace(pod, keeps_name=True)
         pod.start()
 
-    def replace(self, pod: Pod) -> None:
-        """Start another pod in place of one that ends. Its name differs, as the names of a Deployment's pods do."""
+    def replace(self, pod: Pod, *, keeps_name: bool = False, can_start_threads: bool = True) -> None:
+        """Start another pod in place of one that ends. Its name differs, as the names of a Deployment's pods do.
+
+        If `keeps_name` is True, a new container starts in the same pod, with the same consumer name.
+        """
         base_name, _, generation = pod.plan.name.partition("~")
-        name = f"{base_name}~{int(generation or 0) + 1}"
-        successor = Pod(replace(pod.plan, name=name), self.loop, self.ledger, Random(f"{self.plan.seed} {name}"))
+        plan = replace(pod.plan, name=f"{base_name}~{int(generation or 0) + 1}")
+        successor = self.create_pod(plan, consumer=pod.consumer if keeps_name else "")
+        successor.can_start_threads = can_start_threads
         self.loop.after(REPLACEMENT_DELAY, self._launch, successor)
 
-    def _add(self, message: Any) -> None:
-        reply = self.server.administer("XADD", STREAM, message.entry_id, "n", message.number, "key", message.key)
+    def _on_exit(self, process: Process, _error: BaseException) -> None:
+        """End a process whose event loop has ended, and start a new container in the same pod."""
+        pod = next(each for each in self.all_pods if each.process is process)
+        if not process.is_exiting:
+            pod.exit()
+            self.replace(pod, keeps_name=True)
+
+    def _add(self, message: MessagePlan) -> None:
+        self.add(message.entry_id, message.number, message.key)
+
+    def add(self, entry_id: str, number: int, key: str, *, is_quiet: bool = False) -> None:
+        """Add an entry as its producer. If `is_quiet` is True, blocked reads do not get the entry yet."""
+        execute = self.server.inspect if is_quiet else self.server.administer_quietly
+        reply = execute("XADD", STREAM, entry_id, "n", number, "key", key)
         if not isinstance(reply, ReplyError):
-            self.ledger.on_added(reply.decode(), message.number)
+            self.ledger.on_added(reply.decode(), number, key)
+            if not is_quiet:
+                self.server.serve_parked()
 
     def _start_fault(self, fault: FaultPlan) -> None:
         if fault.pod and fault.pod not in self.pods:
             return
-        self._trace.update(f"{self.loop.microseconds} fault {fault.kind} {fault.pod}\n".encode())
-        self._active_faults.append(fault)
+        self._trace_fault("fault", fault)
         end = FAULTS[fault.kind](self, fault)
+        self._last_fault_at = self.ledger.now
         self.ledger.check(fault.kind)
         if end is not None:
+            self._active_faults += 1
             self.loop.after(fault.duration, self._end_fault, fault, end)
 
     def _end_fault(self, fault: FaultPlan, end: Any) -> None:
-        self._trace.update(f"{self.loop.microseconds} end {fault.kind} {fault.pod}\n".encode())
+        self._trace_fault("fault ends", fault)
         end()
+        self._active_faults -= 1
+        self._last_fault_at = self.ledger.now
         self.ledger.check(fault.kind)
+
+    def _calm_since(self) -> float | None:
+        """Return the time since when no fault is active. None if a fault is active."""
+        return None if self._active_faults else self._last_fault_at
+
+    @property
+    def has_been_calm(self) -> bool:
+        """True if no fault has been active for so long that the engine has repaired everything."""
+        return not self._active_faults and (
+            self._last_fault_at == 0.0 or self.ledger.now - self._last_fault_at > FOREIGN_SECONDS
+        )
 
     # -- what faults use -----------------------------------------------------------------------------------------------
 
@@ -182,57 +292,65 @@ class Simulation:
         self.ledger.on_foreign(name, None if ids is None else [each.decode() for each in ids])
         self.server.administer(*command)
 
-    def pending_ids(self) -> list[bytes]:
-        """Return the ids of the pending entries."""
-        lines = self.server.inspect("XPENDING", STREAM, GROUP, "-", "+", 1000)
+    def pending_ids(self, consumer: str = "") -> list[bytes]:
+        """Return the ids of the pending entries, or of those of one consumer."""
+        lines = self.server.inspect("XPENDING", STREAM, GROUP, "-", "+", 100_000, *([consumer] if consumer else []))
         return [line[0] for line in lines] if isinstance(lines, list) else []
+
+    def on_trimmed(self, ids: list[bytes]) -> None:
+        """Record that entries are about to be trimmed."""
+        pending = set(self.pending_ids())
+        numbers = {record.entry_id: record.number for record in self.ledger.records.values()}
+        self.trimmed_pending += [numbers[each.decode()] for each in ids if each in pending and each.decode() in numbers]
 
     def dump(self) -> dict[bytes, bytes]:
         """Return all keys of the server in serialized form."""
         keys = sorted(self.server.inspect("KEYS", "*"))
         return {key: self.server.inspect("DUMP", key) for key in keys}
 
-    def restore(self, keys: dict[bytes, bytes]) -> None:
-        """Replace all data of the server."""
+    def restore(self, keys: dict[bytes, bytes], begin: float) -> None:
+        """Replace all data of the server by its data at the time `begin`."""
+        self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
         self.ledger.on_foreign("lost_writes")
         self.server.inspect("FLUSHALL")
         for key, value in keys.items():
             self.server.inspect("RESTORE", key, 0, value)
         self.server.serve_parked()
 
-    def _is_silenced(self, process: Process) -> bool:
-        now = self.loop.microseconds - START_MICROSECONDS
-        base_name = process.name.partition("~")[0]
-        return any(
-            fault.kind in SILENCING
-            and fault.at <= now <= fault.end + EXCUSED_SECONDS * SECOND
-            and (FAULTS[fault.kind] and (not fault.pod or fault.pod == base_name or fault.kind in _SERVER_FAULTS))
-            for fault in self._active_faults
-        )
-
     # -- trace ---------------------------------------------------------------------------------------------------------
 
+    def _trace_fault(self, event: str, fault: FaultPlan) -> None:
+        self.trace.add(self.loop.microseconds, event.encode(), f"{fault.kind} {fault.pod}".encode())
+        self.trace.tell(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
+
     def _on_step(self, thread: Thread) -> None:
-        self._trace.update(f"{self.loop.microseconds} {thread.label}\n".encode())
+        self.trace.add(self.loop.microseconds, thread.trace_label)
 
     def _on_executed(self, client_id: int, arguments: Arguments, _reply: Any) -> None:
-        self._trace.update(f"{self.loop.microseconds} {client_id} ".encode() + b" ".join(arguments[:20]) + b"\n")
-        if client_id:
-            self.ledger.check(arguments[0].decode(errors="replace"))
+        self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
+        if self.trace.show:
+            self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+        process = self.activity.on_executed(client_id)
+        if client_id and arguments[0].upper() in WRITE_COMMANDS:
+            self.ledger.check(operation_name(arguments), process)
 
-    def _on_reply(self, connection: Connection, name: bytes, raw: bytes) -> None:
-        if name not in UNSTABLE_REPLIES:
-            self._trace.update(f"{self.loop.microseconds} {connection.client_id} ".encode() + raw)
+    def _on_reply(self, connection: Connection, raw: bytes) -> None:
+        self.received_bytes[connection.thread.process] += len(raw)
+        self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
+        if self.trace.show:
+            self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
+
+    def _on_run(self, run: Run) -> None:
+        event = f"starts attempt {run.attempt}" if run.ended_at is None else f"ends with {run.outcome!r}"
+        self.trace.tell(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
+
+    def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
+        self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
-_SERVER_FAULTS = {
-    *("server_down", "lost_writes", "empty_replica", "write_pause", "max_clients", "out_of_memory", "clock_jump"),
-}
-
-
-def simulate(plan: Plan, real: RealServer) -> Result:
-    """Run a plan."""
-    simulation = Simulation(plan, real)
+def simulate(plan: Plan, real: RealServer, show: Show | None = None) -> Result:
+    """Run a plan. `show` is called with each line of the trace."""
+    simulation = Simulation(plan, real, show)
     result = simulation.run()
     loop = simulation.loop
     del simulation

@@ -1,0 +1,210 @@
+"""Simulates the engine with many seeds, or replays or minimises one seed. `docs/reliability.md` explains it."""
+
+import argparse
+import gc
+import itertools
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tests.cluster.redis_servers import FLAVOURS
+from tests.simulation.coverage import Coverage, cover
+from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
+from tests.simulation.loop import CURRENT_THREAD
+from tests.simulation.minimiser import minimize
+from tests.simulation.plan import Plan
+from tests.simulation.regression import regression_json
+from tests.simulation.report import Summary, plan_lines, replay_command
+from tests.simulation.seeds import Outcome, flavour_of, plan_of, run_seeds
+from tests.simulation.server import RealServer
+from tests.simulation.simulation import Result, simulate
+
+DEFAULT_SECONDS = 60.0
+
+
+def main() -> int:
+    """Run the command. Returns 1 if a promise was violated."""
+    options = _parse()
+    if options.coverage:
+        return _print_coverage(options)
+    if options.seed is None and options.plan is None:
+        return _run_many(options)
+    plan = plan_of(options.seed, options.faults) if options.seed else Plan.from_dict(_read_plan(options.plan))
+    gc.collect()
+    gc.freeze()
+    with closing(RealServer(flavour_of(options.servers[0]))) as real:
+        if options.minimize:
+            return _minimize(plan, real, options)
+        if options.repeat:
+            return _repeat(plan, real, options.repeat)
+        return _replay(plan, real)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=_seeds, help="number of seeds, a range 100-199, or 100- without an end")
+    parser.add_argument("--seconds", type=float, help=f"end after this time (default: {DEFAULT_SECONDS:.0f}, or never)")
+    parser.add_argument("--server", default=FLAVOURS[0].name, help=f"{', '.join(f.name for f in FLAVOURS)} or all")
+    parser.add_argument("--faults", type=_faults, default=COMMON_FAULTS, help=f"of {', '.join(FAULTS)}")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of worker processes")
+    parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    parser.add_argument("--coverage", action="store_true", help="print which faults hit which await points")
+    parser.add_argument("--seed", help="replay one seed and print its trace")
+    parser.add_argument("--plan", type=Path, help="replay the plan in this JSON file, which can be a regression case")
+    parser.add_argument("--minimize", action="store_true", help="print the smallest plan with the same violation")
+    parser.add_argument("--repeat", type=int, default=0, help="run the seed this many times and compare the hashes")
+    options = parser.parse_args()
+    names = [each.name for each in FLAVOURS]
+    if options.server not in {*names, "all"}:
+        parser.error(f"--server: found {options.server}, expected {', '.join(names)} or all")
+    options.servers = names if options.server == "all" else [options.server]
+    if options.seconds is None:
+        options.seconds = DEFAULT_SECONDS if options.seeds is None else float("inf")
+    return options
+
+
+def _seeds(text: str) -> Iterator[str]:
+    begin, dash, end = text.partition("-")
+    if not dash:
+        begin, end = "0", str(int(text) - 1)
+    numbers = range(int(begin), int(end) + 1) if end else itertools.count(int(begin))
+    return map(str, numbers)
+
+
+def _faults(text: str) -> tuple[str, ...]:
+    kinds = tuple(filter(None, text.split(",")))
+    if unknown := set(kinds) - set(FAULTS):
+        raise argparse.ArgumentTypeError(f"found {', '.join(sorted(unknown))}, expected {', '.join(FAULTS)}")
+    return kinds or COMMON_FAULTS
+
+
+def _run_many(options: argparse.Namespace) -> int:
+    summary, begin = Summary(), time.monotonic()
+
+    def add(outcome: Outcome) -> None:
+        summary.outcomes.append(outcome)
+        summary.seconds = time.monotonic() - begin
+        if sys.stderr.isatty():
+            text = f"{len(summary.outcomes)} simulations, {len(summary.failures)} with violations"
+            print(f"\r{text}, {summary.seconds:.0f} s ", end="", file=sys.stderr, flush=True)
+
+    run_seeds(
+        options.seeds or map(str, itertools.count()),
+        options.servers,
+        fault_kinds=options.faults,
+        processes=options.processes,
+        end_at=begin + options.seconds,
+        on_outcome=add,
+    )
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(summary.to_json() if options.output == "json" else "\n".join(summary.lines()))
+    return int(bool(summary.failures))
+
+
+def _print_coverage(options: argparse.Namespace) -> int:
+    logging.disable(logging.CRITICAL)
+    coverage = Coverage()
+    with closing(RealServer(flavour_of(options.servers[0]))) as real:
+        gc.collect()
+        gc.freeze()
+        seeds = options.seeds or map(str, itertools.count())
+        violations = cover(coverage, real, seeds, options.faults, end_at=time.monotonic() + options.seconds)
+    print(coverage.to_json() if options.output == "json" else "\n".join(coverage.lines()))
+    for seed, invariants in violations.items():
+        print(f"violates {', '.join(invariants)}: {replay_command(seed, options.servers[0])}")
+    return int(bool(violations))
+
+
+def _replay(plan: Plan, real: RealServer) -> int:
+    """Print the plan, the trace, the violations and the hash."""
+    print("\n".join(plan_lines(plan)), end="\n\n")
+    logging.basicConfig(level=logging.INFO, handlers=[_LogLines()])
+    result = simulate(plan, real, print)
+    _print_result(result)
+    return int(not result.is_ok)
+
+
+def _print_result(result: Result) -> None:
+    print()
+    for violation in result.violations:
+        print(f"violation of {violation.invariant}: {violation.text}")
+    print(f"{len(result.violations)} violations in {result.steps} steps, {result.virtual_seconds:.3f} virtual seconds")
+    print(f"hash of the trace: {result.trace_hash}")
+
+
+class _LogLines(logging.Handler):
+    """Prints the log lines of the engine between the lines of the trace."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{'':13}{CURRENT_THREAD.get().label:12} log {record.levelname}: {record.getMessage()}")
+
+
+def _repeat(plan: Plan, real: RealServer, times: int) -> int:
+    logging.disable(logging.CRITICAL)
+    hashes = {simulate(plan, real).trace_hash for _ in range(times)}
+    print(f"{times} runs: {len(hashes)} different traces: {', '.join(sorted(hashes))}")
+    return int(len(hashes) > 1)
+
+
+def _minimize(plan: Plan, real: RealServer, options: argparse.Namespace) -> int:
+    logging.disable(logging.CRITICAL)
+    first = simulate(plan, real)
+    if first.is_ok:
+        print("the simulation violates no promise, so there is nothing to minimise")
+        return 0
+    invariant, end_at, runs = first.violations[0].invariant, time.monotonic() + options.seconds, 0
+
+    def violates(smaller: Plan) -> bool:
+        nonlocal runs
+        runs += 1
+        return time.monotonic() < end_at and invariant in _invariants(simulate(smaller, real))
+
+    smallest = minimize(plan, violates)
+    story: list[str] = []
+    result = simulate(smallest, real, _without_commands(story.append))
+    print(regression_json(smallest, invariant, options.servers[0]))
+    text = [f"after {runs} simulations, this plan still violates {invariant}:", *plan_lines(smallest), "", *story]
+    print("\n".join(text), file=sys.stderr)
+    for violation in result.violations:
+        print(f"violation of {violation.invariant}: {violation.text}", file=sys.stderr)
+    return 1
+
+
+def _invariants(result: Result) -> set[str]:
+    return {violation.invariant for violation in result.violations}
+
+
+def _without_commands(show: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a function that shows the lines of a trace other than commands and replies."""
+
+    def show_event(line: str) -> None:
+        if line[26:27] not in {">", "<"}:
+            show(line)
+
+    return show_event
+
+
+def _read_plan(path: Path) -> dict[str, object]:
+    values: dict[str, object] = json.loads(path.read_text())
+    plan = values.get("plan", values)
+    assert isinstance(plan, dict), path
+    return plan
+
+
+def _with_fixed_hashes(arguments: Sequence[str]) -> None:
+    """Start Python again if its hashes of strings are random. They decide the order of sets."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(
+            sys.executable, [sys.executable, "-m", "tests.simulation", *arguments], {**os.environ, "PYTHONHASHSEED": "0"}
+        )
+
+
+if __name__ == "__main__":
+    _with_fixed_hashes(sys.argv[1:])
+    sys.exit(main())

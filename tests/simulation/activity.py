@@ -1,0 +1,77 @@
+"""Activity of the simulated processes: what the server has heard of them, and when a fault stopped them.
+
+The ledger needs these facts to decide whether one pod may claim the entries of another.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.simulation.loop import Process, SimulationLoop
+from tests.simulation.network import Network
+from tests.simulation.server import SimulatedServer
+
+
+@dataclass
+class Hold:
+    """Period in which a fault stops threads of a process."""
+
+    kind: str
+    begin: float
+    end: float | None = None
+
+
+class Activity:
+    """Activity of all processes of one simulation."""
+
+    def __init__(self, loop: SimulationLoop, network: Network, server: SimulatedServer) -> None:
+        self._loop, self._network, self._server = loop, network, server
+        self._heard: defaultdict[Process, list[float]] = defaultdict(list)
+        """Times of the commands of each process that the server has executed."""
+        self._clients: dict[int, Process] = {}
+        self._holds: defaultdict[Process, list[Hold]] = defaultdict(list)
+
+    def on_executed(self, client_id: int) -> Process | None:
+        """Record that the server has executed a command. Returns the process that sent it, if a process did."""
+        if client_id not in self._clients and (connection := self._network.connections.get(client_id)):
+            self._clients[client_id] = connection.thread.process
+        process = self._clients.get(client_id)
+        if process is not None:
+            self._heard[process].append(self._loop.time())
+        return process
+
+    def heard_at(self, process: Process) -> float:
+        """Return the time of the last command of the process that the server executed."""
+        return self._heard[process][-1] if self._heard[process] else 0.0
+
+    def first_heard_after(self, process: Process, time: float) -> float | None:
+        """Return the time of the first command of the process after a time. None if there was none."""
+        heard = self._heard[process]
+        index = bisect_right(heard, time)
+        return heard[index] if index < len(heard) else None
+
+    def command_count(self, process: Process, since: float) -> int:
+        """Return the number of commands of the process since a time."""
+        return len(self._heard[process]) - bisect_right(self._heard[process], since)
+
+    def is_connected(self, process: Process) -> bool:
+        """Return True if the server has an open connection of the process."""
+        return any(each is process and self._server.is_open(client_id) for client_id, each in self._clients.items())
+
+    def hold(self, process: Process, kind: str) -> Callable[[], object]:
+        """Record that a fault stops threads of a process. Returns the function that records the end."""
+        hold = Hold(kind, self._loop.time())
+        self._holds[process].append(hold)
+
+        def end() -> None:
+            hold.end = self._loop.time()
+
+        return end
+
+    def was_held(self, process: Process, since: float, *kinds: str) -> bool:
+        """Return True if a fault of these kinds has stopped the process since then. Without kinds, any fault."""
+        return any(
+            (hold.end is None or hold.end >= since) and (not kinds or hold.kind in kinds)
+            for hold in self._holds[process]
+        )

@@ -1,0 +1,266 @@
+"""Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.processor import Defer, Effects, Reject, Retry
+from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
+from tests.simulation.loop import START_MICROSECONDS
+from tests.simulation.pod import Pod
+from tests.simulation.records import EntryRecord, Run
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+TAKE_OVER_SECONDS = 12.0
+"""Time without a fault within which another pod claims the entries of a process that ended."""
+
+NODE_LOSS_SECONDS = 40.0
+"""Time without a fault within which another pod claims the entries of a process whose connections seem open."""
+
+FOREIGN_OWNER_SECONDS = 60.0
+"""Time without a fault within which a pod claims the entries of another program's consumer."""
+
+RETRY_SECONDS = 25.0
+"""Time without a fault within which a retry starts after its delay, in addition to the time for which slots are busy."""
+
+MAX_BACKOFF_SECONDS = 4.0
+
+BACKGROUND_TASKS = (
+    "HeartbeatThread._run",
+    "RecoveryLoop.run",
+    "RecoveryLoop._claim_dead_loop",
+    "RecoveryLoop._claim_idle_loop",
+    "RecoveryLoop._snapshot_loop",
+    "LivenessMonitor.run",
+    "RedisStreamProcessor._consume_loop",
+)
+"""Coroutines that run as long as a pod listens."""
+
+MAX_IDLE_COMMANDS = 5
+"""Maximum number of commands per second of a pod without messages."""
+
+MAX_IDLE_BYTES = 60_000
+"""Maximum number of bytes per second that a pod without messages receives."""
+
+GROUP_FAULTS = {
+    *("group_destroyed", "group_recreated", "lost_writes", "failover", "empty_replica", "stream_renamed"),
+    *("stream_deleted", "stream_recreated", "companion_deleted", "out_of_memory", "foreign_set_id"),
+}
+"""Faults after which numbers that the engine counts may differ from the number of entries."""
+
+
+class Deadlines:
+    """Reports entries that wait longer than promised although no fault is active."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self._simulation, self._ledger = simulation, simulation.ledger
+        kinds = {plan.handler for plan in simulation.plan.pods}
+        self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
+        self._can_hang = "hung_thread" in kinds
+        self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
+
+    def check(self) -> None:
+        """Check all entries at this moment."""
+        calm_since = self._ledger.calm_since()
+        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
+        if calm_since is None or self._can_hang or self._has_own_manager or not pods:
+            return
+        if any(has_open_breaker(pod) for pod in pods):
+            return
+        live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
+        listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
+        for record in self._ledger.records.values():
+            if record.is_open and not any(run.is_live for run in record.runs):
+                self._check_owner(record, listening_since, live_names)
+                self._check_retry(record, listening_since)
+
+    def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
+        if record.state != "owned" or record.owner in live_names:
+            return
+        previous = [pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None]
+        since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
+        limit = FOREIGN_OWNER_SECONDS
+        if previous:
+            limit = NODE_LOSS_SECONDS if any(pod.is_node_lost for pod in previous) else TAKE_OVER_SECONDS
+        if self._ledger.now - since > limit + self._busy_seconds and self._is_new(record, "take_over"):
+            seconds = self._ledger.now - since
+            self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
+
+    def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
+        runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]
+        if record.state not in {"owned", "postponed"} or not runs or runs[-1].is_success:
+            return
+        due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
+        since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
+        limit = RETRY_SECONDS + self._busy_seconds
+        if self._ledger.now - since > limit and self._is_new(record, "late_retry"):
+            seconds = self._ledger.now - since
+            self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
+
+    def _is_new(self, record: EntryRecord, invariant: str) -> bool:
+        is_new = invariant not in record.reported
+        record.reported.add(invariant)
+        return is_new
+
+
+def max_delay(run: Run) -> float:
+    """Return the longest delay after which the next attempt is due."""
+    if isinstance(run.outcome, Defer):
+        return run.outcome.after.total_seconds()
+    if isinstance(run.outcome, Retry) and run.outcome.after is not None:
+        return run.outcome.after.total_seconds()
+    return MAX_BACKOFF_SECONDS
+
+
+def has_open_breaker(pod: Pod) -> bool:
+    """Return True if the circuit breaker of the pod is open."""
+    return pod.processor is not None and pod.processor._pipeline.settler._breaker.is_open
+
+
+def check_outcomes(simulation: "Simulation") -> None:
+    """Compare the outcome of each entry with the decision of its handler."""
+    ledger, plan = simulation.ledger, simulation.plan
+    has_own_manager = any(pod.manager for pod in plan.pods)
+    for record in ledger.records.values():
+        hangs = any(run.is_live for run in record.runs)
+        if record.is_open and not hangs and not (has_own_manager and record.runs):
+            ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
+        if not record.foreign_at:
+            _check_dead_letter(simulation, record)
+            _check_effects(simulation, record)
+            _check_delays(simulation, record)
+    _check_trimmed(simulation)
+
+
+def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
+    ledger, reasons = simulation.ledger, simulation.ledger.dead_letters.get(record.number, [])
+    ended = [run for run in record.runs if run.ended_at is not None and run.loss is None]
+    if record.state == "settled" and ended and is_reject(ended[-1].outcome) and "Rejected" not in reasons:
+        ledger.report("wrong_outcome", f"{record.entry_id} was rejected; its dead letters: {reasons}")
+    starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
+    needed = min(pod.max_deliveries for pod in simulation.plan.pods)
+    if {"MaxDeliveries", "Crashed"} & set(reasons) and starts < needed:
+        invariant = "dead_letter_early" if starts else "dead_letter_without_start"
+        ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")
+    is_plain = not simulation.plan.faults and not any(
+        pod.processor and pod.processor.metrics.breaker_opened for pod in simulation.all_pods
+    )
+    if is_plain and starts > needed:
+        ledger.report("too_many_attempts", f"{record.entry_id} was started {starts} times, expected at most {needed}")
+
+
+def is_reject(error: object) -> bool:
+    """Return True if the error, or an error of its group, is a Reject."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_reject(each) for each in error.exceptions)
+    return isinstance(error, Reject)
+
+
+def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
+    if not any(isinstance(run.outcome, Effects) for run in record.runs):
+        return
+    count = simulation.ledger.effect_count(record.number)
+    is_committed = record.state == "settled" and record.number not in simulation.ledger.dead_letters
+    if count > 1 or (is_committed and count == 0):
+        simulation.ledger.report("effects", f"the effects of {record.entry_id} were applied {count} times")
+
+
+def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
+    """Report a retry that started before its delay, although its pod was alive."""
+    if any(fault.kind in {"schedule_deleted", "companion_deleted", "clock_jump"} for fault in simulation.plan.faults):
+        return
+    for run, next_run in zip(record.runs, record.runs[1:], strict=False):
+        if run.ended_at is None or run.loss or run.process.is_dead or run.process.is_stopping:
+            continue
+        if isinstance(run.outcome, Defer | Retry) and next_run.started_at < run.ended_at + max_delay(run) - 0.05:
+            seconds = next_run.started_at - run.ended_at
+            simulation.ledger.report("early_retry", f"{record.entry_id} was retried {seconds:.2f} s after its deferral")
+
+
+def _check_trimmed(simulation: "Simulation") -> None:
+    """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming."""
+    kinds = {fault.kind for fault in simulation.plan.faults}
+    if kinds & GROUP_FAULTS or not simulation.trimmed_pending:
+        return
+    ledger = simulation.ledger
+    open_records = [
+        record
+        for number in simulation.trimmed_pending
+        if (record := ledger.records[number]).number not in ledger.dead_letters
+        and not any(run.is_success and not isinstance(run.outcome, Effects) for run in record.runs)
+        and not ledger.effect_count(number)
+    ]
+    counted = sum(pod.processor.metrics.lost_to_trimming for pod in simulation.all_pods if pod.processor)
+    if len(open_records) > counted:
+        ids = ", ".join(record.entry_id for record in open_records)
+        ledger.report("unaccounted", f"{ids}: trimmed while pending; {counted} are counted as lost to trimming")
+
+
+def check_background_tasks(simulation: "Simulation") -> None:
+    """Report background tasks that ended although their pod listens and reports that it is alive."""
+    kinds = {fault.kind for fault in simulation.plan.faults}
+    for pod in simulation.all_pods:
+        is_unusable = isinstance(pod.exit_error, InvalidSettings) and "eval_refused" in kinds
+        if pod.exit_error is not None and not is_unusable:
+            simulation.ledger.report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
+        if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
+            continue
+        names = Counter(task.get_coro().__qualname__ for task in simulation.loop.tasks_of(pod.process))
+        names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
+        for name in BACKGROUND_TASKS:
+            if not names[name]:
+                simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
+
+
+def check_memory(simulation: "Simulation") -> None:
+    """Report what a pod still holds although all entries are settled."""
+    for pod in simulation.all_pods:
+        if not pod.is_listening or pod.processor is None or pod.plan.manager:
+            continue
+        if any(run.is_live and run.process is pod.process for r in simulation.ledger.records.values() for run in r.runs):
+            continue
+        pipeline = pod.processor._pipeline
+        table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
+        held = {
+            "entries in flight": table.entries,
+            "tasks": table.tasks,
+            "retry timers": table._retry_timers,
+            "blocked entries": table._blocked._sizes,
+            "lanes": table.ready_queue._lanes,
+            "ready entries": table.ready_queue.ready or table.ready_queue.suspects,
+            "acknowledgements": acks._buffered or acks._unconfirmed,
+            "ids in scripts": acks.ids_in_scripts or acks._settled_ids,
+            "threads": pod.processor._thread_pool.busy_ids,
+        }
+        left = {name: len(value) for name, value in held.items() if value}
+        if left:
+            simulation.ledger.report("memory", f"{pod.plan.name} holds {left} although all entries are settled")
+
+
+def check_idle_cost(simulation: "Simulation", since: float) -> None:
+    """Report pods that send too many commands, or receive too many bytes, without messages."""
+    seconds = simulation.ledger.now - since
+    for pod in simulation.all_pods:
+        if pod.is_listening and not pod.plan.manager:
+            commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds
+            received = simulation.received_bytes.get(pod.process, 0) / seconds
+            if commands > MAX_IDLE_COMMANDS or received > MAX_IDLE_BYTES:
+                text = f"{commands:.1f} commands/s, {received / 1000:.0f} kB/s"
+                simulation.ledger.report("idle_cost", f"{pod.plan.name} needs {text} without messages")
+
+
+def missing_slots(simulation: "Simulation") -> list[str]:
+    """Return the pods in which fewer probes than slots run at present."""
+    running: Counter[object] = Counter()
+    for record in simulation.ledger.records.values():
+        if record.number >= PROBE_NUMBER:
+            running.update(run.process for run in record.runs if run.is_live)
+    return [
+        f"{pod.plan.name} runs {running[pod.process]} of {pod.plan.concurrency}"
+        for pod in simulation.all_pods
+        if pod.is_listening and not has_open_breaker(pod) and running[pod.process] < pod.plan.concurrency
+    ]
+
+

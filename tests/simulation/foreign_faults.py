@@ -1,0 +1,181 @@
+"""Faults that administrators, producers and other programs cause with their commands. See `faults` for their form."""
+
+from typing import TYPE_CHECKING
+
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
+from tests.simulation.faults import POD_FAULTS, SERVER_FAULTS, End, Start, removed
+from tests.simulation.ledger import SNAPSHOT_SECONDS
+from tests.simulation.plan import FaultPlan
+from tests.simulation.pod import GROUP, STREAM
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+BINARY_CONSUMER = b"worker-\xff\xfe"
+
+OTHER_STREAM = "{orders}:old"
+
+AFTER_LOSS_SECONDS = 10.0
+"""Time after the loss of a group in which acknowledgements are lost."""
+
+NEW_LIFE_NUMBERS = 10_000
+"""Distance between the numbers of two messages with the same id in two lives of a stream."""
+
+TRIMMED_NUMBER = 500_000
+"""Number of the first message behind many trimmed entries."""
+
+
+def group_destroyed(simulation: "Simulation", fault: FaultPlan) -> None:
+    """XGROUP DESTROY. The engine restores the group from its snapshot."""
+    _lose_group(simulation)
+    simulation.foreign("group_destroyed", "XGROUP", "DESTROY", STREAM, GROUP)
+
+
+def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None:
+    now = simulation.ledger.now
+    begin = now - SNAPSHOT_SECONDS if simulation.has_been_calm else 0.0
+    simulation.ledger.allow_reruns(begin, now + AFTER_LOSS_SECONDS)
+    simulation.ledger.on_foreign(name)
+
+
+def group_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
+    """XGROUP DESTROY, followed by XGROUP CREATE at the end of the stream."""
+    _lose_group(simulation, "group_recreated")
+    simulation.ledger.on_foreign("group_recreated", is_skip=True)
+    simulation.server.administer("XGROUP", "DESTROY", STREAM, GROUP)
+    simulation.server.administer("XGROUP", "CREATE", STREAM, GROUP, "$")
+
+
+def consumer_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
+    """XGROUP DELCONSUMER for the pod's consumer."""
+    consumer = simulation.pod(fault.pod).consumer
+    simulation.foreign(
+        "consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, consumer, ids=simulation.pending_ids(consumer)
+    )
+
+
+def stream_trimmed(simulation: "Simulation", fault: FaultPlan) -> None:
+    """A producer trims the stream to at most `amount` modulo 5 entries."""
+    length = simulation.server.inspect("XLEN", STREAM)
+    excess = max(0, length - fault.amount % 5) if isinstance(length, int) else 0
+    if excess:
+        ids = [line[0] for line in simulation.server.inspect("XRANGE", STREAM, "-", "+", "COUNT", excess)]
+        simulation.on_trimmed(ids)
+        simulation.foreign("stream_trimmed", "XTRIM", STREAM, "MAXLEN", fault.amount % 5, ids=ids)
+
+
+def stream_renamed(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The stream is renamed, and renamed back."""
+    _lose_group(simulation, "stream_renamed")
+    simulation.foreign("stream_renamed", "RENAME", STREAM, OTHER_STREAM)
+
+    def end() -> None:
+        _lose_group(simulation, "stream_renamed")
+        if simulation.server.inspect("EXISTS", OTHER_STREAM):
+            simulation.server.administer("DEL", STREAM)
+            simulation.foreign("stream_renamed", "RENAME", OTHER_STREAM, STREAM)
+
+    return end
+
+
+def stream_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
+    """DEL of the stream."""
+    _lose_group(simulation, "stream_deleted")
+    simulation.foreign("stream_deleted", "DEL", STREAM)
+
+
+def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
+    """The stream is deleted, and its producer begins again with the same ids and other messages."""
+    entries = simulation.server.inspect("XRANGE", STREAM, "-", "+")
+    stream_deleted(simulation, fault)
+    for entry_id, fields in entries if isinstance(entries, list) else ():
+        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+        simulation.add(entry_id.decode(), int(pairs[b"n"]) + NEW_LIFE_NUMBERS, pairs[b"key"].decode())
+
+
+def schedule_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
+    """DEL of the sorted set that contains when postponed entries are due."""
+    simulation.server.administer("DEL", group_key(STREAM, GROUP, "postponed"))
+
+
+def companion_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
+    """DEL of one companion key."""
+    suffix = COMPANION_SUFFIXES[fault.amount % len(COMPANION_SUFFIXES)]
+    simulation.server.administer("DEL", group_key(STREAM, GROUP, suffix))
+
+
+def foreign_claim(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program claims all pending entries, and dies."""
+    _claim(simulation, b"other-program", simulation.pending_ids())
+
+
+def foreign_claim_one(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program claims one pending entry, and dies."""
+    ids = simulation.pending_ids()
+    _claim(simulation, b"other-program", ids[fault.amount % len(ids) :][:1] if ids else [])
+
+
+def binary_claim(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program with a consumer name that is not UTF-8 claims all pending entries, and dies."""
+    _claim(simulation, BINARY_CONSUMER, simulation.pending_ids())
+
+
+def _claim(simulation: "Simulation", consumer: bytes, ids: list[bytes]) -> None:
+    if ids:
+        simulation.foreign("foreign_claim", "XCLAIM", STREAM, GROUP, consumer, 0, *ids, "JUSTID", ids=ids)
+
+
+def foreign_ack(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program acknowledges all pending entries."""
+    ids = simulation.pending_ids()
+    if ids:
+        simulation.ledger.settle(ids)
+        simulation.foreign("foreign_ack", "XACK", STREAM, GROUP, *ids, ids=ids)
+
+
+def foreign_set_id(simulation: "Simulation", fault: FaultPlan) -> None:
+    """XGROUP SETID to the start of the stream, so that all entries are delivered again."""
+    simulation.ledger.allow_reruns(0.0, simulation.ledger.now + AFTER_LOSS_SECONDS)
+    simulation.foreign("foreign_set_id", "XGROUP", "SETID", STREAM, GROUP, "0")
+
+
+def binary_consumer(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program with a consumer name that is not UTF-8 joins the group."""
+    simulation.server.administer("XGROUP", "CREATECONSUMER", STREAM, GROUP, BINARY_CONSUMER)
+
+
+def many_consumers(simulation: "Simulation", fault: FaultPlan) -> None:
+    """Another program uses a new consumer name for each message, `amount` names in total."""
+    create = ("XGROUP", "CREATECONSUMER", STREAM, GROUP)
+    simulation.server.inspect_many(*((*create, f"worker-{number}") for number in range(fault.amount)))
+
+
+def trimmed_backlog(simulation: "Simulation", fault: FaultPlan) -> None:
+    """The pod crashes with `amount` trimmed entries and one live entry in its pending list."""
+    server, pod = simulation.server, simulation.pod(fault.pod)
+    if pod.has_ended or isinstance(server.inspect("XPENDING", STREAM, GROUP), Exception):
+        return
+    replies = server.inspect_many(*(("XADD", STREAM, "*", "n", 0, "key", "") for _ in range(fault.amount)))
+    if any(isinstance(reply, Exception) for reply in replies):
+        return
+    simulation.add("*", TRIMMED_NUMBER + len(simulation.ledger.records), "", is_quiet=True)
+    server.inspect("XREADGROUP", "GROUP", GROUP, pod.consumer, "STREAMS", STREAM, ">")
+    server.inspect("XDEL", STREAM, *replies)
+    pod.crash()
+    simulation.network.cut_all(pod.process)
+    simulation.replace(pod)
+
+
+FOREIGN_FAULTS: tuple[Start, ...] = (
+    *(group_destroyed, group_recreated, consumer_deleted, stream_trimmed, stream_renamed, stream_deleted),
+    *(stream_recreated, schedule_deleted, companion_deleted, foreign_claim, foreign_claim_one, binary_claim),
+    *(foreign_ack, foreign_set_id, binary_consumer, trimmed_backlog),
+)
+
+FAULTS: dict[str, Start] = {
+    each.__name__: each for each in (*POD_FAULTS, *SERVER_FAULTS, *FOREIGN_FAULTS, removed, many_consumers)
+}
+"""All faults by name."""
+
+COMMON_FAULTS = tuple(each.__name__ for each in (*POD_FAULTS, *SERVER_FAULTS, *FOREIGN_FAULTS))
+"""Faults of plans without a scenario."""

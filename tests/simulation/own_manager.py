@@ -1,0 +1,51 @@
+"""A user's own stream manager with the three promised coroutines, and with the mistakes that such managers have."""
+
+import asyncio
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from tests.simulation.plan import ManagerKind
+
+
+class OwnManager:
+    """Stream manager that is no StreamManager. `kind` selects its mistake."""
+
+    def __init__(self, kind: ManagerKind) -> None:
+        self._kind, self._client = kind, Redis.from_url("redis://server:6379/0", protocol=2)
+        self._reads = 0
+
+    async def create_group(self, stream_name: str, group_name: str) -> None:
+        """Create the group. `own_busy_group` does not expect an existing group."""
+        try:
+            await self._client.xgroup_create(stream_name, group_name, "0", mkstream=True)
+        except ResponseError as error:
+            if self._kind == "own_busy_group" or not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def read_events(
+        self, stream_name: str, group_name: str, consumer_name: str, count: int
+    ) -> list[tuple[str, Any]]:
+        """Read new entries. The mistakes: it blocks for ever, raises CancelledError, or returns an item without data."""
+        self._reads += 1
+        if self._kind == "own_cancelled" and self._reads == 2:
+            raise asyncio.CancelledError
+        block = 0 if self._kind == "own_blocking" else None
+        reply: Any = await self._client.xreadgroup(group_name, consumer_name, {stream_name: ">"}, count, block)
+        entries = [(entry_id.decode(), _decode(data)) for _, lines in reply or () for entry_id, data in lines]
+        if self._kind == "own_odd_item" and len(entries) > 1:
+            entries.insert(1, (entries[0][0], None))
+        return entries
+
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> None:
+        """Acknowledge an entry."""
+        await self._client.xack(stream_name, group_name, message_id)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _decode(data: dict[bytes, bytes]) -> Any:
+    return {name.decode(): value.decode() for name, value in data.items()}

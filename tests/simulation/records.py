@@ -1,0 +1,86 @@
+"""Records of the ledger: entries, handler runs, losses of an entry, and violations."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.loop import Process
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A broken promise."""
+
+    invariant: str
+    """Short name, such as `lost`."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The moment at which a process lost an entry that it was handling."""
+
+    at: float
+    cause: str
+    """Command or fault that moved or removed the entry."""
+    excuse: str
+    """Reason why the engine may do this. Empty if it must not."""
+
+
+@dataclass
+class Run:
+    """One call of the handler for one entry."""
+
+    process: Process
+    consumer: str
+    """Name of the consumer. Two processes may have the same name."""
+    entry_id: str
+    number: int
+    key: str
+    attempt: int = 0
+    started_at: float = 0.0
+    ended_at: float | None = None
+    outcome: Any = None
+    """What the handler returned or raised. Meaningless until `ended_at` is set."""
+    loss: Loss | None = None
+    """Set if the process lost the entry during the run."""
+    is_thread: bool = False
+    """True if a thread runs the handler, which nothing can cancel."""
+
+    @property
+    def is_success(self) -> bool:
+        """True if the handler returned."""
+        return self.ended_at is not None and not isinstance(self.outcome, BaseException)
+
+    @property
+    def is_live(self) -> bool:
+        """True if the handler is running in a process that exists."""
+        return self.ended_at is None and not self.process.is_dead
+
+
+@dataclass
+class EntryRecord:
+    """What is known of one entry. An entry of a new stream with the same id has another record."""
+
+    entry_id: str
+    number: int
+    key: str = ""
+    runs: list[Run] = field(default_factory=list)
+    state: str = "unread"
+    owner: str = ""
+    """Consumer that owns the entry. Empty if the entry is not pending."""
+    since: float = 0.0
+    """Time of the last change of `state` or `owner`."""
+    orphaned_since: float | None = None
+    foreign: str = ""
+    """Last fault that changed the entry, the group or the stream. Empty if there was none."""
+    foreign_at: float = 0.0
+    settled_at: float | None = None
+    may_run_again: bool = False
+    """True if a fault has undone the settlement of the entry, or its acknowledgement."""
+    reported: set[str] = field(default_factory=set)
+    """Invariants that were reported for this entry. Each is reported once."""
+
+    @property
+    def is_open(self) -> bool:
+        """True if the entry still needs an outcome."""
+        return self.state not in {"settled", "gone"}

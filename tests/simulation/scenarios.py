@@ -1,0 +1,208 @@
+"""Plans from seeds. Most plans choose everything at random; the others vary a scenario that random plans reach rarely."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.simulation.foreign_faults import COMMON_FAULTS
+from tests.simulation.plan import HANDLER_KINDS, SECOND, FaultPlan, HandlerKind, MessagePlan, Plan, PodPlan
+
+SCENARIO_SHARE = 0.3
+"""Share of the plans that vary a scenario."""
+
+DURATIONS = (SECOND // 20, SECOND // 2, 3 * SECOND, 8 * SECOND, 20 * SECOND)
+
+AMOUNTS = (1, 10, 200, 1_000, 50_000, 400_000, 800_000, 1_100_000)
+
+
+def generate(seed: int, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
+    """Return the plan of a seed. `fault_kinds` are the kinds from which a plan without a scenario chooses."""
+    random = Random(seed)
+    if fault_kinds == COMMON_FAULTS and random.random() < SCENARIO_SHARE:
+        return random.choice(SCENARIOS)(seed, random)
+    return _random_plan(seed, random, fault_kinds)
+
+
+def _random_plan(seed: int, random: Random, fault_kinds: tuple[str, ...]) -> Plan:
+    handler = random.choice(HANDLER_KINDS)
+    timeout = random.choice([None, None, 1.0, 5.0])
+    is_batch = random.random() < 0.2
+    style: dict[str, Any] = {
+        "handler": handler,
+        "concurrency": random.choice([1, 1, 2, 4, 16]),
+        "is_batch": is_batch,
+        "has_ordering_key": not is_batch and random.random() < 0.2,
+        "max_deliveries": random.choice([1, 2, 5]),
+        "timeout_seconds": 1.0 if handler == "hung_thread" else timeout,
+    }
+    duration = random.choice([5, 20, 60]) * SECOND
+    names = [f"pod-{letter}" for letter in "abcd"[: random.choice([1, 2, 2, 3, 4])]]
+    pods = tuple(
+        PodPlan(name, random.randrange(0, 2 * SECOND), clock_drift=random.choice([1.0, 1.0, 0.999, 1.001]), **style)
+        for name in names
+    )
+    times = sorted(random.randrange(0, duration) for _ in range(random.choice([1, 3, 10, 30])))
+    has_own_ids = random.random() < 0.15
+    messages = tuple(
+        MessagePlan(number, at, random.choice("xyz"), f"{number + 1}-0" if has_own_ids else "*")
+        for number, at in enumerate(times)
+    )
+    faults: list[FaultPlan] = []
+    for _ in range(random.choice([0, 1, 2, 3, 6, 10])):
+        is_same_moment = bool(faults) and random.random() < 0.2
+        at = faults[-1].at if is_same_moment else random.randrange(0, duration)
+        kind, length = random.choice(fault_kinds), random.choice(DURATIONS)
+        faults.append(FaultPlan(kind, at, length, random.choice(names), random.choice(AMOUNTS)))
+    return Plan(
+        seed, pods, messages, tuple(sorted(faults, key=lambda fault: fault.at)), has_probes=random.random() < 0.4
+    )
+
+
+# -- scenarios ---------------------------------------------------------------------------------------------------------
+
+
+def _pods(count: int, handler: HandlerKind, **style: Any) -> tuple[PodPlan, ...]:
+    return tuple(PodPlan(f"pod-{number}", 0, handler, **style) for number in range(count))
+
+
+def _messages(times: list[int], entry_id: str = "*") -> tuple[MessagePlan, ...]:
+    return tuple(MessagePlan(number, at, "x", entry_id) for number, at in enumerate(sorted(times)))
+
+
+def _slow_network(seed: int, random: Random) -> Plan:
+    """All pods are slow in both directions while handlers run for long."""
+    pods = _pods(random.choice([2, 3]), random.choice(["long", "slow"]), concurrency=random.choice([2, 4]))
+    delay = random.randrange(600_000, 1_300_000)
+    at = random.randrange(0, 8 * SECOND)
+    faults = tuple(FaultPlan("slow", at, 30 * SECOND, pod.name, delay) for pod in pods)
+    return Plan(seed, pods, _messages([random.randrange(0, 5 * SECOND) for _ in range(6)]), faults, scenario="slow")
+
+
+def _idle_pods_killed(seed: int, random: Random) -> Plan:
+    """Most pods are killed while they are idle, and then one that has entries."""
+    count = random.choice([12, 16, 20])
+    pods = _pods(count, "slow", concurrency=4)
+    kill_at = random.randrange(5, 12) * SECOND
+    faults = [FaultPlan("removed", kill_at, pod=pod.name) for pod in pods[2:]]
+    message_at = kill_at + SECOND
+    faults += [FaultPlan("removed", message_at + 200_000, pod=pods[random.choice([0, 1])].name)]
+    times = [message_at + random.randrange(100_000) for _ in range(12)]
+    return Plan(seed, pods, _messages(times), tuple(faults), scenario="idle_pods_killed")
+
+
+def _max_clients(seed: int, random: Random) -> Plan:
+    """The server has reached `maxclients` from the moment after idle pods have connected."""
+    pods = _pods(2, random.choice(["slow", "long"]), concurrency=random.choice([1, 4]))
+    faults = (FaultPlan("max_clients", 4 * SECOND, 60 * SECOND),)
+    times = [random.randrange(5 * SECOND, 9 * SECOND) for _ in range(random.choice([1, 5]))]
+    return Plan(seed, pods, _messages(times), faults, scenario="max_clients")
+
+
+def _backlog(seed: int, random: Random) -> Plan:
+    """A pod is killed while all pods are behind."""
+    pods = _pods(2, "slow", concurrency=random.choice([1, 2]))
+    times = [random.randrange(0, 3 * SECOND) for _ in range(random.choice([40, 60]))]
+    faults = (FaultPlan("crash", random.randrange(5, 20) * SECOND, pod=pods[0].name),)
+    return Plan(seed, pods, _messages(times), faults, settle_within=400 * SECOND, scenario="backlog")
+
+
+def _many_due(seed: int, random: Random) -> Plan:
+    """A pod is killed while many postponed entries are due."""
+    pods = _pods(2, "steady", concurrency=1)
+    count = random.choice([1_600, 2_400])
+    faults = (FaultPlan("removed", random.randrange(20, 40) * SECOND, pod=pods[0].name),)
+    return Plan(seed, pods, _messages([SECOND] * count), faults, settle_within=300 * SECOND, scenario="many_due")
+
+
+def _schedule_lost(seed: int, random: Random) -> Plan:
+    """The schedule is lost while many entries are postponed for long."""
+    pods = _pods(2, "deferring_long", concurrency=16)
+    count = random.choice([250, 350])
+    faults = (FaultPlan("schedule_deleted", random.randrange(8, 20) * SECOND),)
+    messages = _messages([random.randrange(0, 2 * SECOND) for _ in range(count)])
+    return Plan(seed, pods, messages, faults, settle_within=440 * SECOND, scenario="schedule_lost")
+
+
+def _blocked_lane(seed: int, random: Random) -> Plan:
+    """The first message of a key fails, and more messages with its key follow than a pod may hold."""
+    pods = _pods(random.choice([1, 2]), "failing_head", concurrency=4, has_ordering_key=True)
+    messages = [MessagePlan(number, SECOND, "x") for number in range(random.choice([1_100, 1_300]))]
+    messages += [MessagePlan(len(messages), 3 * SECOND, "y")]
+    return Plan(seed, pods, tuple(messages), (), settle_within=120 * SECOND, scenario="blocked_lane")
+
+
+def _trimmed_backlog(seed: int, random: Random) -> Plan:
+    """A pod dies with many trimmed entries in front of a live one."""
+    pods = _pods(random.choice([1, 2, 3]), "instant", concurrency=random.choice([1, 4]))
+    amount = random.choice([300, 600])
+    faults = (FaultPlan("trimmed_backlog", random.randrange(3, 9) * SECOND, 0, pods[0].name, amount),)
+    return Plan(seed, pods, _messages([SECOND] * 3), faults, scenario="trimmed_backlog")
+
+
+def _group_lost_twice(seed: int, random: Random) -> Plan:
+    """The group is destroyed twice within two seconds, and a pod is killed."""
+    pods = _pods(random.choice([2, 3]), random.choice(["slow", "deferring"]), concurrency=4)
+    at = random.randrange(3, 10) * SECOND
+    second, kill = (at + random.randrange(100_000, 2_500_000) for _ in range(2))
+    faults = (
+        FaultPlan("group_destroyed", at),
+        FaultPlan("group_destroyed", second),
+        FaultPlan(random.choice(["crash", "removed"]), kill, pod=pods[0].name),
+    )
+    times = [random.randrange(0, at) for _ in range(20)]
+    ordered = tuple(sorted(faults, key=lambda fault: fault.at))
+    return Plan(seed, pods, _messages(times), ordered, scenario="group_lost_twice")
+
+
+def _retries_then_loss(seed: int, random: Random) -> Plan:
+    """The group is lost some time after many retries."""
+    pods = _pods(2, "deferring", concurrency=16)
+    times = [random.randrange(0, 2 * SECOND) for _ in range(600)]
+    faults = (FaultPlan("group_destroyed", 60 * SECOND),)
+    return Plan(seed, pods, _messages(times), faults, scenario="retries_then_loss")
+
+
+def _own_ids(seed: int, random: Random) -> Plan:
+    """A stream with ids of its producer is deleted and made again while messages are handled."""
+    handler = random.choice(["slow", "effects", "failing", "rejecting"])
+    pods = _pods(random.choice([1, 2]), handler, concurrency=random.choice([1, 4]))
+    messages = tuple(MessagePlan(number, SECOND + number * 150_000, "x", f"{number + 1}-0") for number in range(10))
+    faults = (FaultPlan("stream_recreated", random.randrange(SECOND, 4 * SECOND)),)
+    return Plan(seed, pods, messages, faults, scenario="own_ids")
+
+
+def _long_write_pause(seed: int, random: Random) -> Plan:
+    """The server pauses writes while handlers run, as a manual failover does."""
+    pods = _pods(random.choice([2, 3]), random.choice(["long", "slow"]), concurrency=random.choice([1, 4]))
+    at = random.randrange(3 * SECOND, 8 * SECOND)
+    faults = (FaultPlan("write_pause", at, random.choice([4, 6, 8]) * SECOND),)
+    return Plan(seed, pods, _messages([random.randrange(0, at) for _ in range(8)]), faults, scenario="write_pause")
+
+
+def _foreign_names(seed: int, random: Random) -> Plan:
+    """Another program has used very many consumer names."""
+    faults = (FaultPlan("many_consumers", SECOND, amount=random.choice([5_000, 50_000])),)
+    return Plan(seed, _pods(2, "instant"), _messages([2 * SECOND] * 5), faults, scenario="foreign_names")
+
+
+def _own_manager(seed: int, random: Random) -> Plan:
+    """The pods use a manager of the user."""
+    manager = random.choice(["own", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"])
+    pods = _pods(2, "instant", manager=manager, concurrency=4)
+    times = [SECOND] * 5 + [random.randrange(0, 5 * SECOND) for _ in range(10)]
+    return Plan(seed, pods, _messages(times), (), scenario="own_manager")
+
+
+def _leftover_cancellation(seed: int, random: Random) -> Plan:
+    """Handlers leave a timer behind that cancels the task of their slot."""
+    pods = _pods(random.choice([1, 2]), "late_cancel", concurrency=4)
+    times = [random.randrange(0, 8 * SECOND) for _ in range(random.choice([10, 30]))]
+    return Plan(seed, pods, _messages(times), (), has_probes=True, scenario="leftover_cancellation")
+
+
+SCENARIOS: tuple[Callable[[int, Random], Plan], ...] = (
+    *(_slow_network, _idle_pods_killed, _max_clients, _backlog, _many_due, _schedule_lost, _blocked_lane),
+    *(_trimmed_backlog, _group_lost_twice, _retries_then_loss, _own_ids, _long_write_pause, _foreign_names),
+    *(_own_manager, _leftover_cancellation),
+)
+"""Functions that make the plan of a scenario."""

@@ -1,0 +1,103 @@
+"""Runs the simulations of many seeds in worker processes, each with a real server of its own."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.util import Finalize
+
+from tests.cluster.redis_servers import FLAVOURS, Flavour
+from tests.simulation.foreign_faults import COMMON_FAULTS
+from tests.simulation.plan import SECOND, FaultPlan, Plan
+from tests.simulation.scenarios import generate
+from tests.simulation.server import RealServer
+from tests.simulation.simulation import Result, simulate
+
+FURTHER_FAULT_DURATION = 3 * SECOND
+FURTHER_FAULT_AMOUNT = 200_000
+"""Duration and amount of a fault that is part of a seed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of one seed on one server."""
+
+    seed: str
+    server: str
+    result: Result
+    cpu_seconds: float
+    """CPU time of the worker process and its server."""
+
+
+def flavour_of(name: str) -> Flavour:
+    """Return the server program with this name."""
+    return next(each for each in FLAVOURS if each.name == name)
+
+
+def plan_of(seed: str, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
+    """Return the plan of a seed. A seed is a number, optionally with further faults, as in `17+crash@2500000/pod-a`.
+
+    The number after `@` contains the virtual microseconds after the start of the simulation.
+    """
+    number, *further = seed.split("+")
+    plan = generate(int(number), fault_kinds)
+    faults = [*plan.faults, *map(_fault_of, further)]
+    return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+def with_fault(seed: str, kind: str, microseconds: int, pod: str) -> str:
+    """Return a seed with a further fault."""
+    return f"{seed}+{kind}@{microseconds}/{pod}"
+
+
+def _fault_of(text: str) -> FaultPlan:
+    kind, _, place = text.partition("@")
+    microseconds, _, pod = place.partition("/")
+    return FaultPlan(kind, int(microseconds), duration=FURTHER_FAULT_DURATION, pod=pod, amount=FURTHER_FAULT_AMOUNT)
+
+
+def run_seeds(
+    seeds: Iterator[str],
+    servers: list[str],
+    *,
+    fault_kinds: tuple[str, ...],
+    processes: int,
+    end_at: float,
+    on_outcome: Callable[[Outcome], object],
+) -> None:
+    """Run the seeds on each server until the monotonic time `end_at`. Calls `on_outcome` with each outcome."""
+    jobs = ((seed, server) for seed in seeds for server in servers)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_initialize_worker) as pool:
+        running: set[Future[Outcome]] = set()
+        while True:
+            while len(running) < 2 * processes and time.monotonic() < end_at and (job := next(jobs, None)):
+                running.add(pool.submit(_run_in_worker, *job, fault_kinds))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                on_outcome(each.result())
+
+
+_servers: dict[str, RealServer] = {}
+"""Servers of this worker process by name."""
+
+
+def _initialize_worker() -> None:
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.freeze()  # The collection at the end of each simulation then skips the modules.
+
+
+def _run_in_worker(seed: str, server: str, fault_kinds: tuple[str, ...]) -> Outcome:
+    if server not in _servers:
+        _servers[server] = RealServer(flavour_of(server))
+        Finalize(None, _servers[server].stop, exitpriority=1)
+    real = _servers[server]
+    begin = time.process_time() + real.cpu_seconds()
+    result = simulate(plan_of(seed, fault_kinds), real)
+    return Outcome(seed, server, result, time.process_time() + real.cpu_seconds() - begin)
