@@ -53,7 +53,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random order")
     parser.add_argument("--seconds", type=float, default=3600, help="time after which the sample ends")
     parser.add_argument("--sample", type=int, default=200, help="minimum size of the sample")
-    parser.add_argument("--simulated", type=int, default=100, help="number of simulation seeds to choose from")
+    parser.add_argument("--simulated", type=int, default=200, help="number of simulation seeds to choose from")
     return parser.parse_args()
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.redis_servers import FLAVOURS, REDIS
-from tests.simulation.faults import FAULTS
-from tests.simulation.plan import generate
+from tests.simulation.seeds import plan_of
 from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
@@ -60,7 +59,7 @@ def seed_failure(seed: int, real: RealServer) -> str:
     """Run a seed. Returns the reason of its failure, or an empty text for a success."""
     logging.disable(logging.CRITICAL)
     try:
-        result = simulate(generate(seed, tuple(FAULTS)), real)
+        result = simulate(plan_of(str(seed)), real)
     except BaseException as error:  # noqa: BLE001 - a handler's KeyboardInterrupt may leave the loop
         return f"raised {error!r}"
     finally:
