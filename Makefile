@@ -5,6 +5,7 @@
 #   make test-cluster  run tests on a Kubernetes API server, Helm and a collector, and the slow tests; needs Go
 #   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
 #   make chaos         inject FAULTS faults, or faults for SECONDS seconds, and count messages (docs/reliability.md)
+#   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
 #   make check         run linters, type checker, import contracts, and the checks of generated files and wording
 #   make fix           fix what linter and formatter can fix
@@ -58,6 +59,9 @@ chaos: .venv/development
 	$(PYTEST) -m chaos -s tests/reliability tests/hostile
 	$(BIN)/python -m tests.reliability.chaos --faults $(FAULTS) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
+mutants: .venv/development
+	$(BIN)/python -m tests.mutants $(ONLY)
+
 bench: .venv/development
 	$(BIN)/python -m tests.cluster build --for $@
 	$(BIN)/python -m benchmarks
@@ -84,4 +88,4 @@ lock:
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 
-.PHONY: help demo test test-cluster e2e chaos bench generate check fix lock clean
+.PHONY: help demo test test-cluster e2e chaos mutants bench generate check fix lock clean

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import hiredis
 import pytest
@@ -51,7 +51,7 @@ def measured(seed_count: int) -> list[Unit]:
     """Return all units that pass. Reuses the measurement of an earlier run of the same code."""
     path = _cache_path(seed_count)
     if not path.exists():
-        rows = in_child(lambda: measure_seeds(seed_count)) + in_child(measure_tests)
+        rows = in_children(lambda: measure_seeds(seed_count), measure_tests)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(rows))
     return [Unit(name, seconds, frozenset(reached)) for name, seconds, reached in json.loads(path.read_text())]
@@ -185,24 +185,30 @@ class Subscriber:
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-def in_child(function: Callable[[], list[Row]]) -> list[Row]:
-    """Run a function in a forked child process, so that this process stays as it is."""
+def in_children(*functions: Callable[[], list[Row]]) -> list[Row]:
+    """Run each function in a forked child process, so that this process stays as it is. Returns all rows."""
+    pipes = [_start_child(function) for function in functions]
+    rows: list[Row] = []
+    for pipe in pipes:
+        with pipe:
+            rows += json.loads(pipe.read() or "null") or sys.exit("the measurement failed")
+    for _ in functions:
+        os.wait()
+    return rows
+
+
+def _start_child(function: Callable[[], list[Row]]) -> IO[str]:
     read_end, write_end = os.pipe()
-    if (child := os.fork()) == 0:
-        os.close(read_end)
+    if os.fork() == 0:
         try:
             with os.fdopen(write_end, "w") as pipe:
                 json.dump(function(), pipe)
         except BaseException:  # noqa: BLE001 - this process must not continue as its parent
             traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+        finally:
+            os._exit(0)
     os.close(write_end)
-    with os.fdopen(read_end) as pipe:
-        text = pipe.read()
-    if os.waitpid(child, 0)[1]:
-        raise ChildProcessError("the measurement failed")
-    return [(name, seconds, reached) for name, seconds, reached in json.loads(text)]
+    return os.fdopen(read_end)
 
 
 def _cache_path(seed_count: int) -> Path:

@@ -156,6 +156,14 @@ def apply(mutant: Mutant) -> None:
     _replace_function(mutant, _codes(code))
 
 
+@cache
+def functions() -> list[FunctionType]:
+    """Return the functions of `MODULES`. The first call must come before `gc.freeze`, which hides objects."""
+    files = {str(PACKAGE / path) for path in MODULES}
+    objects = (each for each in gc.get_objects() if type(each) is FunctionType)
+    return [function for function in objects if function.__code__.co_filename in files]
+
+
 def replace_scripts(texts: Mapping[str, str]) -> None:
     """Replace the texts of scripts in all loaded modules."""
     replaced = set()
@@ -184,12 +192,11 @@ def _codes(code: CodeType) -> dict[tuple[str, int], CodeType]:
 def _replace_function(mutant: Mutant, codes: Mapping[tuple[str, int], CodeType]) -> None:
     file = str(PACKAGE / mutant.path)
     count = 0
-    for function in gc.get_objects():
-        if type(function) is FunctionType and function.__code__.co_filename == file:
-            old = function.__code__
-            new = codes.get((old.co_qualname, old.co_firstlineno))
-            if old.co_qualname == mutant.place and new is not None:
-                function.__code__ = new
-                count += 1
+    for function in functions():
+        old = function.__code__
+        new = codes.get((old.co_qualname, old.co_firstlineno))
+        if old.co_filename == file and old.co_qualname == mutant.place and new is not None:
+            function.__code__ = new
+            count += 1
     if not count:
         raise NotApplied(f"{mutant.path}: found no function {mutant.place}")
