@@ -24,6 +24,7 @@ def main() -> int:
         os.execve(sys.executable, [sys.executable, "-m", "tests.mutants", *sys.argv[1:]], _environment())
     from tests.mutants import reach, targets, units
     from tests.mutants.run import Work, plan, run
+    from tests.simulation import server_clock
 
     begin = time.monotonic()
     report = Report(targets.mutants(), read_equivalent(), options.only, options.seed)
@@ -32,19 +33,20 @@ def main() -> int:
         return 1
     units.collect_tests()
     targets.functions()
+    server_clock.library()
     gc.collect()
     gc.freeze()  # Each simulation ends with a collection, which then skips the modules.
     measured = reach.measured(options.simulated)
     print(describe_units(measured), f"{time.monotonic() - begin:.0f} s", flush=True)
 
     begin = time.monotonic()
-    work: list[Work] = [(None, plan(each, measured)) for each in report.counted[:CONTROLS]]
-    work += [(each, plan(each, measured)) for each in report.counted]
+    work: list[Work] = [(None, plan(each, measured, options.limit)) for each in report.counted[:CONTROLS]]
+    work += [(each, plan(each, measured, options.limit)) for each in report.counted]
 
     def should_stop(started: int) -> bool:
-        return bool(started >= options.sample and time.monotonic() - begin > options.seconds)
+        return bool(started >= CONTROLS + options.sample and time.monotonic() - begin > options.seconds)
 
-    for index, verdict in run(work, slots=SLOTS, should_stop=should_stop):
+    for index, verdict in run(work, slots=SLOTS, should_stop=should_stop, limit=options.limit):
         print(report.add(work[index][0], verdict), flush=True)
     report.print_survivors()
     report.print_shares(time.monotonic() - begin)
@@ -57,6 +59,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random order")
     parser.add_argument("--seconds", type=float, default=3600, help="time after which the sample ends")
     parser.add_argument("--sample", type=int, default=100, help="minimum size of the sample")
+    parser.add_argument("--limit", type=float, default=10, help="maximum time for one mutant; more on a busy machine")
     parser.add_argument("--simulated", type=int, default=100, help="number of simulation seeds to choose from")
     return parser.parse_args()
 

@@ -20,10 +20,10 @@ from tests.mutants.reach import Unit
 from tests.mutants.units import run_seeds, run_tests
 
 MUTANT_SECONDS = 10.0
-"""Maximum time for one mutant."""
+"""Maximum time for one mutant on a machine without other load."""
 
-PLANNED_SECONDS = 4.0
-"""Sum of the usual durations of the seeds that run for one mutant, and of its tests."""
+PLANNED_SHARE = 0.4
+"""Share of the time in which the seeds for one mutant usually end, and share for its tests."""
 
 HANG_SECONDS, HANG_FACTOR = 2.0, 5.0
 """A mutant whose time is over is caught if its last unit has run for `HANG_SECONDS`, and `HANG_FACTOR` times as long as
@@ -44,7 +44,7 @@ Work = tuple[Mutant | None, Sequence[Unit]]
 """A mutant and the units that may notice it. A control has no mutant, and must survive."""
 
 
-def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
+def plan(mutant: Mutant, units: Iterable[Unit], limit: float = MUTANT_SECONDS) -> list[Unit]:
     """Return the units that may notice a mutant, in the order in which they run: seeds, then tests.
 
     Tests in the test module of the mutated module come before others, and short units before long ones.
@@ -55,7 +55,7 @@ def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
     tests = sorted(
         (unit for unit in reaching if unit.seed is None), key=lambda unit: (own_tests not in unit.name, unit.seconds)
     )
-    return [*_within(PLANNED_SECONDS, seeds), *_within(PLANNED_SECONDS, tests)]
+    return [*_within(limit * PLANNED_SHARE, seeds), *_within(limit * PLANNED_SHARE, tests)]
 
 
 def _within(seconds: float, units: Sequence[Unit]) -> Iterator[Unit]:
@@ -65,8 +65,10 @@ def _within(seconds: float, units: Sequence[Unit]) -> Iterator[Unit]:
             yield unit
 
 
-def run(work: Sequence[Work], *, slots: int, should_stop: Callable[[int], bool]) -> Iterator[tuple[int, Verdict]]:
-    """Run mutants. Yields the number of each mutant in `work`, and its verdict.
+def run(
+    work: Sequence[Work], *, slots: int, should_stop: Callable[[int], bool], limit: float = MUTANT_SECONDS
+) -> Iterator[tuple[int, Verdict]]:
+    """Run mutants, each for at most `limit` seconds. Yields the number of each mutant in `work`, and its verdict.
 
     `should_stop` is called with the number of started mutants. After it returns True, no further mutant is started.
     """
@@ -78,7 +80,7 @@ def run(work: Sequence[Work], *, slots: int, should_stop: Callable[[int], bool])
             for index in range(slot, len(work), slots):
                 if should_stop(index):
                     break
-                os.write(write_end, json.dumps([index, *vars(run_one(*work[index])).values()]).encode() + b"\n")
+                os.write(write_end, json.dumps([index, *vars(run_one(*work[index], limit)).values()]).encode() + b"\n")
             os._exit(0)
         pids.append(pid)
     os.close(write_end)
@@ -90,7 +92,7 @@ def run(work: Sequence[Work], *, slots: int, should_stop: Callable[[int], bool])
         os.waitpid(pid, 0)
 
 
-def run_one(mutant: Mutant | None, units: Sequence[Unit]) -> Verdict:
+def run_one(mutant: Mutant | None, units: Sequence[Unit], limit: float = MUTANT_SECONDS) -> Verdict:
     """Run one mutant in a child process."""
     begin = time.monotonic()
     if not units:
@@ -102,7 +104,7 @@ def run_one(mutant: Mutant | None, units: Sequence[Unit]) -> Verdict:
         _child(mutant, units, folder, write_end)
     os.close(write_end)
     try:
-        is_caught, reason = _watch(read_end, units, begin + MUTANT_SECONDS)
+        is_caught, reason = _watch(read_end, units, begin + limit)
     finally:
         os.close(read_end)
         os.killpg(pid, signal.SIGKILL)

@@ -62,20 +62,18 @@ def test_a_mutant_that_no_unit_reaches_survives() -> None:
 
 
 def test_a_child_that_ends_or_does_not_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "MUTANT_SECONDS", 3.0)
     monkeypatch.setattr(run, "run_seeds", lambda *_: os._exit(3))
-    assert run_one(None, [SEED]).reason.endswith("the process ended")
+    assert run_one(None, [SEED], limit=3.0).reason.endswith("the process ended")
     monkeypatch.setattr(run, "run_seeds", hang)
-    verdict = run_one(None, [SEED])
+    verdict = run_one(None, [SEED], limit=3.0)
     assert verdict.is_caught
     assert verdict.reason.startswith("seed 4: no end after ")
     assert verdict.seconds < 30
 
 
 def test_a_slow_unit_does_not_count_as_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "MUTANT_SECONDS", 3.0)
     monkeypatch.setattr(run, "run_seeds", hang)
-    verdict = run_one(None, [Unit("seed 4", 20.0, frozenset())])
+    verdict = run_one(None, [Unit("seed 4", 20.0, frozenset())], limit=3.0)
     assert (verdict.is_caught, verdict.reason[:18]) == (False, "the time was over ")
 
 
