@@ -10,7 +10,10 @@ import os
 import sys
 import time
 
+from tests.mutants import reach, targets, units
 from tests.mutants.report import Report, describe_units, read_equivalent
+from tests.mutants.run import Work, plan, run
+from tests.simulation import server_clock
 
 SLOTS = 2
 CONTROLS = 10
@@ -21,11 +24,8 @@ def main() -> int:
     """Run the mutants, and print the survivors and the shares. Returns the exit code."""
     options = _parse()
     if os.environ.get("PYTHONHASHSEED") != "0":  # a seed repeats only with the same order of sets
-        os.execve(sys.executable, [sys.executable, "-m", "tests.mutants", *sys.argv[1:]], _environment())
-    from tests.mutants import reach, targets, units
-    from tests.mutants.run import Work, plan, run
-    from tests.simulation import server_clock
-
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        os.execve(sys.executable, [sys.executable, "-m", "tests.mutants", *sys.argv[1:]], environment)
     begin = time.monotonic()
     report = Report(targets.mutants(), read_equivalent(), options.only, options.seed)
     if report.unknown_equivalent:
@@ -58,14 +58,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("only", nargs="?", default="", help="text that the place of a mutant contains; default: all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random order")
     parser.add_argument("--seconds", type=float, default=3600, help="time after which the sample ends")
-    parser.add_argument("--sample", type=int, default=100, help="minimum size of the sample")
+    parser.add_argument("--sample", type=int, default=200, help="minimum size of the sample")
     parser.add_argument("--limit", type=float, default=10, help="maximum time for one mutant; more on a busy machine")
     parser.add_argument("--simulated", type=int, default=100, help="number of simulation seeds to choose from")
     return parser.parse_args()
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONHASHSEED": "0"}
 
 
 if __name__ == "__main__":
