@@ -40,8 +40,8 @@ def main() -> int:
     print(describe_units(measured), f"{time.monotonic() - begin:.0f} s", flush=True)
 
     begin = time.monotonic()
-    work: list[Work] = [(None, plan(each, measured, options.limit)) for each in report.counted[:CONTROLS]]
-    work += [(each, plan(each, measured, options.limit)) for each in report.counted]
+    work: list[Work] = [(None, plan(each, measured)) for each in report.counted[:CONTROLS]]
+    work += [(each, plan(each, measured)) for each in report.counted]
 
     def should_stop(started: int) -> bool:
         return bool(started >= CONTROLS + options.sample and time.monotonic() - begin > options.seconds)

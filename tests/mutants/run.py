@@ -3,6 +3,7 @@
 A slot is a process that runs one mutant after another, each in a child process of its own.
 """
 
+import gc
 import json
 import os
 import select
@@ -22,12 +23,12 @@ from tests.mutants.units import run_seeds, run_tests
 MUTANT_SECONDS = 10.0
 """Maximum time for one mutant on a machine without other load."""
 
-PLANNED_SHARE = 0.4
-"""Share of the time in which the seeds for one mutant usually end, and share for its tests."""
+SEED_SECONDS, TEST_SECONDS = 2.0, 3.0
+"""Sum of the usual durations of the seeds that run for one mutant, and of its tests."""
 
-HANG_SECONDS, HANG_FACTOR = 2.0, 5.0
-"""A mutant whose time is over is caught if its last unit has run for `HANG_SECONDS`, and `HANG_FACTOR` times as long as
-without a mutant. Otherwise the machine was slow, and the mutant counts as a survivor."""
+HANG_SHARE, HANG_FACTOR = 0.3, 10.0
+"""A mutant whose time is over is caught if its last unit has run for this share of the time, and `HANG_FACTOR` times as
+long as without a mutant. Otherwise the machine was slow, and the mutant counts as a survivor."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ Work = tuple[Mutant | None, Sequence[Unit]]
 """A mutant and the units that may notice it. A control has no mutant, and must survive."""
 
 
-def plan(mutant: Mutant, units: Iterable[Unit], limit: float = MUTANT_SECONDS) -> list[Unit]:
+def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
     """Return the units that may notice a mutant, in the order in which they run: seeds, then tests.
 
     Tests in the test module of the mutated module come before others, and short units before long ones.
@@ -55,7 +56,7 @@ def plan(mutant: Mutant, units: Iterable[Unit], limit: float = MUTANT_SECONDS) -
     tests = sorted(
         (unit for unit in reaching if unit.seed is None), key=lambda unit: (own_tests not in unit.name, unit.seconds)
     )
-    return [*_within(limit * PLANNED_SHARE, seeds), *_within(limit * PLANNED_SHARE, tests)]
+    return [*_within(SEED_SECONDS, seeds), *_within(TEST_SECONDS, tests)]
 
 
 def _within(seconds: float, units: Sequence[Unit]) -> Iterator[Unit]:
@@ -104,7 +105,7 @@ def run_one(mutant: Mutant | None, units: Sequence[Unit], limit: float = MUTANT_
         _child(mutant, units, folder, write_end)
     os.close(write_end)
     try:
-        is_caught, reason = _watch(read_end, units, begin + limit)
+        is_caught, reason = _watch(read_end, units, begin, limit)
     finally:
         os.close(read_end)
         os.killpg(pid, signal.SIGKILL)
@@ -113,15 +114,15 @@ def run_one(mutant: Mutant | None, units: Sequence[Unit], limit: float = MUTANT_
     return Verdict(is_caught, reason, round(time.monotonic() - begin, 2))
 
 
-def _watch(pipe: int, units: Sequence[Unit], deadline: float) -> tuple[bool, str]:
+def _watch(pipe: int, units: Sequence[Unit], begin: float, limit: float) -> tuple[bool, str]:
     """Read what the child reports, until it has a verdict, has ended, or its time is over."""
     unit, unit_begin, buffer = "", time.monotonic(), b""
     while True:
-        readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        readable, _, _ = select.select([pipe], [], [], max(0.0, begin + limit - time.monotonic()))
         if not readable:
             usual = next((each.seconds for each in units if each.name == unit), 0.0)
             ran = time.monotonic() - unit_begin
-            if ran > max(HANG_SECONDS, HANG_FACTOR * usual):
+            if ran > max(HANG_SHARE * limit, HANG_FACTOR * usual):
                 return True, f"{unit}: no end after {ran:.1f} s"
             return False, f"the time was over after {ran:.1f} s of {unit}"
         data = os.read(pipe, 65_536)
@@ -152,6 +153,7 @@ def _child(mutant: Mutant | None, units: Sequence[Unit], folder: str, pipe: int)
             targets.apply(mutant)
         seeds = [unit.seed for unit in units if unit.seed is not None]
         failure = run_seeds(seeds, lambda unit: report("unit", unit))
+        gc.freeze()  # keeps the remains of the simulations until the end, because pytest reports how they end
         if failure is None:
             failure = run_tests([unit.name for unit in units if unit.seed is None], lambda unit: report("unit", unit))
         if failure is None:

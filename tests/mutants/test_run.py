@@ -82,8 +82,8 @@ def test_the_plan_contains_what_reaches_the_code_within_the_time() -> None:
     here, elsewhere = chosen.reached_by, frozenset({"elsewhere"})
     units = [
         Unit("tests/x/test_processor.py::test_a", 0.1, here),
-        Unit("tests/x/test_claimer.py::test_b", 3.0, here),
-        Unit("seed 1", 3.0, here),
+        Unit("tests/x/test_claimer.py::test_b", 2.5, here),
+        Unit("seed 1", 1.0, here),
         Unit("seed 2", 1.0, here),
         Unit("seed 3", 0.1, elsewhere),
         Unit("seed 4", 0.5, here),

@@ -51,6 +51,7 @@ def run_seeds(seeds: Sequence[int], on_start: OnUnit) -> Failure | None:
             if reason := seed_failure(seed, real):
                 return Failure(f"seed {seed}", reason)
     finally:
+        real.control.close()  # pytest reports a connection that is open when its object is deleted
         real.stop()
     return None
 
