@@ -1,13 +1,14 @@
 """Measures which mutated code each seed and each test reaches, and how long it takes.
 
-Python lines are recorded by a trace function. Statements of Lua scripts are recorded in the simulation only: each
-statement publishes its mark, which changes no key. A test counts as reaching a whole script if the test executes a line
-that names the script.
+Python lines are recorded by a trace function. Statements of Lua scripts report their marks themselves: in a simulation,
+each statement publishes its mark; in a test, each statement writes its mark to the log of the server. Both change no
+key.
 """
 
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -22,12 +23,14 @@ from typing import IO, Any
 import hiredis
 import pytest
 
-from tests.cluster.redis_servers import REDIS
+from tests.cluster.redis_servers import REDIS, RedisServer
 from tests.mutants import lua, targets
 from tests.mutants.units import ROOT, TESTS, Collector, pytest_main, seed_failure
 from tests.simulation.server import RealConnection, RealServer
 
 CHANNEL = "~reached"
+PUBLISH, LOG = f"redis.call('PUBLISH', '{CHANNEL}', '%s')", f"redis.log(redis.LOG_WARNING, '{CHANNEL} %s')"
+"""Lua statements that report a mark."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def measure_seeds(count: int) -> list[Row]:
             begin = time.process_time() + real.cpu_seconds()
             if not seed_failure(seed, real):
                 seconds[seed] = time.process_time() + real.cpu_seconds() - begin
-        _instrument_scripts()
+        _instrument_scripts(PUBLISH)
         subscriber = Subscriber(real)
         rows: list[Row] = []
         for seed, each in seconds.items():
@@ -86,6 +89,8 @@ def measure_seeds(count: int) -> list[Row]:
 def measure_tests() -> list[Row]:
     """Run the tests once."""
     recorder = TestRecorder()
+    _instrument_scripts(LOG)
+    recorder.read_logs()
     pytest_main(TESTS, Collector(), recorder)
     return recorder.rows
 
@@ -98,17 +103,30 @@ class TestRecorder:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self._has_passed = True
-        self._uses = targets.uses_of_scripts()
+        self._script_marks: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
         begin, self._has_passed = time.monotonic(), True
+        self._script_marks.clear()
         with traced() as lines:
             result = yield
-        marks = lines.union(*(self._uses[line] for line in lines if line in self._uses))
+        marks = lines | self._script_marks
         if self._has_passed and marks:
             self.rows.append((item.nodeid, time.monotonic() - begin, sorted(marks)))
         return result
+
+    def read_logs(self) -> None:
+        """Read the log of each server before the server is removed. A test removes its servers itself."""
+        remove = RedisServer.remove
+
+        def remove_after_reading(server: RedisServer) -> None:
+            if server._program is not None:
+                log = server._program.log.read_text(errors="replace")
+                self._script_marks.update(re.findall(rf"{CHANNEL} (\S+)", log))
+            remove(server)
+
+        RedisServer.remove = remove_after_reading  # type: ignore[assignment,method-assign]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._has_passed = self._has_passed and report.passed
@@ -120,7 +138,7 @@ class TestRecorder:
 @contextmanager
 def traced() -> Iterator[set[str]]:
     """Yield the set of marks of the Python lines that run in this context, in all threads."""
-    files = {str(targets.PACKAGE / path): path for path in _traced_paths()}
+    files = {str(targets.PACKAGE / path): path for path in targets.MODULES}
     lines: set[str] = set()
 
     def on_line(frame: FrameType, event: str, _argument: Any) -> Any:
@@ -141,23 +159,19 @@ def traced() -> Iterator[set[str]]:
         threading.settrace(before)
 
 
-def _traced_paths() -> set[str]:
-    return {*targets.MODULES, *(mark.rpartition(":")[0] for mark in targets.uses_of_scripts())}
-
-
 # -- statements of scripts ---------------------------------------------------------------------------------------------
 
 
-def instrumented(script: targets.Script) -> str:
-    """Return a script whose statements publish their marks."""
+def instrumented(script: targets.Script, report: str) -> str:
+    """Return a script whose statements report their marks."""
     text = script.text
     for start in sorted(lua.statement_starts(text), reverse=True):
-        text = f"{text[:start]}redis.call('PUBLISH', '{CHANNEL}', '{script.mark(start)}'); {text[start:]}"
+        text = f"{text[:start]}{report % script.mark(start)}; {text[start:]}"
     return text
 
 
-def _instrument_scripts() -> None:
-    targets.replace_scripts({script.text: instrumented(script) for script in targets.scripts()})
+def _instrument_scripts(report: str) -> None:
+    targets.replace_scripts({script.text: instrumented(script, report) for script in targets.scripts()})
 
 
 class Subscriber:

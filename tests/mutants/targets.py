@@ -110,25 +110,6 @@ def _scripts_in(path: str) -> Iterator[Script]:
         yield Script(path, name, own, first_line)
 
 
-@cache
-def uses_of_scripts() -> dict[str, set[str]]:
-    """Return the marks of the statements of scripts by the mark of each line of a function that names the script."""
-    by_name: dict[str, set[str]] = {}
-    for script in scripts():
-        value = getattr(module_of(script.path), script.name)
-        contained = [each for each in scripts() if each.text in value]
-        marks = {each.mark(start) for each in contained for start in lua.statement_starts(each.text)}
-        by_name.setdefault(script.name, set()).update(marks)
-    uses: dict[str, set[str]] = {}
-    for path in _paths(*SCRIPT_PACKAGES):
-        for function in ast.walk(ast.parse((PACKAGE / path).read_text())):
-            if isinstance(function, python_code.Function):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Name) and node.id in by_name:
-                        uses[f"{path}:{node.lineno}"] = by_name[node.id]
-    return uses
-
-
 def _names(source: str) -> set[str]:
     return {
         alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
