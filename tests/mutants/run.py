@@ -23,7 +23,7 @@ from tests.mutants.units import run_seeds, run_tests
 MUTANT_SECONDS = 10.0
 """Maximum time for one mutant on a machine without other load."""
 
-SEED_SECONDS, TEST_SECONDS = 2.0, 3.0
+SEED_SECONDS, TEST_SECONDS = 3.0, 4.5
 """Sum of the usual durations of the seeds that run for one mutant, and of its tests."""
 
 HANG_SHARE, HANG_FACTOR = 0.3, 10.0
