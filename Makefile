@@ -5,6 +5,7 @@
 #   make test-cluster  run tests on a Kubernetes API server, Helm and a collector, and the slow tests; needs Go
 #   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
 #   make chaos         inject FAULTS faults, or faults for SECONDS seconds, and count messages (docs/reliability.md)
+#   make simulate      run the engine with virtual time on SEEDS seeds, or for SECONDS seconds (docs/reliability.md)
 #   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
 #   make check         run linters, type checker, import contracts, and the checks of generated files and wording
@@ -53,11 +54,16 @@ e2e: .venv/development
 	$(BIN)/python -m tests.cluster build --for $@
 	$(PYTEST) -m e2e -s tests
 
-FAULTS ?= 10000
-SECONDS ?= 1800
 chaos: .venv/development
 	$(PYTEST) -m chaos -s tests/reliability tests/hostile
-	$(BIN)/python -m tests.reliability.chaos --faults $(FAULTS) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.reliability.chaos --faults $(or $(FAULTS),10000) --seconds $(or $(SECONDS),1800) \
+	  $(if $(SEED),--seed $(SEED))
+
+simulate: .venv/development
+	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SERVER),--server $(SERVER)) $(if $(FAULTS),--faults $(FAULTS)) \
+	  $(if $(SEED),--seed '$(SEED)') $(if $(MINIMIZE),--minimize) $(if $(REPEAT),--repeat $(REPEAT)) \
+	  $(if $(COVERAGE),--coverage) $(if $(PLAN),--plan $(PLAN))
 
 mutants: .venv/development
 	$(BIN)/python -m tests.mutants $(ONLY)
@@ -88,4 +94,4 @@ lock:
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 
-.PHONY: help demo test test-cluster e2e chaos mutants bench generate check fix lock clean
+.PHONY: help demo test test-cluster e2e chaos simulate mutants bench generate check fix lock clean

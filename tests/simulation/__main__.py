@@ -6,14 +6,16 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import FLAVOURS
-from tests.simulation.coverage import Coverage, cover
+from tests.simulation.coverage import cover
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.loop import CURRENT_THREAD
 from tests.simulation.minimiser import minimize
@@ -108,17 +110,20 @@ def _run_many(options: argparse.Namespace) -> int:
 
 
 def _print_coverage(options: argparse.Namespace) -> int:
-    logging.disable(logging.CRITICAL)
-    coverage = Coverage()
-    with closing(RealServer(flavour_of(options.servers[0]))) as real:
-        gc.collect()
-        gc.freeze()
-        seeds = options.seeds or map(str, itertools.count())
-        violations = cover(coverage, real, seeds, options.faults, end_at=time.monotonic() + options.seconds)
-    print(coverage.to_json() if options.output == "json" else "\n".join(coverage.lines()))
-    for seed, invariants in violations.items():
+    coverage = cover(
+        options.seeds or map(str, itertools.count()),
+        options.servers[0],
+        fault_kinds=options.faults,
+        processes=options.processes,
+        seconds=options.seconds,
+    )
+    if options.output == "json":
+        print(coverage.to_json())
+        return 0
+    print("\n".join(coverage.lines(options.faults)), end="\n\n")
+    for seed, invariants in sorted(coverage.new_violations.items(), key=lambda item: item[1]):
         print(f"violates {', '.join(invariants)}: {replay_command(seed, options.servers[0])}")
-    return int(bool(violations))
+    return 0
 
 
 def _replay(plan: Plan, real: RealServer) -> int:
@@ -142,7 +147,7 @@ class _LogLines(logging.Handler):
     """Prints the log lines of the engine between the lines of the trace."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{'':13}{CURRENT_THREAD.get().label:12} log {record.levelname}: {record.getMessage()}")
+        print(f"{'':13}{CURRENT_THREAD.get().label:18} log {record.levelname}: {record.getMessage()}")
 
 
 def _repeat(plan: Plan, real: RealServer, times: int) -> int:
@@ -180,11 +185,14 @@ def _invariants(result: Result) -> set[str]:
     return {violation.invariant for violation in result.violations}
 
 
+_COMMAND_LINE = re.compile(r" *[\d.]+  \S* *[<>] ")
+
+
 def _without_commands(show: Callable[[str], object]) -> Callable[[str], object]:
     """Return a function that shows the lines of a trace other than commands and replies."""
 
     def show_event(line: str) -> None:
-        if line[26:27] not in {">", "<"}:
+        if not _COMMAND_LINE.match(line):
             show(line)
 
     return show_event
@@ -201,10 +209,15 @@ def _with_fixed_hashes(arguments: Sequence[str]) -> None:
     """Start Python again if its hashes of strings are random. They decide the order of sets."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(
-            sys.executable, [sys.executable, "-m", "tests.simulation", *arguments], {**os.environ, "PYTHONHASHSEED": "0"}
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation", *arguments],
+            {**os.environ, "PYTHONHASHSEED": "0"},
         )
 
 
 if __name__ == "__main__":
     _with_fixed_hashes(sys.argv[1:])
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MissingTool as error:
+        sys.exit(str(error))

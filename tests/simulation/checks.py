@@ -1,10 +1,13 @@
 """Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
 
+import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
@@ -23,7 +26,13 @@ FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
 RETRY_SECONDS = 25.0
-"""Time without a fault within which a retry starts after its delay, in addition to the time for which slots are busy."""
+"""Time without a fault within which a retry starts after its delay, if a slot is free."""
+
+READY_SECONDS = 5.0
+"""Time after the start within which a pod becomes ready."""
+
+UNREAD_SECONDS = 15.0
+"""Time without a fault within which a pod without running handlers reads an entry."""
 
 MAX_BACKOFF_SECONDS = 4.0
 
@@ -70,22 +79,32 @@ class Deadlines:
         if any(has_open_breaker(pod) for pod in pods):
             return
         live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
+        is_idle = not any(run.is_live for record in self._ledger.records.values() for run in record.runs)
         listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
         for record in self._ledger.records.values():
             if record.is_open and not any(run.is_live for run in record.runs):
                 self._check_owner(record, listening_since, live_names)
                 self._check_retry(record, listening_since)
+                if is_idle and record.state == "unread":
+                    self._check_unread(record, listening_since)
+
+    def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
+        seconds = self._ledger.now - max(calm_since, record.since)
+        if seconds > UNREAD_SECONDS and self._is_new(record, "not_read"):
+            self._ledger.report("not_read", f"{record.entry_id} is unread after {seconds:.1f} s; no handler is running")
 
     def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
         if record.state != "owned" or record.owner in live_names:
             return
-        previous = [pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None]
+        previous = [
+            pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None
+        ]
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
         limit = FOREIGN_OWNER_SECONDS
         if previous:
             limit = NODE_LOSS_SECONDS if any(pod.is_node_lost for pod in previous) else TAKE_OVER_SECONDS
-        if self._ledger.now - since > limit + self._busy_seconds and self._is_new(record, "take_over"):
-            seconds = self._ledger.now - since
+        seconds = self._ledger.now - since
+        if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
@@ -94,10 +113,17 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        limit = RETRY_SECONDS + self._busy_seconds
-        if self._ledger.now - since > limit and self._is_new(record, "late_retry"):
-            seconds = self._ledger.now - since
+        seconds = self._ledger.now - since
+        if seconds > RETRY_SECONDS + self._seconds_until_slot() and self._is_new(record, "late_retry"):
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
+
+    def _seconds_until_slot(self) -> float:
+        """Return the longest time until a slot is free. 0 if a slot is free."""
+        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
+        has_slot = any(
+            pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
+        )
+        return 0.0 if has_slot else self._busy_seconds
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
         is_new = invariant not in record.reported
@@ -123,9 +149,10 @@ def check_outcomes(simulation: "Simulation") -> None:
     """Compare the outcome of each entry with the decision of its handler."""
     ledger, plan = simulation.ledger, simulation.plan
     has_own_manager = any(pod.manager for pod in plan.pods)
+    is_failing = any(has_open_breaker(pod) for pod in simulation.all_pods if pod.is_listening)
     for record in ledger.records.values():
         hangs = any(run.is_live for run in record.runs)
-        if record.is_open and not hangs and not (has_own_manager and record.runs):
+        if record.is_open and not hangs and not is_failing and not (has_own_manager and record.runs):
             ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
         if not record.foreign_at:
             _check_dead_letter(simulation, record)
@@ -160,6 +187,8 @@ def is_reject(error: object) -> bool:
 
 def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
     if not any(isinstance(run.outcome, Effects) for run in record.runs):
+        return
+    if record.settled_at is not None and simulation.ledger.is_undone(record.settled_at):
         return
     count = simulation.ledger.effect_count(record.number)
     is_committed = record.state == "settled" and record.number not in simulation.ledger.dead_letters
@@ -207,11 +236,25 @@ def check_background_tasks(simulation: "Simulation") -> None:
             simulation.ledger.report("exit", f"{pod.plan.name} ended with {pod.exit_error!r}")
         if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
             continue
-        names = Counter(task.get_coro().__qualname__ for task in simulation.loop.tasks_of(pod.process))
+        names = Counter(coroutine_name(task) for task in simulation.loop.tasks_of(pod.process))
         names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
         for name in BACKGROUND_TASKS:
             if not names[name]:
                 simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
+
+
+def coroutine_name(task: asyncio.Task[Any]) -> str:
+    """Return the qualified name of the coroutine that a task runs."""
+    return str(getattr(task.get_coro(), "__qualname__", ""))
+
+
+def check_readiness(simulation: "Simulation") -> None:
+    """Report pods that are not ready although no fault is active."""
+    for pod in simulation.all_pods:
+        is_ready, reason = pod.health.readiness()
+        is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
+        if pod.is_listening and not is_ready and not is_new and simulation.has_been_calm:
+            simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 
 def check_memory(simulation: "Simulation") -> None:
@@ -219,11 +262,14 @@ def check_memory(simulation: "Simulation") -> None:
     for pod in simulation.all_pods:
         if not pod.is_listening or pod.processor is None or pod.plan.manager:
             continue
-        if any(run.is_live and run.process is pod.process for r in simulation.ledger.records.values() for run in r.runs):
+        if any(
+            run.is_live and run.process is pod.process for r in simulation.ledger.records.values() for run in r.runs
+        ):
             continue
         pipeline = pod.processor._pipeline
+        assert isinstance(pipeline.consumer, RedisConsumer)
         table, acks = pipeline.in_flight, pipeline.consumer.ack_buffer
-        held = {
+        held: dict[str, Sized] = {
             "entries in flight": table.entries,
             "tasks": table.tasks,
             "retry timers": table._retry_timers,
@@ -262,5 +308,3 @@ def missing_slots(simulation: "Simulation") -> list[str]:
         for pod in simulation.all_pods
         if pod.is_listening and not has_open_breaker(pod) and running[pod.process] < pod.plan.concurrency
     ]
-
-

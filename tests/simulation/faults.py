@@ -1,7 +1,7 @@
 """Faults of pods, of the network and of the server. `foreign_faults` contains the commands of other programs.
 
-Each function starts one kind of fault, and returns the function that ends it. A fault that happens at one moment returns
-None.
+Each function starts one kind of fault, and returns the function that ends it. A function returns None if its fault
+happens at one moment.
 """
 
 from collections.abc import Callable

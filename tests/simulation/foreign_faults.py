@@ -147,7 +147,7 @@ def binary_consumer(simulation: "Simulation", fault: FaultPlan) -> None:
 def many_consumers(simulation: "Simulation", fault: FaultPlan) -> None:
     """Another program uses a new consumer name for each message, `amount` names in total."""
     create = ("XGROUP", "CREATECONSUMER", STREAM, GROUP)
-    simulation.server.inspect_many(*((*create, f"worker-{number}") for number in range(fault.amount)))
+    simulation.server.execute_all([(*create, f"worker-{number}") for number in range(fault.amount)])
 
 
 def trimmed_backlog(simulation: "Simulation", fault: FaultPlan) -> None:
@@ -155,7 +155,7 @@ def trimmed_backlog(simulation: "Simulation", fault: FaultPlan) -> None:
     server, pod = simulation.server, simulation.pod(fault.pod)
     if pod.has_ended or isinstance(server.inspect("XPENDING", STREAM, GROUP), Exception):
         return
-    replies = server.inspect_many(*(("XADD", STREAM, "*", "n", 0, "key", "") for _ in range(fault.amount)))
+    replies = server.execute_all([("XADD", STREAM, "*", "n", 0, "key", "")] * fault.amount)
     if any(isinstance(reply, Exception) for reply in replies):
         return
     simulation.add("*", TRIMMED_NUMBER + len(simulation.ledger.records), "", is_quiet=True)

@@ -101,7 +101,7 @@ async def _fail(kind: HandlerKind, number: int, attempt: int) -> None:
 
 
 async def _cancel_own_task(number: int, attempt: int, *, is_late: bool) -> None:
-    """Cancel the task of the handler: at once, or by a timer that the handler leaves behind."""
+    """Cancel the task of the handler: directly, or by a timer that the handler leaves behind."""
     await asyncio.sleep(0.05)
     task = asyncio.current_task()
     assert task

@@ -24,7 +24,7 @@ from tests.simulation.activity import Activity
 from tests.simulation.handlers import EFFECT_KEY
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop
 from tests.simulation.records import EntryRecord, Loss, Run, Violation
-from tests.simulation.server import SimulatedServer
+from tests.simulation.server import SimulatedServer, head_commands
 
 MIN_IDLE_SECONDS = 30.0
 """A live consumer keeps its entries if the server has heard from it within this time."""
@@ -48,6 +48,14 @@ class Ledger:
         self._loop, self._server, self._activity = loop, server, activity
         self._stream, self._group = stream, group
         self._dead_letter_stream = group_key(stream, group, "dead-letters")
+        groups, last_entry = head_commands(stream)
+        self._state_commands = (
+            ("XPENDING", stream, group, "-", "+", 100_000),
+            groups,
+            ("XLEN", stream),
+            ("XLEN", self._dead_letter_stream),
+        )
+        server.observed = (*self._state_commands, last_entry)
         self.records: dict[int, EntryRecord] = {}
         """All entries by the number of their message."""
         self._by_id: dict[str, EntryRecord] = {}
@@ -68,6 +76,8 @@ class Ledger:
         self.is_ordered = False
         """True if entries with the same key must run in order."""
         self._attempts: defaultdict[int, int] = defaultdict(int)
+        self._live_runs: list[Run] = []
+        """Runs that had not ended at the last start of a handler."""
         self._rerun_windows: list[tuple[float, float]] = []
         self._present: set[str] = set()
         self._lengths = (-1, -1)
@@ -147,13 +157,15 @@ class Ledger:
 
     def _on_start_after_settlement(self, record: EntryRecord, run: Run) -> None:
         settled_at = record.settled_at or 0.0
-        if record.may_run_again or self._is_foreign(record) or self._may_rerun(settled_at):
+        if self._is_foreign(record) or self.is_undone(settled_at):
             self.excuses["settlement undone"] += 1
         elif self._cannot_know(run.process, settled_at):
             self.excuses["stale"] += 1
         else:
             ago = self.now - settled_at
-            self.report("started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago")
+            self.report(
+                "started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago"
+            )
 
     def _cannot_know(self, process: Process, changed_at: float) -> bool:
         """Return True if the process cannot know a change yet. It must know how long a fault has stopped it."""
@@ -165,19 +177,22 @@ class Ledger:
         heard_at = self._activity.first_heard_after(process, changed_at)
         return heard_at is None or self._loop.time() - heard_at < DETECTION_SECONDS
 
-    def _may_rerun(self, settled_at: float) -> bool:
+    def is_undone(self, settled_at: float) -> bool:
+        """Return True if a fault has undone what was settled at this time."""
         return any(begin <= settled_at <= end for begin, end in self._rerun_windows)
 
     def _is_foreign(self, record: EntryRecord) -> bool:
-        return bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
+        return (
+            bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
+        )
 
     def _check_order(self, run: Run) -> None:
-        for record in self.records.values():
-            if record.key != run.key or record.number == run.number:
-                continue
-            for other in record.runs:
-                if other.is_live and other.process is run.process and not other.loss and not other.is_thread:
-                    self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs = [other for other in self._live_runs if other.is_live]
+        for other in self._live_runs:
+            is_same_lane = (other.key, other.process) == (run.key, run.process) and other.number != run.number
+            if is_same_lane and not other.loss and not other.is_thread:
+                self.report("order", f"{run.process.name} started {run.entry_id} while {other.entry_id} is running")
+        self._live_runs.append(run)
 
     # -- comparison with the server ------------------------------------------------------------------------------------
 
@@ -241,9 +256,10 @@ class Ledger:
             record.orphaned_since = self.now
             if not record.foreign and self._may_report(record, "lost"):
                 self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
-        elif calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS:
-            if record.foreign and self._may_report(record, "orphaned"):
-                self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
+            return
+        is_overdue = calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS
+        if is_overdue and record.foreign and self._may_report(record, "orphaned"):
+            self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
 
     def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
         if owner:
@@ -269,17 +285,14 @@ class Ledger:
     def _read_group(self) -> tuple[dict[str, str], tuple[int, int] | None]:
         """Return the owners of the pending entries, and the last-delivered id. None if there is no group."""
         stream, group = self._stream, self._group
-        raw_pending, groups, length, dead_letters = self._server.inspect_many(
-            ("XPENDING", stream, group, "-", "+", 100_000),
-            ("XINFO", "GROUPS", stream),
-            ("XLEN", stream),
-            ("XLEN", self._dead_letter_stream),
-        )
+        raw_pending, groups, length, dead_letters = self._server.inspect_many(*self._state_commands)
         if self._lengths != (length, dead_letters):
             self._present = {_text(line[0]) for line in self._inspect("XRANGE", stream, "-", "+")}
             self._read_dead_letters()
             self._lengths = (length, dead_letters)
-        pending = {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
+        pending = (
+            {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
+        )
         for line in () if isinstance(groups, ReplyError) else groups:
             fields = dict(zip(line[::2], line[1::2], strict=True))
             if fields[b"name"] == group.encode():

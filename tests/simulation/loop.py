@@ -13,6 +13,7 @@ import gc
 import heapq
 import itertools
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,11 @@ class SimulationTask(asyncio.Task[Any]):
     number = 0
     process = WORLD
 
+    @property
+    def main_function(self) -> str:
+        """Qualified name of the coroutine function that the task runs."""
+        return getattr(self.get_coro(), "__qualname__", "")
+
     def __hash__(self) -> int:
         return self.number
 
@@ -114,6 +120,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """Errors that no task has handled."""
         self.before_step: Callable[[Thread], object] = lambda _thread: None
         """Called before each callback with the thread that runs it."""
+        self.after_step: Callable[[SimulationTask], object] | None = None
+        """Called with a task after each of its steps. None if nothing observes the steps."""
         self.on_exit: Callable[[Process, BaseException], object] = lambda process, _error: self.kill(process)
         """Called with a process and the SystemExit or KeyboardInterrupt that has reached its event loop."""
         self.connect: Callable[..., Any] | None = None
@@ -204,6 +212,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
             if thread.process is WORLD:
                 raise
             self.on_exit(thread.process, error)
+        if self.after_step and isinstance(task := getattr(_callback_of(handle), "__self__", None), SimulationTask):
+            self.after_step(task)
 
     def kill(self, process: Process) -> None:
         """End a process. Its callbacks and timers never run again."""
@@ -222,16 +232,23 @@ class SimulationLoop(asyncio.BaseEventLoop):
         try:
             for task in self._tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
+            self._forget_callbacks()
             self._tasks.clear()
+            self.after_step = None
             self.before_step, self.on_exit, self.connect = lambda _thread: None, lambda *_: None, None
-            while gc.collect():
-                """A `finally` block can keep its coroutine until the next collection."""
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # a coroutine was never awaited
+                while gc.collect():
+                    """A `finally` block can keep its coroutine until the next collection."""
         finally:
             sys.unraisablehook = hook
-            self._timers.clear()
-            self._active.clear()
-            WORLD.threads["main"].ready.clear()  # callbacks of the `finally` blocks
+            self._forget_callbacks()  # of the `finally` blocks
             self.close()
+
+    def _forget_callbacks(self) -> None:
+        self._timers.clear()
+        self._active.clear()
+        WORLD.threads["main"].ready.clear()
 
     def _start_due_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self.microseconds:
@@ -282,6 +299,10 @@ def thread_of(handle: asyncio.Handle) -> Thread:
     """Return the thread to which a callback belongs."""
     context: Context = handle._context  # type: ignore[attr-defined]
     return context.get(CURRENT_THREAD, WORLD.threads["main"])
+
+
+def _callback_of(handle: asyncio.Handle) -> Any:
+    return handle._callback  # type: ignore[attr-defined]
 
 
 def context_of(thread: Thread) -> Context:

@@ -32,13 +32,12 @@ _PARTS: tuple[Part, ...] = ("faults", "messages", "pods")
 
 def _with_fewer(plan: Plan, part: Part, violates: Callable[[Plan], bool]) -> Plan:
     def with_items(items: Sequence[Any]) -> Plan:
-        return replace(plan, **{part: tuple(items)})
+        changes: dict[str, Any] = {part: tuple(items)}
+        return replace(plan, **changes)
 
     min_count = 1 if part == "pods" else 0
     items: Sequence[Any] = getattr(plan, part)
-    return with_items(
-        remove_items(items, lambda fewer: len(fewer) >= min_count and violates(with_items(fewer)))
-    )
+    return with_items(remove_items(items, lambda fewer: len(fewer) >= min_count and violates(with_items(fewer))))
 
 
 def remove_items(items: Sequence[Item], violates: Callable[[Sequence[Item]], bool]) -> Sequence[Item]:
@@ -58,12 +57,13 @@ def remove_items(items: Sequence[Item], violates: Callable[[Sequence[Item]], boo
 
 def _with_shorter_faults(plan: Plan, violates: Callable[[Plan], bool]) -> Plan:
     for index, fault in enumerate(plan.faults):
-        while fault.duration >= 2 * MIN_DURATION:
-            fault = replace(fault, duration=fault.duration // 2)
-            shorter = replace(plan, faults=(*plan.faults[:index], fault, *plan.faults[index + 1 :]))
+        duration = fault.duration // 2
+        while duration >= MIN_DURATION:
+            shorter_fault = replace(fault, duration=duration)
+            shorter = replace(plan, faults=(*plan.faults[:index], shorter_fault, *plan.faults[index + 1 :]))
             if not violates(shorter):
                 break
-            plan = shorter
+            plan, duration = shorter, duration // 2
     return plan
 
 
@@ -71,7 +71,8 @@ def _with_simpler_pods(plan: Plan, violates: Callable[[Plan], bool]) -> Plan:
     """Set options of all pods to their simplest values."""
     simplest = {"concurrency": 1, "is_batch": False, "has_ordering_key": False, "clock_drift": 1.0, "start_at": 0}
     for name, value in simplest.items():
-        simpler = replace(plan, pods=tuple(replace(pod, **{name: value}) for pod in plan.pods))
+        changes: dict[str, Any] = {name: value}
+        simpler = replace(plan, pods=tuple(replace(pod, **changes) for pod in plan.pods))
         if simpler != plan and violates(simpler):
             plan = simpler
     return plan

@@ -13,7 +13,8 @@ class OwnManager:
     """Stream manager that is no StreamManager. `kind` selects its mistake."""
 
     def __init__(self, kind: ManagerKind) -> None:
-        self._kind, self._client = kind, Redis.from_url("redis://server:6379/0", protocol=2)
+        self._kind = kind
+        self._client = Redis.from_url("redis://server:6379/0", protocol=2, socket_timeout=None)
         self._reads = 0
 
     async def create_group(self, stream_name: str, group_name: str) -> None:
@@ -27,7 +28,7 @@ class OwnManager:
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, Any]]:
-        """Read new entries. The mistakes: it blocks for ever, raises CancelledError, or returns an item without data."""
+        """Read new entries. A mistake makes it block for ever, raise CancelledError, or return an item without data."""
         self._reads += 1
         if self._kind == "own_cancelled" and self._reads == 2:
             raise asyncio.CancelledError

@@ -42,7 +42,7 @@ ManagerKind = Literal["", "own", "own_blocking", "own_cancelled", "own_busy_grou
 
 @dataclass(frozen=True)
 class PodPlan:
-    """One pod."""
+    """Plan of a pod."""
 
     name: str
     start_at: int
@@ -61,7 +61,7 @@ class PodPlan:
 
 @dataclass(frozen=True)
 class MessagePlan:
-    """One entry that the producer adds."""
+    """Entry that the producer adds."""
 
     number: int
     at: int
@@ -73,7 +73,7 @@ class MessagePlan:
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """One fault. `faults` describes the kinds."""
+    """Plan of a fault. `faults` and `foreign_faults` describe the kinds."""
 
     kind: str
     at: int

@@ -23,7 +23,7 @@ STREAM, GROUP = "orders", "billing"
 
 
 class Pod:
-    """One pod. After a crash, a new pod with a new name continues, as a Deployment does."""
+    """Simulated pod. After a crash, a new pod with a new name continues, as a Deployment does."""
 
     def __init__(
         self, plan: PodPlan, loop: SimulationLoop, ledger: Ledger, random: Random, *, consumer: str = ""
@@ -34,7 +34,10 @@ class Pod:
         self.process = Process(plan.name)
         self._context = context_of(self.process.threads["main"])
         self.runtime = Runtime(
-            clock=lambda: loop.time() * plan.clock_drift, random=random, start_thread=self._start_thread, create_thread_pool=self._create_thread_pool
+            clock=lambda: loop.time() * plan.clock_drift,
+            random=random,
+            start_thread=self._start_thread,
+            create_thread_pool=self._create_thread_pool,
         )
         self.processor: RedisStreamProcessor | None = None
         self.main_task: asyncio.Task[None] | None = None
@@ -64,7 +67,7 @@ class Pod:
             self._change = self._context.copy().run(self._loop.create_task, self._stop())
 
     def crash(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         if not self.process.is_dead:
             self._loop.kill(self.process)
             self.died_at = self._ledger.now
@@ -147,7 +150,9 @@ class Pod:
         while True:
             await processor.wait_stopped()
             if self._change is None:
-                self._ledger.report("background", f"{self.plan.name}: the loop ended; is_running: {processor.is_running}")
+                self._ledger.report(
+                    "background", f"{self.plan.name}: the loop ended; is_running: {processor.is_running}"
+                )
                 return
             await asyncio.wait([self._change])
             if self.is_stopping:

@@ -28,7 +28,7 @@ class Loss:
 
 @dataclass
 class Run:
-    """One call of the handler for one entry."""
+    """Call of the handler for one entry."""
 
     process: Process
     consumer: str
@@ -40,7 +40,7 @@ class Run:
     started_at: float = 0.0
     ended_at: float | None = None
     outcome: Any = None
-    """What the handler returned or raised. Meaningless until `ended_at` is set."""
+    """Result or error of the handler. Meaningless until `ended_at` is set."""
     loss: Loss | None = None
     """Set if the process lost the entry during the run."""
     is_thread: bool = False
@@ -59,7 +59,7 @@ class Run:
 
 @dataclass
 class EntryRecord:
-    """What is known of one entry. An entry of a new stream with the same id has another record."""
+    """Known facts about an entry. An entry of a new stream with the same id has another record."""
 
     entry_id: str
     number: int
@@ -75,8 +75,6 @@ class EntryRecord:
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
     foreign_at: float = 0.0
     settled_at: float | None = None
-    may_run_again: bool = False
-    """True if a fault has undone the settlement of the entry, or its acknowledgement."""
     reported: set[str] = field(default_factory=set)
     """Invariants that were reported for this entry. Each is reported once."""
 

@@ -16,13 +16,13 @@ FOLDER = Path(__file__).with_name("regressions")
 
 @dataclass(frozen=True)
 class Regression:
-    """One case."""
+    """Stored plan of a fault."""
 
     name: str
     finding: str
     """Name of the fault in the list of known faults."""
     title: str
-    """One sentence about the fault."""
+    """Sentence about the fault."""
     invariant: str
     """Promise that the fault violates."""
     is_fixed: bool

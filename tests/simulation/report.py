@@ -13,7 +13,7 @@ MAX_SHOWN_SEEDS = 8
 
 @dataclass
 class Summary:
-    """What the simulations of many seeds have shown so far."""
+    """Outcomes of many simulations so far."""
 
     seconds: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)

@@ -71,7 +71,7 @@ def run_seeds(
     """Run the seeds on each server until the monotonic time `end_at`. Calls `on_outcome` with each outcome."""
     jobs = ((seed, server) for seed in seeds for server in servers)
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_initialize_worker) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=initialize_worker) as pool:
         running: set[Future[Outcome]] = set()
         while True:
             while len(running) < 2 * processes and time.monotonic() < end_at and (job := next(jobs, None)):
@@ -87,17 +87,23 @@ _servers: dict[str, RealServer] = {}
 """Servers of this worker process by name."""
 
 
-def _initialize_worker() -> None:
+def initialize_worker() -> None:
+    """Prepare a worker process."""
     logging.disable(logging.CRITICAL)
     gc.collect()
     gc.freeze()  # The collection at the end of each simulation then skips the modules.
 
 
+def server_of_worker(name: str) -> RealServer:
+    """Return the server of this worker process, which ends with the process."""
+    if name not in _servers:
+        _servers[name] = RealServer(flavour_of(name))
+        Finalize(None, _servers[name].stop, exitpriority=1)
+    return _servers[name]
+
+
 def _run_in_worker(seed: str, server: str, fault_kinds: tuple[str, ...]) -> Outcome:
-    if server not in _servers:
-        _servers[server] = RealServer(flavour_of(server))
-        Finalize(None, _servers[server].stop, exitpriority=1)
-    real = _servers[server]
+    real = server_of_worker(server)
     begin = time.process_time() + real.cpu_seconds()
     result = simulate(plan_of(seed, fault_kinds), real)
     return Outcome(seed, server, result, time.process_time() + real.cpu_seconds() - begin)

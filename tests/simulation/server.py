@@ -24,7 +24,13 @@ from tests.simulation.server_clock import ServerClock
 Arguments = list[bytes]
 """A command: its name and its arguments."""
 
+Command = tuple[Any, ...]
+"""A command of the simulation itself."""
+
 START_TIMEOUT_SECONDS = 20.0
+
+FOREVER_MICROSECONDS = 10**12
+"""Virtual duration of a read with BLOCK 0."""
 
 ADMINISTRATOR = 0
 """Client id of administrators, producers and foreign programs."""
@@ -60,12 +66,14 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
-        self._process = subprocess.Popen(
-            [flavour.find(), *options],
-            cwd=folder,
-            env={**os.environ, **self.clock.environment()},
-            stdout=subprocess.DEVNULL,
-        )
+        with (folder / "errors").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [flavour.find(), *options],
+                cwd=folder,
+                env={**os.environ, **self.clock.environment()},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
         self.control = self._connect_when_ready()
 
     def connect(self) -> "RealConnection":
@@ -85,6 +93,7 @@ class RealServer:
 
     def stop(self) -> None:
         """End the process."""
+        self.control.close()
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
@@ -98,8 +107,9 @@ class RealServer:
                 return self.connect()
             except OSError:
                 if time.monotonic() > deadline or self._process.poll() is not None:
-                    self.stop()
-                    raise
+                    self._process.kill()
+                    errors = (self._socket_path.parent / "errors").read_text(errors="replace")
+                    raise RuntimeError(f"{self.flavour.name}: the server did not start; it wrote: {errors}") from None
                 time.sleep(0.01)
 
 
@@ -108,15 +118,22 @@ class RealConnection:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket(AF_UNIX)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._socket.settimeout(30)
 
-    def send(self, arguments: Sequence[Any]) -> tuple[bytes, Any]:
-        """Execute one command. Returns the reply as bytes, and parsed."""
-        raw, replies = self._round_trip([arguments])
-        return raw, replies[0]
+    def send(self, arguments: Sequence[Any], *observed: Command) -> tuple[bytes, Any, list[Any]]:
+        """Execute a command and the observed commands in one round trip.
 
-    def send_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        Returns the reply to the command as bytes, and parsed, and the parsed replies to the observed commands.
+        """
+        raw, replies = self._round_trip([arguments, _END_OF_REPLY, *observed] if observed else [arguments])
+        return raw.partition(_END_OF_REPLY_RAW)[0], replies[0], replies[2:]
+
+    def send_all(self, commands: Sequence[Command]) -> list[Any]:
         """Execute commands in one round trip. Returns their parsed replies, which can be errors."""
         return self._round_trip(commands)[1]
 
@@ -136,7 +153,7 @@ class RealConnection:
 
     def execute(self, *arguments: Any) -> Any:
         """Execute one command and return its reply. Raises hiredis.ReplyError for an error reply."""
-        _, reply = self.send(arguments)
+        _, reply, _ = self.send(arguments)
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply
@@ -146,6 +163,10 @@ class RealConnection:
 
 
 _INCOMPLETE = object()
+
+_END_OF_REPLY = ("ECHO", "the end of the reply")
+_END_OF_REPLY_RAW = b"$20\r\nthe end of the reply\r\n"
+"""Command that separates the reply to a command from the replies to the observed commands, and its reply."""
 
 
 class ParkedRead:
@@ -172,6 +193,10 @@ class SimulatedServer:
         """Number of faults that hold writes."""
         self.refusals: list[Callable[[bytes], bytes | None]] = []
         """Functions of faults that return the error with which the server rejects a command, by its name, or None."""
+        self.observed: tuple[Command, ...] = ()
+        """Commands that change nothing, and that `inspect_many` often executes after a command that can change data."""
+        self._observations: dict[Command, Any] = {}
+        """Replies to commands that change nothing, since the last command that can change data."""
         self._held: list[Callable[[], None]] = []
         self._sessions: dict[int, RealConnection] = {}
 
@@ -244,19 +269,33 @@ class SimulatedServer:
     def administer_quietly(self, *arguments: Any) -> Any:
         """Execute a command of an administrator. Blocked reads get its entries at the next `serve_parked`."""
         self.sync_clock()
-        _, reply = self.real.control.send(arguments)
+        self._observations.clear()
+        _, reply, _ = self.real.control.send(arguments)
         self.on_executed(ADMINISTRATOR, [_to_bytes(each) for each in arguments], reply)
         return reply
 
     def inspect(self, *arguments: Any) -> Any:
-        """Execute a command that changes nothing, without telling the ledger. Returns its reply or its error."""
+        """Execute a command that the ledger does not see. Returns its reply or its error."""
         self.sync_clock()
+        self._observations.clear()
         return self.real.control.send(arguments)[1]
 
-    def inspect_many(self, *commands: Sequence[Any]) -> list[Any]:
-        """Execute commands that change nothing in one round trip. Returns their replies, which can be errors."""
+    def execute_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Execute commands that the ledger does not see in one round trip. Returns their replies or their errors."""
         self.sync_clock()
-        return self.real.control.send_many(commands)
+        self._observations.clear()
+        return self.real.control.send_all(commands)
+
+    def inspect_many(self, *commands: Command) -> list[Any]:
+        """Execute commands that change nothing in one round trip. Returns their replies, which can be errors.
+
+        If nothing was executed since a client's write, the observed commands need no further round trip.
+        """
+        missing = [each for each in commands if each not in self._observations]
+        if missing:
+            self.sync_clock()
+            self._observations.update(zip(missing, self.real.control.send_all(missing), strict=True))
+        return [self._observations[each] for each in commands]
 
     def set_option(self, name: str, value: str) -> None:
         """Set an option of the real server."""
@@ -268,19 +307,29 @@ class SimulatedServer:
 
     def serve_parked(self) -> None:
         """Execute each parked read whose stream has a new entry, or whose group no longer exists."""
-        for client_id, read in list(self.parked.items()):
-            if client_id in self.parked and self._has_reply(read):
-                session = self._sessions[client_id]
-                self.sync_clock()
-                raw, parsed = session.send(read.arguments)
-                if parsed is not None:
-                    self.parked.pop(client_id).timer.cancel()
-                    self.on_executed(client_id, read.arguments, parsed)
-                    read.reply(raw)
+        served: set[int] = set()
+        while self.parked:
+            client_id = next((each for each in self.parked if each not in served and self._has_reply(each)), None)
+            if client_id is None:
+                return
+            served.add(client_id)
+            read = self.parked[client_id]
+            raw, parsed = self._send(client_id, read.arguments)
+            if parsed is not None:
+                self.parked.pop(client_id).timer.cancel()
+                self.on_executed(client_id, read.arguments, parsed)
+                read.reply(raw)
+
+    def _send(self, client_id: int, arguments: Arguments) -> tuple[bytes, Any]:
+        """Execute a command of a client. If it can change data, the same round trip executes the observed commands."""
+        self.sync_clock()
+        observed = self.observed if arguments[0].upper() in WRITE_COMMANDS else ()
+        raw, parsed, observations = self._sessions[client_id].send(arguments, *observed)
+        self._observations = dict(zip(observed, observations, strict=True))
+        return raw, parsed
 
     def _execute(self, client_id: int, arguments: Arguments) -> bytes:
-        self.sync_clock()
-        raw, parsed = self._sessions[client_id].send(arguments)
+        raw, parsed = self._send(client_id, arguments)
         name = arguments[0].upper()
         if name == b"HELLO":
             raw = _REAL_CLIENT_ID.sub(b"\\g<1>%d" % client_id, raw)
@@ -292,19 +341,18 @@ class SimulatedServer:
     def _read_or_park(
         self, client_id: int, arguments: Arguments, milliseconds: int, reply: Callable[[bytes], None]
     ) -> None:
-        self.sync_clock()
-        raw, parsed = self._sessions[client_id].send(arguments)
+        raw, parsed = self._send(client_id, arguments)
         if parsed is None:
-            timer = self._loop.after(milliseconds * 1000, self.end_parked_read, client_id)
+            wait = milliseconds * 1000 if milliseconds else FOREVER_MICROSECONDS
+            timer = self._loop.after(wait, self.end_parked_read, client_id)
             self.parked[client_id] = ParkedRead(arguments, reply, timer)
             return
         self.on_executed(client_id, arguments, parsed)
         reply(raw)
 
-    def _has_reply(self, read: ParkedRead) -> bool:
-        groups, last = self.inspect_many(
-            ("XINFO", "GROUPS", read.stream), ("XREVRANGE", read.stream, "+", "-", "COUNT", 1)
-        )
+    def _has_reply(self, client_id: int) -> bool:
+        read = self.parked[client_id]
+        groups, last = self.inspect_many(*head_commands(read.stream.decode()))
         if isinstance(groups, hiredis.ReplyError):
             return True
         for line in groups:
@@ -325,6 +373,11 @@ class SimulatedServer:
 
 def _index(arguments: Arguments, word: bytes) -> int:
     return [each.upper() for each in arguments].index(word)
+
+
+def head_commands(stream: str) -> tuple[Command, Command]:
+    """Return the commands that show the groups of a stream, and its last entry."""
+    return ("XINFO", "GROUPS", stream), ("XREVRANGE", stream, "+", "-", "COUNT", 1)
 
 
 def _id(entry_id: bytes) -> tuple[int, int]:

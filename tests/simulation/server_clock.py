@@ -8,13 +8,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.cluster.errors import MissingTool
+
 SOURCE = Path(__file__).with_name("server_clock.c")
-
-
-@cache
-def has_compiler() -> bool:
-    """Return True if a C compiler is on PATH."""
-    return shutil.which("cc") is not None
 
 
 class ServerClock:
@@ -37,7 +33,9 @@ class ServerClock:
 
 @cache
 def library() -> Path:
-    """Compile the library once per Python process. Returns its path."""
+    """Compile the library once per Python process. Returns its path. Raises MissingTool without a C compiler."""
+    if shutil.which("cc") is None:
+        raise MissingTool("cc: not found on PATH; install Debian's packages gcc and libc6-dev")
     folder = TemporaryDirectory(prefix="server-clock-")
     _folders.append(folder)
     path = Path(folder.name) / "server_clock.so"

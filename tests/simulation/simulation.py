@@ -1,4 +1,4 @@
-"""One simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
+"""Simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
 
 import gc
 from collections import Counter
@@ -16,6 +16,7 @@ from tests.simulation.checks import (
     check_idle_cost,
     check_memory,
     check_outcomes,
+    check_readiness,
     missing_slots,
 )
 from tests.simulation.foreign_faults import FAULTS
@@ -90,10 +91,16 @@ class Simulation:
         self.received_bytes: Counter[Process] = Counter()
         """Bytes of the replies to each process since the last `clear`."""
         self._active_faults = 0
+        self._open_record: EntryRecord | None = None
+        """An entry that was not settled at the last check. It is checked first the next time."""
         self._last_fault_at = 0.0
         self._failed_probes: Counter[Pod] = Counter()
         self._deadlines = Deadlines(self)
         self.trace = Trace(show)
+        self.on_fault: Callable[[FaultPlan], object] = lambda _fault: None
+        """Called before a fault starts."""
+        self.on_command: Callable[[Arguments, Any], object] = lambda *_: None
+        """Called after a command of a pod with its reply, before the ledger compares the states of the entries."""
         self.server.on_executed = self._on_executed
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
@@ -124,7 +131,7 @@ class Simulation:
             self.server.close_all()
             if gc_was_enabled:
                 gc.enable()
-        violations = [*self.ledger.violations, *(Violation("background", each) for each in self.loop.errors)]
+        violations = [*self.ledger.violations, *map(loop_violation, self.loop.errors)]
         return Result(
             tuple(violations),
             self.trace.digest(),
@@ -140,6 +147,7 @@ class Simulation:
         self._run_for(quiet - (self.loop.microseconds - START_MICROSECONDS))
         self._run_for(self.plan.settle_within, self._is_settled)
         check_background_tasks(self)
+        check_readiness(self)
         check_outcomes(self)
         if self._is_settled() and not self.ledger.violations:
             self._run_for(SETTLING)
@@ -157,10 +165,12 @@ class Simulation:
         self.loop.run_until(lambda: self.loop.microseconds >= end or is_done(), max_steps=MAX_STEPS)
 
     def _is_settled(self) -> bool:
-        return not any(record.is_open for record in self.ledger.records.values())
+        if self._open_record is None or not self._open_record.is_open:
+            self._open_record = next((each for each in self.ledger.records.values() if each.is_open), None)
+        return self._open_record is None
 
     def _occupy_slots(self) -> None:
-        """Add so many messages that each slot must get one, and check that all slots run at the same time."""
+        """Add more messages than slots, and check that all slots run at the same time."""
         pods = [pod for pod in self.all_pods if pod.is_listening]
         per_slot = MAX_ENTRIES_PER_READ if self.plan.pods[0].is_batch else 1
         count = sum(pod.plan.concurrency * per_slot + MAX_ENTRIES_PER_READ for pod in pods)
@@ -256,6 +266,7 @@ class Simulation:
         if fault.pod and fault.pod not in self.pods:
             return
         self._trace_fault("fault", fault)
+        self.on_fault(fault)
         end = FAULTS[fault.kind](self, fault)
         self._last_fault_at = self.ledger.now
         self.ledger.check(fault.kind)
@@ -276,7 +287,7 @@ class Simulation:
 
     @property
     def has_been_calm(self) -> bool:
-        """True if no fault has been active for so long that the engine has repaired everything."""
+        """True if no fault was active within the time that the engine needs to repair everything."""
         return not self._active_faults and (
             self._last_fault_at == 0.0 or self.ledger.now - self._last_fault_at > FOREIGN_SECONDS
         )
@@ -321,15 +332,17 @@ class Simulation:
 
     def _trace_fault(self, event: str, fault: FaultPlan) -> None:
         self.trace.add(self.loop.microseconds, event.encode(), f"{fault.kind} {fault.pod}".encode())
-        self.trace.tell(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
+        self.trace.log(self.loop.microseconds, fault.pod, f"{event}: {fault.kind}")
 
     def _on_step(self, thread: Thread) -> None:
         self.trace.add(self.loop.microseconds, thread.trace_label)
 
-    def _on_executed(self, client_id: int, arguments: Arguments, _reply: Any) -> None:
+    def _on_executed(self, client_id: int, arguments: Arguments, reply: Any) -> None:
         self.trace.add(self.loop.microseconds, b"%d" % client_id, b" ".join(arguments))
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+            self.trace.log(self.loop.microseconds, self.network.label(client_id), f"> {command_text(arguments)}")
+        if client_id:
+            self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
@@ -338,19 +351,31 @@ class Simulation:
         self.received_bytes[connection.thread.process] += len(raw)
         self.trace.add(self.loop.microseconds, b"%d" % connection.client_id, raw)
         if self.trace.show:
-            self.trace.tell(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
+            self.trace.log(self.loop.microseconds, connection.thread.label, f"< {shortened(raw)}")
 
     def _on_run(self, run: Run) -> None:
         event = f"starts attempt {run.attempt}" if run.ended_at is None else f"ends with {run.outcome!r}"
-        self.trace.tell(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
+        self.trace.log(self.loop.microseconds, run.process.name, f"handler of {run.entry_id} {event}")
 
     def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
-        self.trace.tell(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
+        self.trace.log(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
 
 
-def simulate(plan: Plan, real: RealServer, show: Show | None = None) -> Result:
-    """Run a plan. `show` is called with each line of the trace."""
+def loop_violation(text: str) -> Violation:
+    """Return the violation for an error that no task has handled."""
+    return Violation("unretrieved" if "never retrieved" in text else "background", text)
+
+
+def simulate(
+    plan: Plan,
+    real: RealServer,
+    show: Show | None = None,
+    *,
+    observe: Callable[[Simulation], object] = lambda _simulation: None,
+) -> Result:
+    """Run a plan. `show` is called with each line of the trace, `observe` with the simulation before it runs."""
     simulation = Simulation(plan, real, show)
+    observe(simulation)
     result = simulation.run()
     loop = simulation.loop
     del simulation

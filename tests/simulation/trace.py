@@ -41,10 +41,10 @@ class Trace:
         copy.update(self._buffer)
         return copy.hexdigest()[:16]
 
-    def tell(self, microseconds: int, subject: str, text: str) -> None:
+    def log(self, microseconds: int, subject: str, text: str) -> None:
         """Show a line of the text."""
         if self.show is not None:
-            self.show(f"{(microseconds - START_MICROSECONDS) / 1e6:11.6f}  {subject:12} {text}")
+            self.show(f"{(microseconds - START_MICROSECONDS) / 1e6:11.6f}  {subject:18} {text}")
 
 
 def command_text(arguments: Arguments) -> str:

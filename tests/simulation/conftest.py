@@ -1,0 +1,36 @@
+"""Servers on the virtual clock for the tests of the simulation. Without a C compiler, these tests are skipped."""
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from tests.simulation.seeds import flavour_of
+from tests.simulation.server import RealServer
+
+
+@pytest.fixture(scope="session")
+def real_server() -> Iterator[Callable[[str], RealServer]]:
+    """Return a function that returns the server of a flavour, which it starts once."""
+    servers: dict[str, RealServer] = {}
+    with ExitStack() as stack:
+
+        def start(name: str) -> RealServer:
+            if name not in servers:
+                servers[name] = stack.enter_context(closing(RealServer(flavour_of(name))))
+            return servers[name]
+
+        yield start
+
+
+@pytest.fixture
+def quiet_engine() -> Iterator[None]:
+    """Disable the engine's log, and exempt the objects of the test session from the collections of the simulation."""
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    logging.disable(logging.NOTSET)

@@ -1,0 +1,123 @@
+"""The parts of the simulation: virtual time, the server's clock, blocking reads, and the names of await points."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
+from tests.simulation.server import RealServer, SimulatedServer
+from tests.simulation.trace import operation_name, script_names
+
+
+def start(loop: SimulationLoop, process: Process, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return context_of(process.thread("main")).run(loop.create_task, main)
+
+
+@pytest.fixture
+def loop() -> Any:
+    loop = SimulationLoop(Random(0))
+    yield loop
+    loop.dispose()
+
+
+def test_time_jumps_to_the_next_timer(loop: SimulationLoop) -> None:
+    times: list[float] = []
+
+    async def main(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        times.append(round(loop.time() - START_MICROSECONDS / 1e6, 3))
+
+    tasks = [start(loop, Process(str(seconds)), main(seconds)) for seconds in (3600, 0.5, 20)]
+    loop.run_until(lambda: all(task.done() for task in tasks), max_steps=100)
+    assert times == [0.5, 20, 3600]
+
+
+def test_held_thread_runs_nothing_while_another_process_runs(loop: SimulationLoop) -> None:
+    names: list[str] = []
+
+    async def main(name: str) -> None:
+        names.append(name)
+
+    held, free = Process("held"), Process("free")
+    held.thread("main").holds = 1
+    tasks = [start(loop, process, main(process.name)) for process in (held, free)]
+    loop.run_until(tasks[1].done, max_steps=100)
+    assert names == ["free"]
+    held.thread("main").holds = 0
+    loop.run_until(tasks[0].done, max_steps=100)
+    assert names == ["free", "held"]
+
+
+def test_killed_process_runs_no_finally_block(loop: SimulationLoop) -> None:
+    events: list[str] = []
+
+    async def main() -> None:
+        try:
+            events.append("started")
+            await asyncio.sleep(1)
+        finally:
+            events.append("finally")
+
+    process = Process("killed")
+    start(loop, process, main())
+    loop.run_until(lambda: bool(events), max_steps=100)
+    loop.kill(process)
+    with pytest.raises(SimulationStalled, match="no callback"):
+        loop.run_until(lambda: False, max_steps=100)
+    assert events == ["started"]
+
+
+def test_set_of_tasks_is_in_the_order_in_which_the_tasks_were_created(loop: SimulationLoop) -> None:
+    async def main() -> None:
+        """Do nothing."""
+
+    tasks = [loop.create_task(main()) for _ in range(50)]
+    assert list({*reversed(tasks)}) == tasks
+    loop.run_until(tasks[-1].done, max_steps=100)
+
+
+@pytest.mark.parametrize("flavour", ["redis-7.0", "redis-6.2", "valkey-9.1"])
+def test_server_time_is_the_virtual_time(
+    flavour: str, loop: SimulationLoop, real_server: Callable[[str], RealServer]
+) -> None:
+    real = real_server(flavour)
+    real.reset()
+    server = SimulatedServer(real, loop)
+    server.administer("XADD", "s", "*", "n", "1")
+    server.administer("XGROUP", "CREATE", "s", "g", "0")
+    entry_id = server.administer("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")[0][1][0][0]
+    assert entry_id == b"%d-0" % (START_MICROSECONDS // 1000)
+    loop.microseconds += 90_000_000
+    assert server.inspect("TIME") == [b"%d" % (START_MICROSECONDS // 1_000_000 + 90), b"0"]
+    assert server.inspect("XPENDING", "s", "g", "-", "+", 10) == [[entry_id, b"c", 90_000, 1]]
+
+
+def test_blocking_read_gets_the_entry_that_arrives(
+    loop: SimulationLoop, real_server: Callable[[str], RealServer]
+) -> None:
+    real = real_server("redis-7.0")
+    real.reset()
+    server = SimulatedServer(real, loop)
+    replies: list[bytes] = []
+    server.administer("XGROUP", "CREATE", "s", "g", "$", "MKSTREAM")
+    server.open(1)
+    read = b"XREADGROUP GROUP g c BLOCK 1000 STREAMS s >".split()
+    server.receive(1, read, replies.append)
+    assert replies == []
+    server.administer("XADD", "s", "1-0", "n", "1")
+    assert b"1-0" in replies.pop()
+    server.receive(1, read, replies.append)
+    loop.run_until(lambda: bool(replies), max_steps=10)
+    assert (replies, loop.microseconds - START_MICROSECONDS) == ([b"*-1\r\n"], 1_000_005)
+    server.close_all()
+
+
+def test_scripts_of_the_engine_have_names() -> None:
+    names = script_names()
+    assert {"RENEW", "START_ATTEMPT", "POSTPONE", "CLAIM", "COMMIT"} <= set(names.values())
+    script = next(text for text, name in names.items() if name == "RENEW")
+    assert operation_name([b"EVAL", script, b"1", b"s"]) == "RENEW"
+    assert operation_name([b"xgroup", b"create"]) == "XGROUP CREATE"

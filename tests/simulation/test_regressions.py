@@ -1,0 +1,38 @@
+"""Stored plans: known faults still occur, fixed faults stay fixed, and clean seeds stay clean."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation.regression import FOLDER, Regression, load_all
+from tests.simulation.seeds import plan_of
+from tests.simulation.server import RealServer
+from tests.simulation.simulation import Result, simulate
+
+CLEAN_SEEDS: tuple[str, ...] = ("0", "7", "12")
+"""Seeds without a violation."""
+
+pytestmark = pytest.mark.usefixtures("quiet_engine")
+
+
+def texts(result: Result) -> list[str]:
+    return [f"{violation.invariant}: {violation.text}" for violation in result.violations]
+
+
+@pytest.mark.parametrize("regression", load_all(), ids=lambda regression: regression.name)
+def test_a_known_fault_occurs_until_it_is_fixed(
+    regression: Regression, real_server: Callable[[str], RealServer]
+) -> None:
+    result = simulate(regression.plan, real_server(regression.server))
+    if regression.is_fixed:
+        assert texts(result) == []
+    else:
+        assert regression.invariant in {violation.invariant for violation in result.violations}, (
+            f"{regression.finding} no longer occurs: set is_fixed to true in {FOLDER.name}/{regression.name}.json; "
+            f"found {texts(result)}"
+        )
+
+
+@pytest.mark.parametrize("seed", CLEAN_SEEDS)
+def test_a_clean_seed_violates_nothing(seed: str, real_server: Callable[[str], RealServer]) -> None:
+    assert texts(simulate(plan_of(seed), real_server("redis-7.0"))) == []
