@@ -15,6 +15,8 @@ from tests.mutants.run import Verdict, plan, run_one
 from tests.simulation import server_clock
 from tests.simulation.seeds import plan_of
 
+pytestmark = pytest.mark.slow
+
 SEED = Unit("seed 4", 0.2, frozenset())
 """Unit of a test that replaces the run of the seeds."""
 
@@ -54,7 +56,7 @@ def test_a_seed_catches_a_mutant_of_a_script(passing: Unit) -> None:
 
 
 def test_a_mutant_that_changes_nothing_survives(passing: Unit) -> None:
-    description = 'delete `log.debug("lease renewal failed", extra={"error": str(error)})`'
+    description = 'delete `log.debug("failed to renew the leases of messages in flight", extra={"error": str(error)})`'
     verdict = run_one(mutant("HeartbeatThread._renew", description), [passing])
     assert (verdict.is_caught, verdict.reason) == (False, "1 seeds and 0 tests passed")
 

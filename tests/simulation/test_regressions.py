@@ -19,7 +19,21 @@ def texts(result: Result) -> list[str]:
     return [f"{violation.invariant}: {violation.text}" for violation in result.violations]
 
 
-@pytest.mark.parametrize("regression", load_all(), ids=lambda regression: regression.name)
+SLOW = {
+    "A5-second-process",
+    "A7-max-clients",
+    "F11-foreign-consumer-names",
+    "S1-binary-consumer-name",
+    "S8-blocked-lane",
+}
+"""Cases whose simulation takes more than 2 seconds."""
+
+
+@pytest.mark.parametrize(
+    "regression",
+    [pytest.param(each, marks=[pytest.mark.slow] if each.name in SLOW else []) for each in load_all()],
+    ids=lambda regression: regression.name,
+)
 def test_a_known_fault_occurs_until_it_is_fixed(
     regression: Regression, real_server: Callable[[str], RealServer]
 ) -> None:
