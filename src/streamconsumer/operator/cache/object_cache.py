@@ -101,7 +101,7 @@ class ObjectCache:
 
     def is_large(self, key: Key) -> bool:
         """Return True if a reconcile must read the StreamConsumer or a child from the API server."""
-        return key in self._reduced
+        return any(kind != "Pod" for kind, _ in self._reduced.get(key, ()))
 
     def remove(self, manifest: Manifest) -> Key | None:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
