@@ -7,7 +7,7 @@ import pytest
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.status import Effective
-from streamconsumer.operator.cache import object_cache
+from streamconsumer.operator.cache import namespace_budget, object_cache
 from streamconsumer.operator.cache.namespace_budget import (
     GUARANTEED_BYTES,
     MAX_NAMESPACE_BYTES,
@@ -225,6 +225,15 @@ def test_a_large_streamconsumer_is_stored_only_in_part(fields: dict[str, Any]) -
     assert cache.is_reduced(consumer())
     assert cache.is_large(KEY)
     assert memory(cache) < 20_000
+
+
+def test_an_ordinary_streamconsumer_beyond_the_budget_is_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, the operator would reconcile ordinary StreamConsumers one at a time."""
+    monkeypatch.setattr(namespace_budget, "MAX_NAMESPACE_BYTES", 1)
+    cache = ObjectCache(ignore)
+    cache.upsert(consumer())
+    assert cache.is_reduced(consumer())
+    assert not cache.is_large(KEY)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ class NamespaceBudget:
             del self._totals[namespace]
 
 
+def is_large(value: Any) -> bool:
+    """Return True if a value that was parsed from JSON needs more than MAX_OBJECT_BYTES of memory."""
+    return size_of(value, MAX_OBJECT_BYTES) > MAX_OBJECT_BYTES
+
+
 def size_of(value: Any, limit: int) -> int:
     """Return the memory, in bytes, of a value that was parsed from JSON. Stops counting above the limit."""
     size, remaining = 0, [value]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
-from streamconsumer.operator.cache.namespace_budget import NamespaceBudget
+from streamconsumer.operator.cache.namespace_budget import NamespaceBudget, is_large
 from streamconsumer.operator.cache.transform import reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
@@ -38,8 +38,8 @@ class ObjectCache:
         self._admitted: defaultdict[str, set[str]] = defaultdict(set)
         """Names of the StreamConsumers that the operator serves, by namespace. At most MAX_CONSUMERS each."""
         self._budget = NamespaceBudget()
-        self._reduced: defaultdict[Key, set[ObjectId]] = defaultdict(set)
-        """The objects that the cache stores only in part."""
+        self._reduced: defaultdict[Key, dict[ObjectId, bool]] = defaultdict(dict)
+        """The objects that the cache stores only in part. The value is True if the object exceeds MAX_OBJECT_BYTES."""
         self._owned: defaultdict[Key, dict[ObjectId, Manifest]] = defaultdict(dict)
         self._keys: dict[str, Key] = {}
         """The key under which each child and pod is stored, by uid. The key depends on a label, which users may
@@ -70,7 +70,7 @@ class ObjectCache:
         if self._is_admitted(key, manifest) and self._budget.try_reserve(uid, key[0], latest):
             self._unmark_reduced(key, object_id)
         else:
-            self._reduced[key].add(object_id)
+            self._reduced[key][object_id] = is_large(latest)
             latest = reduce(latest)
         if manifest["kind"] == names.KIND:
             self.consumers[key] = latest
@@ -100,8 +100,9 @@ class ObjectCache:
         return key is not None and _object_id(manifest) in self._reduced.get(key, ())
 
     def is_large(self, key: Key) -> bool:
-        """Return True if a reconcile must read the StreamConsumer or a child from the API server."""
-        return any(kind != "Pod" for kind, _ in self._reduced.get(key, ()))
+        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server. A reconcile
+        reads no pods."""
+        return any(large for (kind, _), large in self._reduced.get(key, {}).items() if kind != "Pod")
 
     def remove(self, manifest: Manifest) -> Key | None:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
@@ -126,7 +127,7 @@ class ObjectCache:
 
     def _unmark_reduced(self, key: Key, object_id: ObjectId) -> None:
         if key in self._reduced:
-            self._reduced[key].discard(object_id)
+            self._reduced[key].pop(object_id, None)
             if not self._reduced[key]:
                 del self._reduced[key]
 
