@@ -17,7 +17,7 @@ from streamconsumer.operator.cache.namespace_budget import (
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.reconcile.readiness import effective
+from streamconsumer.operator.reconcile.readiness import effective, mounted_config_maps
 from tests.model.examples import manifest, stored
 
 KEY = ("shop", "orders")
@@ -264,6 +264,31 @@ def test_a_reduced_deployment_keeps_the_values_that_the_status_shows() -> None:
     [deployment] = cache.children(KEY)
     assert (deployment["spec"]["replicas"], deployment["status"]["replicas"]) == (3, 2)
     assert effective(deployment) == Effective(image="shop:1.4", telemetry_endpoint="http://collector:4318")
+
+
+def large_pod() -> Manifest:
+    """Return a running pod whose labels make it too large for the cache."""
+    source = {"name": "source", "configMap": {"name": "orders-consumer-1"}}
+    others = [{"name": f"v{number}", "configMap": {"name": f"c-{number}"}} for number in range(2000)]
+    pod = child("Pod", uid="p-1", spec={"volumes": [*others, source]}, status={"phase": "Running"})
+    pod["metadata"]["labels"] |= {f"label-{number}": "" for number in range(10_000)}
+    return pod
+
+
+def test_a_reduced_pod_keeps_the_config_map_with_its_source() -> None:
+    """Without this name, the operator would delete the ConfigMap, and a restarted container would not start."""
+    cache = ObjectCache(ignore)
+    cache.upsert(large_pod())
+    assert cache.is_reduced(large_pod())
+    assert mounted_config_maps(cache.pods(KEY)) == {"orders-consumer-1"}
+    assert memory(cache) < 20_000
+
+
+def test_a_reduced_pod_makes_no_streamconsumer_large() -> None:
+    """A reconcile reads no pod from the API server, and therefore needs no turn."""
+    cache = ObjectCache(ignore)
+    cache.upsert(large_pod())
+    assert not cache.is_large(KEY)
 
 
 def test_the_objects_of_one_namespace_use_limited_memory() -> None:

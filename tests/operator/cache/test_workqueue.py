@@ -148,6 +148,48 @@ async def test_namespaces_take_turns_with_large_keys() -> None:
             reconciler.end(key)
 
 
+async def test_a_namespace_with_many_keys_does_not_delay_other_namespaces() -> None:
+    queue, reconciler = WorkQueue(), FakeReconciler()
+    many, other = [("many", str(number)) for number in range(3)], ("other", "0")
+    for key in (*many, other):
+        queue.add(key)
+    async with working(queue, reconciler, workers=1):
+        for key in (many[0], other, many[1], many[2]):
+            assert await reconciler.next_started() == key
+            reconciler.end(key)
+
+
+async def test_a_waiting_key_that_becomes_large_waits_for_its_turn() -> None:
+    large = {A}
+    queue, reconciler = WorkQueue(large.__contains__), FakeReconciler()
+    queue.add(A)
+    queue.add(B)
+    large.add(B)
+    queue.add(B)
+    async with working(queue, reconciler):
+        await idle()
+        assert reconciler.running == [A]
+        assert len(queue) == 2
+
+
+async def test_the_time_for_a_key_does_not_grow_with_the_number_of_large_keys() -> None:
+    checks = 0
+
+    def is_large(_: Key) -> bool:
+        nonlocal checks
+        checks += 1
+        return True
+
+    queue, reconciler = WorkQueue(is_large), FakeReconciler()
+    for number in range(1000):
+        queue.add(("shop", str(number)))
+    async with working(queue, reconciler):
+        for number in range(10):
+            assert await reconciler.next_started() == ("shop", str(number))
+            reconciler.end(("shop", str(number)))
+    assert checks < 2000
+
+
 async def test_large_key_is_processed_after_another_large_key_has_failed() -> None:
     queue, reconciler = WorkQueue({A, B}.__contains__), FakeReconciler()
     for key in (A, B):

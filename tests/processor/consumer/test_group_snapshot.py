@@ -259,6 +259,26 @@ async def test_group_continues_at_its_position_when_it_is_destroyed_without_cons
     assert peer.ids == later
 
 
+@pytest.mark.parametrize("start_from", ["$", "5-5"])
+async def test_stream_recreated_without_consumers_is_read_from_its_first_entry(
+    any_group: Group, start_from: str
+) -> None:
+    """The position of `startFrom` belongs to the deleted stream."""
+    handler, peer = Recorder(), Recorder()
+    processor = await any_group.start(handler, start_from=start_from)
+    await any_group.wait_until_reading()
+    await any_group.add(1)
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    await eventually(lambda: _snapshot_saved(any_group, handler.ids[-1]))
+    await processor.stop_listening()
+    await any_group.client.delete(STREAM)
+    await any_group.client.xadd(STREAM, {"n": "first"}, id="1-1")
+    await any_group.start(peer, "pod-b", start_from=start_from)
+    await peer.wait_until_finished(1)
+    assert peer.ids == ["1-1"]
+
+
 @ON_ONE_SERVER
 async def test_group_recreated_by_another_program_gets_its_pending_entries_back(any_group: Group) -> None:
     await any_group.create_group()

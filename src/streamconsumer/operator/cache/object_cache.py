@@ -100,8 +100,9 @@ class ObjectCache:
         return key is not None and _object_id(manifest) in self._reduced.get(key, ())
 
     def is_large(self, key: Key) -> bool:
-        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server."""
-        return any(self._reduced.get(key, {}).values())
+        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server. A reconcile
+        reads no pods."""
+        return any(large for (kind, _), large in self._reduced.get(key, {}).items() if kind != "Pod")
 
     def remove(self, manifest: Manifest) -> Key | None:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to

@@ -15,6 +15,7 @@ from streamconsumer.model import names
 from streamconsumer.operator.cache.namespace_budget import size_of
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.env import ENDPOINT_VARIABLE
+from streamconsumer.operator.manifests.source_config_map import SOURCE_VOLUME
 
 _UNUSED_METADATA = {"managedFields", "creationTimestamp", "selfLink", "generateName"}
 _REDUCED_METADATA = {"namespace", "name", "uid", "resourceVersion", "generation", "deletionTimestamp"}
@@ -125,7 +126,14 @@ def _reduce_deployment_spec(spec: Manifest) -> Manifest:
     return {"replicas": spec.get("replicas", 1), **_drop_large({"template": {"spec": {"containers": containers}}})}
 
 
+def _reduce_pod_spec(spec: Manifest) -> Manifest:
+    """Return the name of the ConfigMap with the source, because this ConfigMap is kept as long as the pod runs."""
+    sources = [each["configMap"]["name"] for each in spec["volumes"] if each["name"] == SOURCE_VOLUME]
+    return {"volumes": [{"name": SOURCE_VOLUME, "configMap": {"name": name}} for name in sources]}
+
+
 _REDUCE_SPEC_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {
+    "Pod": _reduce_pod_spec,
     names.KIND: _reduce_consumer_spec,
     "Deployment": _reduce_deployment_spec,
 }

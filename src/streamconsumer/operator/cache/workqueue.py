@@ -1,8 +1,9 @@
 """The work queue between the watches and the workers. The queue contains the keys of StreamConsumers.
 
 The queue deduplicates keys, never gives a key to two workers at the same time, and queues a key again if the key is
-added during its reconcile. After a failed reconcile, the key is queued again after a delay. The delay doubles with
-every failure, and a success resets the delay. A successful reconcile may request another reconcile after a delay.
+added during its reconcile. The namespaces take turns. After a failed reconcile, the key is queued again after a delay.
+The delay doubles with every failure, and a success resets the delay. A successful reconcile may request another
+reconcile after a delay.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from datetime import timedelta
 
 from streamconsumer.errors import ApiThrottled
@@ -31,19 +32,54 @@ is requested."""
 log = logging.getLogger(__name__)
 
 
+class FairQueue:
+    """Waiting keys, each with the monotonic time at which the key was added.
+
+    The namespaces take turns. Otherwise, an edit would wait until the operator has reconciled all StreamConsumers of
+    another namespace. The keys of a namespace keep their order. The time for a key does not grow with the number of
+    keys."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, OrderedDict[Key, float]] = OrderedDict()
+        """The keys of each namespace. The namespace whose turn is next comes first."""
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._waiting.get(key[0], ())
+
+    def add(self, key: Key, added_seconds: float) -> None:
+        """Add a key that does not wait yet."""
+        self._waiting.setdefault(key[0], OrderedDict())[key] = added_seconds
+        self._length += 1
+
+    def next_key(self, excluded: Container[Key]) -> Key | None:
+        """Return the next key that is not excluded, or None if there is no such key."""
+        return next((key for keys in self._waiting.values() for key in keys if key not in excluded), None)
+
+    def take(self, key: Key) -> float:
+        """Remove a waiting key, and end the turn of its namespace. Returns the time at which the key was added."""
+        namespace, _ = key
+        added_seconds = self._waiting[namespace].pop(key)
+        self._length -= 1
+        self._waiting.move_to_end(namespace)
+        if not self._waiting[namespace]:
+            del self._waiting[namespace]
+        return added_seconds
+
+
 class WorkQueue:
     """The queue of StreamConsumers that wait for a reconcile. The queue is not thread-safe: use it on one event
     loop."""
 
     def __init__(self, is_large: Callable[[Key], bool] = lambda _: False) -> None:
-        """`is_large` returns True if the reconcile of a key needs much memory. Only one of these keys is reconciled at
-        the same time, the namespaces take turns, and the other workers continue with other keys."""
+        """`is_large` returns True if the reconcile of a key needs much memory. One worker reconciles these keys one
+        after another, and the other workers continue with other keys."""
         self._is_large = is_large
+        self._large, self._ordinary = FairQueue(), FairQueue()
         self._large_in_progress: Key | None = None
-        self._large_seconds: dict[str, float] = {}
-        """Monotonic time at which the last large key of each namespace was started."""
-        self._queued: OrderedDict[Key, float] = OrderedDict()
-        """The waiting keys, each with the monotonic time at which the key was added."""
         self.queue_seconds: dict[Key, float] = {}
         """The time that each key waited in the queue before its current reconcile."""
         self._in_progress: set[Key] = set()
@@ -53,13 +89,15 @@ class WorkQueue:
         self._paused_until = 0.0
 
     def __len__(self) -> int:
-        return len(self._queued) + len(self._in_progress)
+        return len(self._large) + len(self._ordinary) + len(self._in_progress)
 
     def add(self, key: Key) -> None:
         """Request a reconcile of this key as soon as a worker is free."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
-        self._queued.setdefault(key, time.monotonic())
+        queue, other = (self._large, self._ordinary) if self._is_large(key) else (self._ordinary, self._large)
+        if key not in queue:
+            queue.add(key, other.take(key) if key in other else time.monotonic())
         self._wakeup.set()
 
     async def run_workers(self, reconcile: ReconcileFunc, workers: int) -> None:
@@ -104,23 +142,20 @@ class WorkQueue:
         while True:
             while (remaining := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - waits for a time
                 await asyncio.sleep(remaining)
-            if key := next(filter(self._may_start, self._queued), None):
-                if self._is_large(key):
-                    key = self._large_in_progress = self._next_large()
-                    self._large_seconds[key[0]] = time.monotonic()
-                self.queue_seconds[key] = time.monotonic() - self._queued.pop(key)
+            if key := self._take():
                 self._in_progress.add(key)
                 return key
             self._wakeup.clear()
             await self._wakeup.wait()
 
-    def _may_start(self, key: Key) -> bool:
-        return key not in self._in_progress and not (self._large_in_progress and self._is_large(key))
-
-    def _next_large(self) -> Key:
-        """Return the oldest large key of the namespace whose last large key was started the longest time ago."""
-        large = (key for key in self._queued if self._is_large(key) and key not in self._in_progress)
-        return min(large, key=lambda key: self._large_seconds.get(key[0], 0.0))
+    def _take(self) -> Key | None:
+        """Take the next key out of the queue. Returns None if no waiting key may start now."""
+        queue, key = self._ordinary, None
+        if not self._large_in_progress and (key := self._large.next_key(self._in_progress)):
+            queue, self._large_in_progress = self._large, key
+        if key := key or self._ordinary.next_key(self._in_progress):
+            self.queue_seconds[key] = time.monotonic() - queue.take(key)
+        return key
 
     def _retry_delay(self, key: Key) -> timedelta:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
@@ -138,6 +173,6 @@ class WorkQueue:
         return pause
 
     def _add_after(self, key: Key, delay: timedelta) -> None:
-        if key not in self._queued and key not in self._timers:
+        if key not in self._large and key not in self._ordinary and key not in self._timers:
             loop = asyncio.get_running_loop()
             self._timers[key] = loop.call_later(delay.total_seconds(), self.add, key)

@@ -10,7 +10,7 @@ from streamconsumer.operator.manifests import redis_secrets
 from streamconsumer.operator.manifests.env import env_from, environment
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, labels, metadata, selector
 from streamconsumer.operator.manifests.scheduling import non_empty, rollout, scheduling
-from streamconsumer.operator.manifests.source_config_map import source_name
+from streamconsumer.operator.manifests.source_config_map import SOURCE_VOLUME, source_name
 from streamconsumer.operator.settings import OperatorSettings
 
 GRACE_AFTER_DRAIN = timedelta(seconds=8)
@@ -116,9 +116,9 @@ def _resources(consumer: StreamConsumer) -> Manifest:
 
 def _source_volume(consumer: StreamConsumer) -> list[Manifest]:
     text = consumer.spec.handler.source
-    return [{"name": "source", "configMap": {"name": source_name(consumer, text)}}] if text else []
+    return [{"name": SOURCE_VOLUME, "configMap": {"name": source_name(consumer, text)}}] if text else []
 
 
 def _source_mount(consumer: StreamConsumer) -> list[Manifest]:
-    mount = {"name": "source", "mountPath": names.SOURCE_FOLDER, "readOnly": True}
+    mount = {"name": SOURCE_VOLUME, "mountPath": names.SOURCE_FOLDER, "readOnly": True}
     return [mount] if consumer.spec.handler.source else []

@@ -8,6 +8,9 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, digest, metadata
 
+SOURCE_VOLUME = "source"
+"""Name of the volume of a pod that mounts the ConfigMap."""
+
 
 def source_config_map(consumer: StreamConsumer) -> Manifest | None:
     text = consumer.spec.handler.source

@@ -113,7 +113,7 @@ local stream_info = redis.pcall('XINFO', 'STREAM', stream)
 if not stream_info.err then last = dictionary(stream_info)['last-generated-id'] end
 local saved = redis.call('HGET', snapshot, 'position')
 if saved and before(last, saved) then
-  saved = false
+  saved, begin = false, '0-0'
   redis.call('HDEL', snapshot, 'at', 'position', 'pending')
 end
 if before(last, position) then position = '0-0' end
@@ -145,7 +145,8 @@ return begin
 """Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
 recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
 known. ARGV[5…] contains the ids of the entries in flight in this process. The script ignores a position after the end
-of the stream: such a position means that the stream was deleted and created again.
+of the stream: such a position means that the stream was deleted and created again. If the snapshot has such a position,
+the group begins at the first entry.
 
 The script also restores entries that other consumers received after the snapshot, because this consumer does not know
 their ids. Entries that this consumer takes back stay in the schedule with a score below zero until a snapshot contains
