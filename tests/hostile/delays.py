@@ -56,8 +56,9 @@ class HealthyTenant:
         self._replicas = dict.fromkeys(self._names, 1)
 
     def create(self) -> None:
-        """Create the StreamConsumers and wait until each is observed."""
+        """Create the StreamConsumers and their groups, and wait until each is observed. No pods create the groups."""
         for name in self._names:
+            self._redis[name].xgroup_create(name, "billing", "0", mkstream=True)
             self.namespace.create(manifest(name, redis={"url": self._urls[name]}, stream=name))
         eventually(self._check_observed, TIMEOUT_SECONDS)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def observe(
         eventually(lambda: check_every_server_is_polled(servers), 60)
         during = tenant.measure()
         scrapes = [operator.get(path)[0] for path in ("metrics", "livez") for _ in range(SCRAPES)]
+        with suppress(AssertionError):  # a test reports the rest
+            eventually(lambda: check_every_resource_is_served(hostile), 60)
         resources = hostile.list_all("StreamConsumer")
         commands = [
             run_command(hostile, folder, "status", "-A"),
@@ -99,6 +102,10 @@ def observe(
             operator.blocking_calls(since),
             commands,
         )
+
+
+def check_every_resource_is_served(namespace: Namespace) -> None:
+    assert [each["metadata"]["name"] for each in namespace.list_all("StreamConsumer") if not is_served(each)] == []
 
 
 DIAGNOSED = ("endless_bulk", "huge_owners", "markup_in_error", "silence_at_connect", "counts_of_400_digits")

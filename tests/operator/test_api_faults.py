@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from streamconsumer.operator.kube.client import PAGE_SIZE
 from tests.model.examples import Manifest, manifest
 from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
 from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
@@ -62,6 +63,32 @@ def wait_until_converged(namespace: Namespace, name: str, within: float = TIMEOU
 def containers(deployment: Manifest) -> list[Manifest]:
     items: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
     return items
+
+
+@pytest.mark.timeout(120)
+def test_the_operator_starts_although_every_list_expires_after_its_first_page(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
+    """A list that takes longer than etcd's compaction interval loses its version."""
+    names = [f"orders-{number}" for number in range(PAGE_SIZE + 2)]
+    for name in names:
+        api_namespace.create(manifest(name, batchCount=20))
+    expired: list[str] = []
+
+    def expire(request: Request) -> str | None:
+        if "continue=" not in request.path:
+            return None
+        expired.append(request.path)
+        return "410"
+
+    proxy.fault_for = expire
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
+        for name in names:
+            wait_until_converged(api_namespace, name, within=60)
+        api_namespace.edit(names[-1], batchCount=30)
+        wait_until_converged(api_namespace, names[-1])
+        assert operator.exit_code is None
+    assert len(expired) >= 2  # the list of the cache, and the list before the watch
 
 
 @pytest.mark.timeout(120)

@@ -33,6 +33,9 @@ PAGE_SIZE = 20
 """The number of objects in one page of a list. Even a page of the largest objects, with 1.5 MB each, is received within
 the time limit of a request."""
 
+EXPIRED = 410
+"""The HTTP status code of a page whose list the API server no longer has."""
+
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
 
@@ -68,16 +71,25 @@ class KubeClient:
     async def list(
         self, api_version: str, kind: str, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Manifest]:
-        """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all
-        namespaces."""
+        """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all namespaces.
+
+        A list that takes longer than the API server keeps its version (5 minutes by default) starts again, as one page.
+        It then yields objects again."""
         path, query = collection_path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
         token = ""
         while True:
             page = ListPage(self._api.get_chunks(path, query=query | _continue(token)))
-            async for item in page.items():
-                yield {"apiVersion": api_version, "kind": kind, **item}
+            try:
+                async for item in page.items():
+                    yield {"apiVersion": api_version, "kind": kind, **item}
+            except ApiError as error:
+                if error.status != EXPIRED or not token:
+                    raise
+                del query["limit"]
+                token = ""
+                continue
             if not (token := page.metadata.get("continue", "")):
                 return
 

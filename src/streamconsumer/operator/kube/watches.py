@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import kopf
 from kopf._cogs.clients import api as kopf_api
+from kopf._cogs.clients import errors as kopf_errors
 from kopf._cogs.clients import fetching as kopf_fetching
 from kopf._cogs.clients import watching as kopf_watching
 from multidict import CIMultiDict
@@ -28,7 +29,7 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     load_connection,
 )
-from streamconsumer.operator.kube.client import PAGE_SIZE
+from streamconsumer.operator.kube.client import EXPIRED, PAGE_SIZE
 from streamconsumer.operator.kube.list_pages import ListPage
 from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 
@@ -114,7 +115,15 @@ async def _fetch_objects(
     token: str | None = ""
     while token is not None:
         url = resource.get_url(namespace=namespace, params=params | ({"continue": token} if token else {}))
-        response = await kopf_api.request(method="get", url=url, settings=settings, headers=UNCOMPRESSED, logger=logger)
+        try:
+            request = kopf_api.request(method="get", url=url, settings=settings, headers=UNCOMPRESSED, logger=logger)
+            response = await request
+        except kopf_errors.APIError as error:
+            if error.status != EXPIRED or not token:
+                raise
+            del params["limit"]  # as in `KubernetesClient.list`
+            token = ""
+            continue
         async with response:
             page = ListPage(response.content.iter_chunked(CHUNK_BYTES))
             async for item in page.items():
