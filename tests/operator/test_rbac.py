@@ -82,7 +82,11 @@ def test_the_operator_has_no_permission_in_other_namespaces_and_cannot_list_secr
 
 
 def exercise_every_permission(namespace: Namespace) -> None:
-    """Make the operator create and prune every kind of child, and read Secrets and ConfigMaps."""
+    """Make the operator create and prune every kind of child, and read Secrets, ConfigMaps and an object that is too
+    large for its cache."""
+    namespace.create(
+        manifest(name="large", env=[{"name": f"TEXT_{number}", "value": "x" * 30_000} for number in range(10)])
+    )
     redis_with_password = {"url": "redis://127.0.0.1:1/0", "passwordSecretRef": {"name": "redis", "key": "password"}}
     namespace.create(
         manifest(

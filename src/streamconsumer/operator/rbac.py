@@ -37,8 +37,8 @@ RULES = (
     PolicyRule(
         names.GROUP,
         (names.PLURAL,),
-        ("list", "watch"),
-        "The operator watches and reconciles these resources.",
+        READ,
+        "The operator watches and reconciles these resources. It reads a resource that is too large for its cache.",
     ),
     PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "The operator writes the status, never the spec."),
     PolicyRule(

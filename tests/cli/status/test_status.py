@@ -118,7 +118,7 @@ def test_invalid_kubeconfig_prints_one_line(api_namespace: Namespace, tmp_path: 
     variables = environment(api_namespace, KUBECONFIG=str(broken))
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert ran.returncode == 2, ran.stderr
-    assert "no usable kubeconfig" in ran.stderr.splitlines()[-1]
+    assert "usable kubeconfig" in ran.stderr.splitlines()[-1]
 
 
 def test_exit_code_is_3_if_the_api_server_does_not_answer(api_namespace: Namespace, tmp_path: Path) -> None:
