@@ -77,15 +77,18 @@ class Shop:
         return bool(phase == "Succeeded")
 
     def group(self, stream: str = "orders") -> dict[str, int]:
-        """Return pending, lag, consumers and entries-read of the stream's only group. -1 means unknown."""
+        """Return pending, lag, consumers and entries-read of the stream's only group. -1 means unknown. Returns no values
+        if no pod has created the group yet."""
         flat = self.redis("XINFO", "GROUPS", stream).splitlines()
+        if len(flat) < 2 or flat[0].startswith("ERR"):
+            return {}
         info = dict(zip(flat[::2], flat[1::2], strict=True))
         return {name: int(info[name] or -1) for name in ("pending", "lag", "consumers", "entries-read")}
 
     def drained(self, stream: str = "orders") -> bool:
         """Return whether every entry was delivered and acknowledged."""
         group = self.group(stream)
-        return group["lag"] == 0 and group["pending"] == 0
+        return bool(group) and group["lag"] == 0 and group["pending"] == 0
 
     def consumer(self, name: str = "orders") -> Any:
         return self.get("stc", name)

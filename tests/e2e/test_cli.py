@@ -38,6 +38,8 @@ def picky(shop: Shop) -> Iterator[Shop]:
     shop.wait_ready("picky")
     shop.redis("XADD", "picky", "*", "customer", "4711")
     eventually("the message is settled", lambda: shop.drained("picky"))
+    # The pod creates the group, and the operator polls the stream every 15 s.
+    eventually("the operator sees the group", lambda: shop.condition("picky", "GroupReady").get("status") == "True")
     yield shop
     shop.kubectl("delete", "stc", "--all")
 
