@@ -77,8 +77,8 @@ class Shop:
         return bool(phase == "Succeeded")
 
     def group(self, stream: str = "orders") -> dict[str, int]:
-        """Return pending, lag, consumers and entries-read of the stream's only group. -1 means unknown. Returns no values
-        if no pod has created the group yet."""
+        """Return pending, lag, consumers and entries-read of the stream's only group. -1 means unknown. Returns no
+        values if no pod has created the group yet."""
         flat = self.redis("XINFO", "GROUPS", stream).splitlines()
         if len(flat) < 2 or flat[0].startswith("ERR"):
             return {}
