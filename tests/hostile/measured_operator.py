@@ -84,7 +84,7 @@ class MeasuredOperator(OperatorProcess):
         return [each for each in self.records(since) if each.cpu_seconds > MAX_CALLBACK_CPU_SECONDS]
 
     def blocking_calls(self, since: float) -> list[Record]:
-        """Return the blocking calls, except the read of the kubeconfig by kopf's login, which may end the start late."""
+        """Return the blocking calls, except the read of the kubeconfig by the login of kopf."""
         calls = [each for each in self.records(since) if each.kind not in MEASURED_KINDS]
         return [each for each in calls if "operator.kubeconfig" not in each.detail]
 
