@@ -16,7 +16,10 @@ def test_otel_config_file_is_rejected_with_a_remedy(endpoint: dict[str, str]) ->
         "consumer": "pod-a",
         "server": lambda: ("redis", 6379),
     }
-    with pytest.raises(InvalidSettings, match=r"OTEL_CONFIG_FILE is '/etc/otel.yaml'.*set OTEL_EXPORTER_OTLP_ENDPOINT"):
+    with pytest.raises(
+        InvalidSettings,
+        match=r"OTEL_CONFIG_FILE is '/etc/otel.yaml'.*set variables such as OTEL_EXPORTER_OTLP_ENDPOINT",
+    ):
         telemetry_from_env({"OTEL_CONFIG_FILE": "/etc/otel.yaml", **endpoint}, **consumer)
     disabled = {"OTEL_CONFIG_FILE": "/etc/otel.yaml", "OTEL_SDK_DISABLED": "true"}
     assert telemetry_from_env(disabled, **consumer) is None
