@@ -33,10 +33,10 @@ class NamespaceBudget:
         """Namespace and size of each object, by uid."""
         self._totals: Counter[str] = Counter()
 
-    def try_reserve(self, uid: str, namespace: str, value: Any) -> bool:
-        """Reserve memory for an object, in place of its previous version. Returns False if the object does not fit."""
+    def try_reserve(self, uid: str, namespace: str, size: int) -> bool:
+        """Reserve memory for an object of this size, in place of its previous version. Returns False if the object does
+        not fit."""
         self.release(uid)
-        size = size_of(value, MAX_OBJECT_BYTES)
         total = self._totals[namespace] + size
         if size > MAX_OBJECT_BYTES or total > MAX_NAMESPACE_BYTES:
             return False
@@ -52,11 +52,6 @@ class NamespaceBudget:
         self._totals[namespace] -= size
         if not self._totals[namespace]:
             del self._totals[namespace]
-
-
-def is_large(value: Any) -> bool:
-    """Return True if a value that was parsed from JSON needs more than MAX_OBJECT_BYTES of memory."""
-    return size_of(value, MAX_OBJECT_BYTES) > MAX_OBJECT_BYTES
 
 
 def size_of(value: Any, limit: int) -> int:

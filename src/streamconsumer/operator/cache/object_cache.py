@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
-from streamconsumer.operator.cache.namespace_budget import NamespaceBudget, is_large
+from streamconsumer.operator.cache.namespace_budget import MAX_OBJECT_BYTES, NamespaceBudget, size_of
 from streamconsumer.operator.cache.transform import reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
@@ -67,10 +67,11 @@ class ObjectCache:
         if cached:
             self._budget.release(_uid(cached))
         latest = strip_unused(manifest)
-        if self._is_admitted(key, manifest) and self._budget.try_reserve(uid, key[0], latest):
+        size = size_of(latest, MAX_OBJECT_BYTES)
+        if self._is_admitted(key, manifest) and self._budget.try_reserve(uid, key[0], size):
             self._unmark_reduced(key, object_id)
         else:
-            self._reduced[key][object_id] = is_large(latest)
+            self._reduced[key][object_id] = size > MAX_OBJECT_BYTES
             latest = reduce(latest)
         if manifest["kind"] == names.KIND:
             self.consumers[key] = latest
