@@ -29,6 +29,7 @@ from redis.exceptions import ResponseError
 from streamconsumer.model import processor_settings
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
+from streamconsumer.redis_client.scripts import SCRIPT_FUNCTIONS
 
 EntryId = tuple[int, int]
 """Entry id as two numbers: milliseconds and sequence. A bound is the smallest id that is not trimmed."""
@@ -36,13 +37,12 @@ EntryId = tuple[int, int]
 MAX_GROUPS = 1000
 """Maximum number of groups of a stream that is trimmed. Redis has no command that reads only some of the groups."""
 
-GROUP_BOUNDS = f"""
+GROUP_BOUNDS = f"""{SCRIPT_FUNCTIONS}
 local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
 local lines = {{}}
 if #groups > {MAX_GROUPS} then return {{#groups, lines}} end
 for _, line in ipairs(groups) do
-  local info = {{}}
-  for i = 1, #line, 2 do info[line[i]] = line[i + 1] end
+  local info = dictionary(line)
   local pending = redis.call('XPENDING', KEYS[1], info.name, '-', '+', 1)[1]
   lines[#lines + 1] = {{info.name == ARGV[1] and 1 or 0, info['last-delivered-id'], pending and pending[1] or ''}}
 end
