@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.operator.kube.client import PAGE_SIZE
+from streamconsumer.operator.kube.list_pages import PAGE_SIZE
 from tests.model.examples import Manifest, manifest
 from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
 from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually

@@ -22,19 +22,12 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     as_yaml,
 )
-from streamconsumer.operator.kube.list_pages import ListPage
+from streamconsumer.operator.kube.list_pages import ListPage, PageQuery
 from streamconsumer.operator.kube.paths import collection_path, object_path
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
 from streamconsumer.operator.reconcile_trace import current
 from streamconsumer.text import printable
-
-PAGE_SIZE = 20
-"""The number of objects in one page of a list. Even a page of the largest objects, with 1.5 MB each, is received within
-the time limit of a request."""
-
-EXPIRED = 410
-"""The HTTP status code of a page whose list the API server no longer has."""
 
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
@@ -73,25 +66,18 @@ class KubeClient:
     ) -> AsyncIterator[Manifest]:
         """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all namespaces.
 
-        A list that takes longer than the API server keeps its version (5 minutes by default) starts again, as one page.
-        It then yields objects again."""
-        path, query = collection_path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
-        if selector:
-            query["labelSelector"] = selector
-        token = ""
-        while True:
-            page = ListPage(self._api.get_chunks(path, query=query | _continue(token)))
+        If the list starts again, objects are yielded again, see `PageQuery`."""
+        path, query, has_next = collection_path(api_version, kind, namespace), PageQuery(selector), True
+        while has_next:
+            page = ListPage(self._api.get_chunks(path, query=query.parameters))
             try:
                 async for item in page.items():
                     yield {"apiVersion": api_version, "kind": kind, **item}
             except ApiError as error:
-                if error.status != EXPIRED or not token:
+                if not query.restart(error.status):
                     raise
-                del query["limit"]
-                token = ""
-                continue
-            if not (token := page.metadata.get("continue", "")):
-                return
+            else:
+                has_next = query.advance(page)
 
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
@@ -263,10 +249,6 @@ async def list_all(
 def secret_data(secret: Manifest | None) -> dict[str, bytes] | None:
     """Return the decoded data of a Secret, or None if there is no Secret."""
     return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
-
-
-def _continue(token: str) -> dict[str, str]:
-    return {"continue": token} if token else {}
 
 
 def _attributes(verb: str, resource: str, namespace: str | None) -> dict[str, str]:

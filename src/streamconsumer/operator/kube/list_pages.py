@@ -1,4 +1,4 @@
-"""Parser of the pages of a list that receives and parses one object at a time.
+"""The pages of a list: the query of each page, and a parser that receives and parses one object at a time.
 
 An object may have up to 1.5 MB, and parsing an object takes up to 45 ms. Parsing a whole page in one step would block
 the event loop for up to a second, and would need the memory of all objects at the same time.
@@ -19,6 +19,43 @@ ITEMS = '"items":'
 _SEPARATORS = " \t\r\n,["
 _separators = re.compile(f"[{re.escape(_SEPARATORS)}]*")
 _json = json.JSONDecoder()
+
+
+PAGE_SIZE = 20
+"""The number of objects in one page of a list. Even a page of the largest objects, with 1.5 MB each, is received within
+the time limit of a request."""
+
+EXPIRED = 410
+"""The HTTP status code of a page whose list the API server no longer has."""
+
+
+class PageQuery:
+    """The query of the next page of a list.
+
+    A list that takes longer than the API server keeps its version (5 minutes by default) starts again, as one page. It
+    then contains objects again."""
+
+    def __init__(self, selector: str = "") -> None:
+        self._limit = {"limit": str(PAGE_SIZE)}
+        self._selector = {"labelSelector": selector} if selector else {}
+        self._token = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The query parameters of the next page."""
+        return self._limit | self._selector | ({"continue": self._token} if self._token else {})
+
+    def advance(self, page: "ListPage") -> bool:
+        """Continue after a page. Returns False if the page was the last one."""
+        self._token = page.metadata.get("continue") or ""
+        return bool(self._token)
+
+    def restart(self, status: int) -> bool:
+        """Start the list again if a page was rejected because the list has expired. Returns False for other errors."""
+        has_expired = status == EXPIRED and bool(self._token)
+        if has_expired:
+            self._limit, self._token = {}, ""
+        return has_expired
 
 
 class ListPage:

@@ -29,8 +29,7 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     load_connection,
 )
-from streamconsumer.operator.kube.client import EXPIRED, PAGE_SIZE
-from streamconsumer.operator.kube.list_pages import ListPage
+from streamconsumer.operator.kube.list_pages import ListPage, PageQuery
 from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 
 OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
@@ -90,9 +89,8 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
                     yield event
                 else:
                     on_object(event["type"] or LISTED, {**typed, **event["object"]})
-                    cast(
-                        "Manifest", event["object"]
-                    ).clear()  # kopf keeps the last event of each watch, which may have megabytes
+                    # kopf keeps the last event of each watch, which may have megabytes.
+                    cast("Manifest", event["object"]).clear()
         except Exception as error:  # noqa: BLE001 - any error in one watch would end all watches
             log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
             await asyncio.sleep(WATCH_RETRY_SECONDS)
@@ -109,26 +107,22 @@ async def _fetch_objects(
 ) -> AsyncIterator[tuple[list[Any], str]]:
     """List the objects as kopf does, but receive and parse them one at a time. Yields lists of objects. The last list
     is empty and has the resourceVersion from which kopf watches."""
-    params = {"limit": str(PAGE_SIZE)}
-    if selectors := sorted(set(settings.watching.label_selectors.collect(resource))):
-        params["labelSelector"] = ",".join(selectors)
-    token: str | None = ""
-    while token is not None:
-        url = resource.get_url(namespace=namespace, params=params | ({"continue": token} if token else {}))
+    query = PageQuery(",".join(sorted(set(settings.watching.label_selectors.collect(resource)))))
+    has_next = True
+    while has_next:
+        url = resource.get_url(namespace=namespace, params=query.parameters)
         try:
             request = kopf_api.request(method="get", url=url, settings=settings, headers=UNCOMPRESSED, logger=logger)
             response = await request
         except kopf_errors.APIError as error:
-            if error.status != EXPIRED or not token:
+            if not query.restart(error.status):
                 raise
-            del params["limit"]  # as in `KubernetesClient.list`
-            token = ""
             continue
         async with response:
             page = ListPage(response.content.iter_chunked(CHUNK_BYTES))
             async for item in page.items():
                 yield [item], ""
-        token = page.metadata.get("continue") or None
+        has_next = query.advance(page)
     yield [], page.metadata["resourceVersion"]
 
 
