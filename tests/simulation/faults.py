@@ -146,27 +146,28 @@ def late_timers(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def partition(simulation: "Simulation", fault: FaultPlan) -> End:
     """No byte reaches the server or the pod."""
-    return _cut_link(simulation, fault, up=True, down=True)
+    return _change_link(simulation, fault, "up_cuts", "down_cuts", by=1)
 
 
 def partition_up(simulation: "Simulation", fault: FaultPlan) -> End:
     """The pod's bytes do not reach the server."""
-    return _cut_link(simulation, fault, up=True, down=False)
+    return _change_link(simulation, fault, "up_cuts", by=1)
 
 
 def partition_down(simulation: "Simulation", fault: FaultPlan) -> End:
     """The server's bytes do not reach the pod."""
-    return _cut_link(simulation, fault, up=False, down=True)
+    return _change_link(simulation, fault, "down_cuts", by=1)
 
 
-def _cut_link(simulation: "Simulation", fault: FaultPlan, *, up: bool, down: bool) -> End:
+def _change_link(simulation: "Simulation", fault: FaultPlan, *counters: str, by: int) -> End:
+    """Add `by` to the named counters of the pod's link until the fault ends."""
     link = simulation.network.link(simulation.pod(fault.pod).process)
-    link.up_cuts += up
-    link.down_cuts += down
+    for counter in counters:
+        setattr(link, counter, getattr(link, counter) + by)
 
     def end() -> None:
-        link.up_cuts -= up
-        link.down_cuts -= down
+        for counter in counters:
+            setattr(link, counter, getattr(link, counter) - by)
         simulation.network.heal(link)
 
     return end
@@ -174,29 +175,17 @@ def _cut_link(simulation: "Simulation", fault: FaultPlan, *, up: bool, down: boo
 
 def slow(simulation: "Simulation", fault: FaultPlan) -> End:
     """Each direction takes `amount` microseconds longer."""
-    return _delay_link(simulation, fault, up=fault.amount, down=fault.amount)
+    return _change_link(simulation, fault, "up_delay", "down_delay", by=fault.amount)
 
 
 def slow_up(simulation: "Simulation", fault: FaultPlan) -> End:
     """The direction to the server takes `amount` microseconds longer."""
-    return _delay_link(simulation, fault, up=fault.amount, down=0)
+    return _change_link(simulation, fault, "up_delay", by=fault.amount)
 
 
 def slow_down(simulation: "Simulation", fault: FaultPlan) -> End:
     """The direction to the pod takes `amount` microseconds longer."""
-    return _delay_link(simulation, fault, up=0, down=fault.amount)
-
-
-def _delay_link(simulation: "Simulation", fault: FaultPlan, *, up: int, down: int) -> End:
-    link = simulation.network.link(simulation.pod(fault.pod).process)
-    link.up_delay += up
-    link.down_delay += down
-
-    def end() -> None:
-        link.up_delay -= up
-        link.down_delay -= down
-
-    return end
+    return _change_link(simulation, fault, "down_delay", by=fault.amount)
 
 
 def cut(simulation: "Simulation", fault: FaultPlan) -> None:

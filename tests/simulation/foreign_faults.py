@@ -7,6 +7,7 @@ from tests.simulation.faults import POD_FAULTS, SERVER_FAULTS, End, Start, remov
 from tests.simulation.ledger import SNAPSHOT_SECONDS
 from tests.simulation.plan import FaultPlan
 from tests.simulation.pod import GROUP, STREAM
+from tests.simulation.server import to_dict
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -89,7 +90,7 @@ def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
     entries = simulation.server.inspect("XRANGE", STREAM, "-", "+")
     stream_deleted(simulation, fault)
     for entry_id, fields in entries if isinstance(entries, list) else ():
-        pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+        pairs = to_dict(fields)
         simulation.add(entry_id.decode(), int(pairs[b"n"]) + NEW_LIFE_NUMBERS, pairs[b"key"].decode())
 
 

@@ -20,11 +20,12 @@ from hiredis import ReplyError
 
 from streamconsumer.processor import Effects
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.activity import Activity
 from tests.simulation.handlers import EFFECT_KEY
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop
 from tests.simulation.records import EntryRecord, Loss, Run, Violation
-from tests.simulation.server import SimulatedServer, head_commands
+from tests.simulation.server import SimulatedServer, head_commands, to_dict
 
 MIN_IDLE_SECONDS = 30.0
 """A live consumer keeps its entries if the server has heard from it within this time."""
@@ -268,7 +269,7 @@ class Ledger:
             return "settled"
         if record.entry_id not in self._present or record.state == "gone":
             return "gone"
-        if last_delivered is None or _id(record.entry_id) > last_delivered:
+        if last_delivered is None or parse_id(record.entry_id) > last_delivered:
             return "unread"
         return "orphaned"
 
@@ -294,16 +295,16 @@ class Ledger:
             {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
         )
         for line in () if isinstance(groups, ReplyError) else groups:
-            fields = dict(zip(line[::2], line[1::2], strict=True))
+            fields = to_dict(line)
             if fields[b"name"] == group.encode():
-                return pending, _id(_text(fields[b"last-delivered-id"]))
+                return pending, parse_id(_text(fields[b"last-delivered-id"]))
         return pending, None
 
     def _read_dead_letters(self) -> None:
         """Read the dead letters. A dead letter that the server has lost later still counts."""
         found: defaultdict[int, list[str]] = defaultdict(list)
         for _, fields in self._inspect("XRANGE", self._dead_letter_stream, "-", "+"):
-            pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+            pairs = to_dict(fields)
             found[int(pairs[b"n"])].append(_text(pairs.get(b"streamconsumer.reason", b"")))
         self.dead_letters.update(found)
 
@@ -324,8 +325,3 @@ class Ledger:
 
 def _text(value: bytes) -> str:
     return value.decode(errors="surrogateescape")
-
-
-def _id(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

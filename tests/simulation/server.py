@@ -7,8 +7,6 @@ entry. It also assigns the client ids, because the ids of the real server depend
 import asyncio
 import os
 import re
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from socket import AF_UNIX, socket
@@ -17,6 +15,9 @@ from typing import Any
 
 import hiredis
 
+from streamconsumer.redis_client.replies import parse_id
+from tests.cluster.errors import ProgramFailed
+from tests.cluster.processes import Program
 from tests.cluster.redis_servers import Flavour
 from tests.simulation.loop import START_MICROSECONDS, SimulationLoop
 from tests.simulation.server_clock import ServerClock
@@ -66,15 +67,14 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
-        with (folder / "errors").open("wb") as errors:
-            self._process = subprocess.Popen(
-                [flavour.find(), *options],
-                cwd=folder,
-                env={**os.environ, **self.clock.environment()},
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-            )
-        self.control = self._connect_when_ready()
+        self._program = Program(flavour.name, [flavour.find(), *options], folder, self.clock.environment())
+        self._program.start()
+        try:
+            self._program.wait_until(self._accepts_connections, START_TIMEOUT_SECONDS)
+        except ProgramFailed:
+            self._program.kill()
+            raise
+        self.control = self.connect()
 
     def connect(self) -> "RealConnection":
         """Open a connection."""
@@ -88,29 +88,23 @@ class RealServer:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the process has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self._program.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End the process."""
         self.control.close()
-        self._process.kill()
-        self._process.wait()
+        self._program.kill()
         self._folder.cleanup()
 
     close = stop
 
-    def _connect_when_ready(self) -> "RealConnection":
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while True:
-            try:
-                return self.connect()
-            except OSError:
-                if time.monotonic() > deadline or self._process.poll() is not None:
-                    self._process.kill()
-                    errors = (self._socket_path.parent / "errors").read_text(errors="replace")
-                    raise RuntimeError(f"{self.flavour.name}: the server did not start; it wrote: {errors}") from None
-                time.sleep(0.01)
+    def _accepts_connections(self) -> bool:
+        try:
+            self.connect().close()
+        except OSError:
+            return False
+        return True
 
 
 class RealConnection:
@@ -356,9 +350,9 @@ class SimulatedServer:
         if isinstance(groups, hiredis.ReplyError):
             return True
         for line in groups:
-            group = dict(zip(line[::2], line[1::2], strict=True))
+            group = to_dict(line)
             if group[b"name"] == read.group:
-                return bool(last) and _id(last[0][0]) > _id(group[b"last-delivered-id"])
+                return bool(last) and parse_id(last[0][0].decode()) > parse_id(group[b"last-delivered-id"].decode())
         return True
 
     def _answer_client_command(self, client_id: int, arguments: Arguments) -> bytes | None:
@@ -380,9 +374,9 @@ def head_commands(stream: str) -> tuple[Command, Command]:
     return ("XINFO", "GROUPS", stream), ("XREVRANGE", stream, "+", "-", "COUNT", 1)
 
 
-def _id(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds), int(sequence)
+def to_dict(flat: Sequence[bytes]) -> dict[bytes, Any]:
+    """Return the alternating names and values of a reply as a dict."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _to_bytes(argument: Any) -> bytes:
