@@ -255,6 +255,17 @@ def test_group_that_is_lost_at_zero_pods_is_restored_by_one_pod(
     wait_for_replicas(api_namespace, 0)
 
 
+def _scale_to_three(namespace: Namespace, server: RedisServer, **rules: Any) -> Any:
+    """Create a StreamConsumer and 25 unread entries, which need three pods. Returns the client of the server."""
+    redis = redis_client(server)
+    create_group(server)
+    namespace.create(manifest_for(server, autoscaling={**IMMEDIATE, **rules}))
+    wait_for_condition(namespace, "orders", "GroupReady", "GroupExists")
+    _add(redis, 25)
+    wait_for_replicas(namespace, 3)
+    return redis
+
+
 def _add(redis: Any, count: int) -> None:
     pipeline = redis.pipeline()
     for number in range(count):
@@ -266,12 +277,7 @@ def _add(redis: Any, count: int) -> None:
 def test_deleted_group_keeps_the_pods_that_will_restore_it(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer, deleted: str
 ) -> None:
-    redis = redis_client(redis_server)
-    create_group(redis_server)
-    api_namespace.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "cooldown": "0s"}))
-    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
-    _add(redis, 25)
-    wait_for_replicas(api_namespace, 3)
+    redis = _scale_to_three(api_namespace, redis_server, cooldown="0s")
     api_namespace.create(_pod("owner"))
     api_namespace.patch("Pod", "owner", {"status": {"phase": "Running"}}, "/status")
     polls = _polls(redis)
@@ -292,12 +298,7 @@ def test_deleted_group_keeps_the_pods_that_will_restore_it(
 def test_suspended_consumer_is_not_scaled_until_it_resumes(
     api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = redis_client(redis_server)
-    create_group(redis_server)
-    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
-    _add(redis, 25)
-    wait_for_replicas(api_namespace, 3)
+    redis = _scale_to_three(api_namespace, redis_server)
     api_namespace.edit("orders", suspend=True)
     wait_for_replicas(api_namespace, 0)
     polls = _polls(redis)

@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -360,24 +360,26 @@ def admits(cache: ObjectCache, key: Key) -> bool:
     return True
 
 
-def test_a_namespace_has_a_maximum_number_of_streamconsumers(monkeypatch: pytest.MonkeyPatch) -> None:
+def overfull_cache(monkeypatch: pytest.MonkeyPatch, on_admitted: Callable[[Key], None]) -> ObjectCache:
+    """Return a cache with five StreamConsumers in a namespace, of which three are admitted."""
     monkeypatch.setattr(object_cache, "MAX_CONSUMERS", 3)
-    admitted = list[Key]()
-    cache = ObjectCache(admitted.append)
+    cache = ObjectCache(on_admitted)
     for number in range(5):
         cache.upsert(large(number, size=10))
         cache.upsert(large(number, size=10))
+    return cache
+
+
+def test_a_namespace_has_a_maximum_number_of_streamconsumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = overfull_cache(monkeypatch, ignore)
     assert [admits(cache, ("shop", f"large-{number}")) for number in range(5)] == [True] * 3 + [False] * 2
     cache.upsert(large(0, "other", size=10))
     assert admits(cache, ("other", "large-0"))
 
 
 def test_a_refused_streamconsumer_is_admitted_after_another_one_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_cache, "MAX_CONSUMERS", 3)
     admitted = list[Key]()
-    cache = ObjectCache(admitted.append)
-    for number in range(5):
-        cache.upsert(large(number, size=10))
+    cache = overfull_cache(monkeypatch, admitted.append)
     cache.remove(large(4))
     assert admitted == []
     cache.remove(large(1))
