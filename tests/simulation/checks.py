@@ -25,7 +25,7 @@ NODE_LOSS_SECONDS = 40.0
 FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
-RETRY_SECONDS = 25.0
+RETRY_SECONDS = 20.0
 """Time without a fault within which a retry starts after its delay, if a slot is free."""
 
 READY_SECONDS = 5.0
@@ -71,6 +71,8 @@ class Deadlines:
         kinds = {plan.handler for plan in simulation.plan.pods}
         self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
         self._can_hang = "hung_thread" in kinds
+        self._crowded_at = 0.0
+        """Last time at which more than `MAX_WAITING` entries waited."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -89,10 +91,11 @@ class Deadlines:
             for record in self._ledger.records.values()
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
+        if len(waiting) > MAX_WAITING:
+            self._crowded_at = self._ledger.now
         for record in waiting:
             self._check_owner(record, listening_since, live_names)
-            if len(waiting) <= MAX_WAITING:
-                self._check_retry(record, listening_since)
+            self._check_retry(record, max(listening_since, self._crowded_at))
             if is_idle and record.state == "unread":
                 self._check_unread(record, listening_since)
 

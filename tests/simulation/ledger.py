@@ -81,6 +81,7 @@ class Ledger:
         """Runs that had not ended at the last start of a handler."""
         self._rerun_windows: list[tuple[float, float]] = []
         self._present: set[str] = set()
+        self._reported_texts: set[str] = set()
         self._lengths = (-1, -1)
 
     @property
@@ -317,6 +318,12 @@ class Ledger:
         is_new = invariant not in record.reported
         record.reported.add(invariant)
         return is_new
+
+    def report_once(self, invariant: str, text: str) -> None:
+        """Record a violation, unless a violation with this text was recorded before."""
+        if text not in self._reported_texts:
+            self._reported_texts.add(text)
+            self.report(invariant, text)
 
     def report(self, invariant: str, text: str) -> None:
         """Record a violation."""

@@ -170,13 +170,15 @@ class Connection(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         if self.thread.failing_writes:
-            raise MemoryError
-        if self._is_open:
+            self._close(MemoryError())  # asyncio's transports close the connection if `send` fails
+        elif self._is_open:
             copy = bytes(data)
             process = self.thread.process
             self._up_arrival = self.network.send_up(process, lambda: self._receive(copy), self._up_arrival)
 
     def writelines(self, list_of_data: Any) -> None:
+        if self.thread.failing_writes:
+            raise MemoryError  # asyncio's transports join the parts
         self.write(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
