@@ -176,8 +176,8 @@ class Ledger:
         changed_at += START_MICROSECONDS / 1e6
         if self._activity.was_held(process, changed_at):
             return False
-        heard_at = self._activity.first_heard_after(process, changed_at)
-        return heard_at is None or self._loop.time() - heard_at < DETECTION_SECONDS
+        received_at = self._activity.first_received_after(process, changed_at)
+        return received_at is None or self._loop.time() - received_at < DETECTION_SECONDS
 
     def is_undone(self, settled_at: float) -> bool:
         """Return True if a fault has undone what was settled at this time."""
@@ -216,7 +216,9 @@ class Ledger:
             self.transitions[record.state, state, cause] += 1
         for run in record.runs:
             if run.is_live and run.loss is None and owner != run.consumer:
-                self._on_loss(record, run, Loss(self.now, cause, self._excuse(record, run, process)), process)
+                is_acknowledged = state == "settled" and any(other.is_success for other in record.runs)
+                excuse = "acknowledged" if is_acknowledged else self._excuse(record, run, process)
+                self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
             record.settled_at = self.now
         if state == "gone" and not record.foreign:
