@@ -215,7 +215,8 @@ class Ledger:
             self.on_state(record, state, cause)
             self.transitions[record.state, state, cause] += 1
         for run in record.runs:
-            if run.is_live and run.loss is None and owner != run.consumer:
+            is_unsettled = bool(owner) and run.is_success and not run.process.is_dead and record.owner == run.consumer
+            if (run.is_live or is_unsettled) and run.loss is None and owner != run.consumer:
                 is_acknowledged = state == "settled" and any(other.is_success for other in record.runs)
                 excuse = "acknowledged" if is_acknowledged else self._excuse(record, run, process)
                 self._on_loss(record, run, Loss(self.now, cause, excuse), process)
