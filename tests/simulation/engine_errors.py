@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 
-from redis.exceptions import RedisError
+import redis.asyncio.connection
+from redis.exceptions import DataError, RedisError
 
 from streamconsumer.errors import StreamConsumerError
 from streamconsumer.processor.handler.outcomes import Outcome
@@ -26,13 +27,19 @@ EXPECTED_ERRORS = (RedisError, OSError, StreamConsumerError, Outcome)
 
 
 def unexpected_error(error: BaseException | None) -> BaseException | None:
-    """Return the error, or the first error of its group, that the engine does not expect. None if there is none."""
+    """Return the error, or the first error of its group, that the engine does not expect. None if there is none.
+
+    redis-py raises AttributeError if a task closes the connection with which another task is sending.
+    """
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(unexpected_error, error.exceptions)), None)
-    if not isinstance(error, Exception) or isinstance(error, EXPECTED_ERRORS):
+    is_expected = isinstance(error, EXPECTED_ERRORS) and not isinstance(error, DataError)
+    if not isinstance(error, Exception) or is_expected:
         return None
     frame = _origin(error)
-    return None if frame is not None and frame.filename in INJECTING_FILES else error
+    file_name = "" if frame is None else frame.filename
+    is_closed = isinstance(error, AttributeError) and file_name == redis.asyncio.connection.__file__
+    return None if is_closed or file_name in INJECTING_FILES else error
 
 
 def error_text(error: BaseException) -> str:
