@@ -115,7 +115,9 @@ def _find(options: argparse.Namespace) -> int:
     seeds, server = options.seeds or map(str, itertools.count()), options.servers[0]
 
     def show(found: Found) -> None:
-        print(f"{found.regression.name}: seed {found.seed} after {found.cpu_seconds:.1f} s", file=sys.stderr, flush=True)
+        print(
+            f"{found.regression.name}: seed {found.seed} after {found.cpu_seconds:.1f} s", file=sys.stderr, flush=True
+        )
 
     found, summary = find_faults(regressions, seeds, server, options.seconds, show)
     print("\n".join([*markdown_lines(regressions, found), "", *summary.figure_lines()]))

@@ -97,7 +97,7 @@ class SimulationTask(asyncio.Task[Any]):
     @property
     def raised(self) -> BaseException | None:
         """Error that ended the task. Unlike `exception`, the property does not mark the error as retrieved."""
-        return self._exception  # type: ignore[no-any-return]
+        return self._exception
 
     def __hash__(self) -> int:
         return self.number
