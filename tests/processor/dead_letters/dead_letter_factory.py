@@ -75,7 +75,7 @@ async def command(group: Group, *words: Any) -> Any:
     return await group.client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types
 
 
-async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{KEY}")) -> None:
+async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{{{STREAM}}}:*")) -> None:
     """Grant the group's managers only these permissions from now on."""
     await command(group, "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)
     group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
@@ -173,7 +173,9 @@ class StreamManager:
         try:
             try:
                 return await self.control.execute_command(*by_hash(command))  # type: ignore[no-untyped-call]
-            except NoScriptError:
+            except ResponseError as error:
+                if not is_unknown_script(error):
+                    raise
                 return await self.control.execute_command(*command)  # type: ignore[no-untyped-call]
         except ReplyTooLarge as error:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None

@@ -26,7 +26,7 @@ MIN_SERVER_VERSION = (6, 2)
 NO_SUCH_ID = "0-0"
 """Entry id that no entry can have."""
 
-OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
+OPTIONAL_PERMISSIONS = {"+evalsha", "+client|id", "+client|unblock"}
 """Optional permissions. If an optional permission is missing, the processor works with limitations."""
 
 _MAX_QUOTED_LENGTH = 120
@@ -173,9 +173,7 @@ def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionP
         ("zscore", companion, (companion, "")),
         ("zscan", companion, (companion, "x")),
         ("zremrangebyrank", companion, (companion, "x", "x")),
-        ("hexists", companion, (companion, "")),
         ("hlen", companion, (companion,)),
-        ("exists", companion, (companion,)),
         ("expire", companion, (companion, "x")),
         ("rename", companion, (companion, companion)),
         ("del", companion, (companion,)),
