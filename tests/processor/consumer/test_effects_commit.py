@@ -17,13 +17,13 @@ from streamconsumer.processor.consumer import effects_commit as applying
 from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
 from streamconsumer.processor.consumer.large_entries import BoundedReads
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.consumer.pending_entries import PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key, hash_slot
+from streamconsumer.redis_client.outcome import Outcome
 from streamconsumer.redis_client.scripts import load_script
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, FailureDetails, to_fields
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.group import GROUP, STREAM, Group
 
 KEY = group_key(STREAM, GROUP, "dead-letters")

@@ -3,9 +3,9 @@
 import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import from_fields, to_fields
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
+from streamconsumer.redis_client.outcome import Outcome
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,

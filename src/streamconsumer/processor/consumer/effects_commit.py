@@ -26,12 +26,12 @@ from typing import Any
 from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRejected
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, entry_keys, group_key
+from streamconsumer.redis_client.outcome import Outcome
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
 from streamconsumer.redis_client.scripts import load_script
 

@@ -69,7 +69,7 @@ class RestoredGroup(NamedTuple):
     """Result of the script that creates a missing group."""
 
     position: str
-    """Position at which the new group begins. If the group exists, the position at which it would have begun."""
+    """Position at which the new group starts. Meaningless if the group existed."""
 
     is_new_stream: bool
     """True if the stream was deleted and created again since this consumer last read from it."""

@@ -21,7 +21,6 @@ from streamconsumer.processor.consumer.large_entries import BoundedReads, Claime
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
@@ -42,14 +41,12 @@ from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 
 if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
 
 log = logging.getLogger(__name__)
-
-SCRIPT_PAGE_SIZE = 120
-"""Maximum number of entries in one call of a script that makes up to eight calls of Redis commands per entry."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """Time until the connection counts as dead if no reply arrives after the BLOCK duration."""
@@ -92,6 +89,7 @@ class RedisConsumer:
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
+        self.set_delivery_counts = self.leases.set_delivery_counts
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
@@ -125,7 +123,7 @@ class RedisConsumer:
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # checked first: a server out of memory refuses to create even an existing group
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
-                await self._renew_all()
+                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
             await self._connect()
@@ -324,26 +322,17 @@ class RedisConsumer:
         return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
     async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:
-        """Store the delivery count of an entry before its next attempt. The attempt may start if the outcome is
-        DONE."""
+        """Store the delivery count of an entry before its next attempt, which may start if the outcome is DONE."""
         return await self.leases.start_attempt(message_id, deliveries)
-
-    async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Correct the delivery counts of entries that stay in flight, given as (id, deliveries)."""
-        for first in range(0, len(entries), SCRIPT_PAGE_SIZE):
-            await self.leases.set_delivery_counts(entries[first : first + SCRIPT_PAGE_SIZE])
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
 
         If an entry has no delay, another consumer is woken to claim the entry. Returns the outcome of each entry.
         """
-        outcomes: list[Outcome] = []
-        for first in range(0, len(entries), SCRIPT_PAGE_SIZE):
-            page = entries[first : first + SCRIPT_PAGE_SIZE]
-            with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in page]):
-                outcomes += await self.leases.postpone(page)
-                self.ack_buffer.record_postponed(ids)
+        with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in entries]):
+            outcomes = await self.leases.postpone(entries)
+            self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
             await self._reader_registry.wake_one(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
@@ -394,29 +383,18 @@ class RedisConsumer:
         self._is_group_lost = True
         position, is_new_stream = await self.snapshot.restore_group(self._last_delivered_id, "0")
         self._metrics.groups_recreated += 1
-        log_fields = {"stream": self._stream, "group": self._group, "position": position}
-        log.warning("recreated the missing consumer group", extra=log_fields)
-        if is_new_stream:
-            self._drop_previous_stream()
+        found = {"stream": self._stream, "group": self._group, "position": position}
+        log.warning("recreated the missing consumer group", extra=found)
+        if is_new_stream:  # the new stream may contain the same ids
+            log.warning("stream was deleted and created again; dropping its previous entries")
+            self.ack_buffer.clear()
+            self.on_stream_recreated()
+            self._last_delivered_id = "0-0"
         await self._restore_ownership()
         await self.snapshot.restore_entries()
 
-    def _drop_previous_stream(self) -> None:
-        """Drop the acknowledgements and the entries of a stream that was deleted and created again.
-
-        The new stream may contain entries with the same ids."""
-        log.warning("the stream was deleted and created again; dropping the entries in flight of the previous stream")
-        self.ack_buffer.clear()
-        self.on_stream_recreated()
-        self._last_delivered_id = "0-0"
-
     async def _restore_ownership(self) -> None:
         """Make all entries in flight pending again, even if they were received while the group was recreated."""
-        await self._renew_all()
+        await self.leases.renew(list(self.in_flight_ids()))
         await self.leases.register()
         self._is_group_lost = False
-
-    async def _renew_all(self) -> None:
-        in_flight = list(self.in_flight_ids())
-        for first in range(0, len(in_flight), PAGE_SIZE):
-            await self.leases.renew(in_flight[first : first + PAGE_SIZE])

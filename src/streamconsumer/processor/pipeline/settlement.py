@@ -16,7 +16,6 @@ from typing import Any
 from streamconsumer.errors import EffectsRejected, UndecodableEntry
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import (
     DeadLetterReason,
     FailureDetails,
@@ -31,6 +30,7 @@ from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
+from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Settler:
             entry.deliveries += 1
             entry.attempt_counted = True
             return True
-        self._count_lost(entry, outcome)
+        self._count_lost(outcome)
         return False
 
     # -- after the attempt ---------------------------------------------------------------------------------------------
@@ -157,13 +157,9 @@ class Settler:
 
     async def _commit_effects(self, entry: Entry, effects: Effects) -> None:
         try:
-            outcome = await self._consumer.commit_effects(entry.message_id, effects)
-            if outcome is not Outcome.DONE:
-                self._count_lost(entry, outcome)
-                log.warning(
-                    "message was claimed by another consumer; effects not applied",
-                    extra={"message_id": entry.message_id},
-                )
+            if await self._consumer.commit_effects(entry.message_id, effects) is Outcome.LOST:
+                self._metrics.lost_ownership += 1
+                log.warning("message was claimed by another consumer; effects not applied")
         except EffectsRejected as error:
             self.on_failure(entry, error)
             await self.apply_decision(entry)
@@ -291,17 +287,14 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
-        for (entry, _), outcome in zip(entries, outcomes, strict=True):
-            self._count_lost(entry, outcome)
+        for outcome in outcomes:
+            self._count_lost(outcome)
         return {entry.message_id for entry, _ in entries}
 
-    def _count_lost(self, entry: Entry, outcome: Outcome) -> None:
-        """Count an entry that another consumer owns, or that was trimmed before its message was settled."""
-        if outcome is Outcome.LOST:
-            self._metrics.lost_ownership += 1
-        elif outcome is Outcome.TRIMMED:
-            self._metrics.lost_to_trimming += 1
-            log.warning("message was trimmed before it was settled", extra={"message_id": entry.message_id})
+    def _count_lost(self, outcome: Outcome) -> None:
+        """Count an entry that another consumer owns, or that was trimmed."""
+        self._metrics.lost_ownership += outcome is Outcome.LOST
+        self._metrics.lost_to_trimming += outcome is Outcome.TRIMMED
 
     async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
         self._metrics.failed += 1
@@ -355,7 +348,7 @@ class Settler:
             log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
             log.error("message dead-lettered", extra=log_fields)
         else:
-            self._count_lost(entry, reply)
+            self._count_lost(reply)
 
     def _record_breaker_failure(self, entry: Entry) -> None:
         was_open, is_trial = self._breaker.is_open, entry.is_trial
@@ -396,9 +389,8 @@ class Settler:
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
         """Log one line and one stack trace for all failed messages of a batch."""
         self._metrics.failed += len(entries)
-        to_dead_letter = (
-            sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
-        )
+        actions = [entry.decision.action for entry in entries] if self._consumer.claimer else []
+        to_dead_letter = sum(isinstance(action, ToDeadLetter) for action in actions)
         log_fields = {
             "stream": self._consumer_id.stream,
             "messages": len(entries),

@@ -1,5 +1,5 @@
 -- uses: entry_keys
--- Records that `me` has claimed an entry. The record tells the previous owner that the entry is no longer its own, even
+-- Records that `me` has claimed an entry. With the record, the previous owner finds out that the entry is no longer its own, even
 -- after `me` has settled the entry. Each of two hashes contains at most CLAIMS_PER_HASH entries, and expires.
 -- A server that is out of memory rejects the record.
 local function record_claim(id)
