@@ -32,7 +32,7 @@ class Signature:
 
     def fits(self, plan: Plan, violation: Violation) -> bool:
         """Return True if the violation has the signature."""
-        kinds = {fault.kind for fault in plan.faults if fault.at / SECOND <= violation.at}
+        kinds = {fault.kind for fault in plan.faults if fault.at / SECOND < violation.at + 0.001}
         handlers, managers = ({getattr(pod, name) for pod in plan.pods} for name in ("handler", "manager"))
         pairs = ((self.faults, kinds), (self.handlers, handlers), (self.managers, managers))
         return (
