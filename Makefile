@@ -93,6 +93,7 @@ check: .venv/development
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 	$(BIN)/python -m tools.prose
+	$(PYTEST) -q -p no:cacheprovider tests/redis_client/test_lua.py -k "compiles or function"
 	$(BIN)/hadolint --ignore DL3008 --ignore DL3013 Dockerfile examples/orders/Dockerfile
 
 lock:

@@ -1,4 +1,4 @@
--- uses: entry_keys, bounded_entries, record_claim
+-- uses: entry_keys, bounded_entries, record_claims
 -- Claims pending entries. ARGV: group, consumer, minimum idle time in milliseconds, `page_bytes`, `entry_bytes`, then
 -- alternating ids and delivery counts. Returns the number of examined entries, the number of trimmed entries, and the
 -- claimed entries. Trimmed entries are acknowledged, because such entries can never be handled.
@@ -6,7 +6,7 @@
 -- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier claim
 -- of the entry was lost.
 local min_idle, page_bytes, entry_bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local examined, trimmed = 0, 0
+local examined, trimmed, claims = 0, 0, {}
 for i = 6, #ARGV, 2 do
   local id, deliveries = ARGV[i], ARGV[i + 1]
   local entry = redis.call('XRANGE', stream, id, id)[1]
@@ -15,7 +15,7 @@ for i = 6, #ARGV, 2 do
     local is_mine = pending and pending[2] == me
     local arguments = {stream, group, me, is_mine and 0 or min_idle, id, 'RETRYCOUNT', deliveries, 'JUSTID'}
     if #redis.call('XCLAIM', unpack(arguments)) == 0 then return false end
-    if not is_mine then record_claim(id) end
+    if not is_mine then claims[#claims + 1] = id; claims[#claims + 1] = me end
     return true
   end
   if not entry then
@@ -25,4 +25,5 @@ for i = 6, #ARGV, 2 do
   end
   examined = examined + 1
 end
+record_claims(claims)
 return {examined, trimmed, entries}
