@@ -48,7 +48,7 @@ demo: .venv/dev
 
 # Most tests wait more than they compute, so there are more workers than the two cores that CI has.
 test: .venv/test
-	$(PYTEST) -n 4 --dist worksteal -m 'not check and not cluster and not slow and not e2e and not chaos' tests
+	$(PYTEST) -n 6 --dist worksteal -m 'not check and not cluster and not slow and not e2e and not chaos' tests
 
 # The build is a step of its own, because pytest-xdist does not show the output of its workers.
 test-cluster: .venv/development

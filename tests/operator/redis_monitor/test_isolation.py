@@ -25,7 +25,7 @@ from tests.operator.foreign_server import foreign_server
 from tests.operator.name_server import running_name_server
 
 SLOW_ENDPOINTS = 500
-MANY_ENDPOINTS = 1000
+MANY_ENDPOINTS = 600
 SAMPLES = 10
 OPEN_FILES = 512
 TIMEOUT_SECONDS = 120
@@ -74,7 +74,7 @@ async def running_monitor(interval: timedelta, *, scaled_to_zero: bool = False) 
 
 @pytest.fixture
 def few_open_files() -> Iterator[None]:
-    """A limit of open files that 1,000 connections would exceed."""
+    """A limit of open files that the connections to MANY_ENDPOINTS would exceed."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, before[1]))
     yield
