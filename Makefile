@@ -8,7 +8,7 @@
 #   make simulate      run the engine with virtual time on SEEDS seeds, or for SECONDS seconds (docs/reliability.md)
 #   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
-#   make check         run linters, type checker, import contracts, and the checks of generated files and wording
+#   make check         run linters, type checkers, import contracts, and the checks of generated files and wording
 #   make fix           fix what linter and formatter can fix
 #   make generate      write the files that are computed from the models: CRD, docs/reference.md
 #   make lock          pin dependencies again (UPGRADE=1 for newer versions); needs uv
@@ -30,10 +30,10 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@sed -n 's/^#   make/make/p' Makefile
 
+# The pip of Python 3.11 needs twice the processor time of the pinned pip, which therefore comes first.
 .venv/made:
 	@test -n "$(PYTHON)" || { echo 'found no Python 3.11 or newer on PATH; name its path: make PYTHON=/path/to/python3' >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	# The pip of Python 3.11 needs twice the time for the other packages.
 	$(INSTALL) --require-hashes -r locks/build.txt
 	@touch $@
 
@@ -46,7 +46,7 @@ help:
 demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
-# Most tests wait more than they compute, so there are more workers than the two cores that CI has.
+# Most tests wait more than they compute, so there are three workers for each of the two cores that CI has.
 test: .venv/test
 	$(PYTEST) -n 6 --dist worksteal -m 'not check and not cluster and not slow and not e2e and not chaos' tests
 

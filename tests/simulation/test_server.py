@@ -13,9 +13,7 @@ from tests.simulation.simulation import simulate
 
 @pytest.mark.parametrize("name", [each.name for each in FLAVOURS])
 @pytest.mark.usefixtures("quiet_engine")
-def test_server_uses_no_processor_time_after_a_simulation(
-    name: str, real_server: Callable[[str], RealServer]
-) -> None:
+def test_server_uses_no_processor_time_after_a_simulation(name: str, real_server: Callable[[str], RealServer]) -> None:
     server = real_server(name)
     simulate(plan_of("0"), server)
     before = server.cpu_seconds()
