@@ -28,7 +28,7 @@ KEYS = entry_keys(STREAM, GROUP)
 @cache
 def scripts() -> dict[str, Script]:
     """Return all scripts by name."""
-    found = {}
+    found: dict[str, Script] = {}
     for module in pkgutil.walk_packages(streamconsumer.__path__, "streamconsumer."):
         if not module.name.endswith("__main__"):
             found |= {
