@@ -11,7 +11,7 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
@@ -65,8 +65,11 @@ class ProcessorHooks:
     may_claim: Callable[[], bool]
     """Returns True if the processor may claim entries."""
 
+    thread_pool: HandlerThreadPool
+    """Threads for handlers that are not async."""
+
     busy_ids: Collection[str]
-    """Ids of messages that handler threads are handling."""
+    """Ids of messages whose handler may still be running although their task was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +122,24 @@ def build_pipeline(
     in_flight.on_entry_removed = consumer.on_entry_removed
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(
-        consumer, in_flight, delivery, breaker, consumer_id=consumer_id, random=runtime.random, **observers
+        consumer,
+        in_flight,
+        delivery,
+        breaker,
+        consumer_id=consumer_id,
+        random=runtime.random,
+        clock=runtime.clock,
+        **observers,
     )
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
-    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
+    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(
         hooks.require_handler,
         in_flight,
         settler,
         delivery,
         max_count=batch_count,
+        thread_pool=hooks.thread_pool,
         consumer_id=consumer_id,
         clock=runtime.clock,
         **observers,
@@ -162,11 +173,12 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
-    """Return the fast path. None if every message can get a span, or if acknowledgements are only asynchronous."""
-    if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
+    """Return the fast path. None if every message can get a span or must be marked in Redis before its handler starts,
+    or if acknowledgements are only asynchronous."""
+    if attempt_runner.trace_fields is None or settler.marks_first_attempts or consumer.ack_nowait is None:
         return None
-    collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
-    context = (consumer.encoding, consumer_id, metrics, runtime.clock)
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer, consumer.ack_nowait)
+    context = (consumer_id, metrics, runtime.clock)
     fast_path = FastPath(handler, *collaborators, *context)
     in_flight.fast_path = fast_path.run
     return fast_path

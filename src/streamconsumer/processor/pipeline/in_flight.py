@@ -17,10 +17,23 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.entry_state import (
+    FINISH,
+    LOSE,
+    LOST,
+    RELEASE,
+    REQUEUE,
+    RUNNING,
+    SETTLING,
+    START,
+    WAIT,
+    WAITING,
+)
+from streamconsumer.processor.message import Entry, Origin
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
 from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, AdmissionGate, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
 log = logging.getLogger(__name__)
@@ -32,8 +45,8 @@ MAX_TRIAL_CANDIDATES = 100
 """While the circuit breaker is open, the processor reads entries for trials only if the table contains fewer
 entries than this number."""
 
-BUSY_RETRY_SECONDS = 0.1
-"""Additional delay of a retry if the entry's previous attempt is still running."""
+BATCH_RETRY_SECONDS = 0.1
+"""Additional delay of a retry if other entries of the entry's batch are still running."""
 
 SELF_CANCEL_RETRY_SECONDS = 1.0
 """Delay of the retry after a handler has cancelled its own task."""
@@ -56,8 +69,8 @@ class InFlightTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
-        self._busy_ids = busy_ids
-        """Ids of messages that threads are handling, including messages whose task was cancelled."""
+        self.busy_ids = busy_ids
+        """Ids of messages whose handler may still be running although their task was cancelled."""
         self._gate, self._clock = gate, clock
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
@@ -72,6 +85,10 @@ class InFlightTable:
         self._batched_count = 0
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
+        self.owner: asyncio.Task[None] | None = None
+        """Task of the processor. If it is cancelled, no further entry starts."""
+        self.trial: Entry | None = None
+        """Entry that the open circuit breaker tries. None if no trial is running."""
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
@@ -108,10 +125,13 @@ class InFlightTable:
 
     def admit(self, entries: Collection[Entry]) -> None:
         """Add the entries that are not yet in the table, and start an entry in each free slot."""
-        table, busy = self.entries, self._busy_ids
+        table, busy = self.entries, self.busy_ids
         new = {entry.message_id: entry for entry in entries}
-        if busy or not table.keys().isdisjoint(new):
-            new = {id_: entry for id_, entry in new.items() if id_ not in table and id_ not in busy}
+        if not table.keys().isdisjoint(new):
+            new = {id_: entry for id_, entry in new.items() if id_ not in table}
+        for message_id in new.keys() & busy if busy else ():
+            if new[message_id].origin is Origin.NEW:  # the group was restored at an earlier position
+                new[message_id].mark_attempted()
         table.update(new)
         if new and next(iter(new.values())).in_large_reply:
             self._held_memory.add(new.values())
@@ -125,31 +145,37 @@ class InFlightTable:
         Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
         have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
-        if entry is None or entry.disposition == "claimed_by_peer":
+        if entry is None or entry.state is LOST:
             return False
-        entry.disposition = "claimed_by_peer"
+        if timer := self._retry_timers.pop(message_id, None):
+            timer.cancel()
+            self._blocked.discard(entry)
+        is_waiting = entry.state is WAITING
+        entry.apply(LOSE)
         if task := self.tasks.get(message_id):
             if not self._has_own_entries(task):
                 task.cancel()
             return True
         del self.entries[message_id]
-        if timer := self._retry_timers.pop(message_id, None):
-            timer.cancel()
-            self._blocked.discard(entry)
+        if is_waiting:
             self.ready_queue.complete(entry)
         else:
             self.ready_queue.remove(entry)
         self.dispatch()
         return True
 
+    def drop_all(self) -> None:
+        """Drop all entries, because the stream was deleted and created again."""
+        for message_id in self.ids():
+            self.drop_claimed(message_id)
+
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
         """Retry a running entry after `seconds`. The entry stays in the table when its attempt ends.
 
         Does nothing if another consumer has claimed the entry."""
-        if entry.disposition == "claimed_by_peer":
+        if entry.state is LOST:
             return
-        entry.disposition = "retry_scheduled"
-        entry.attempt_counted = entry.is_first_delivery = False
+        entry.apply(WAIT)
         self._blocked.add(entry)
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
 
@@ -173,6 +199,7 @@ class InFlightTable:
                 self._blocked.discard(self.entries[message_id])
                 unstarted.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in unstarted:
+            entry.apply(RELEASE)
             del self.entries[entry.message_id]
         return unstarted
 
@@ -190,8 +217,9 @@ class InFlightTable:
                 "drain timeout reached; messages of cancelled handlers stay pending",
                 extra={"messages": len(self.tasks)},
             )
-            for message_id in self.tasks:
-                self.entries[message_id].disposition = "drain_timeout"
+            for entry in map(self.entries.__getitem__, self.tasks):
+                if entry.state is not WAITING:
+                    entry.apply(LOSE)
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
@@ -199,7 +227,7 @@ class InFlightTable:
 
     def dispatch(self) -> None:
         """Start ready entries in the free slots, and update `has_capacity`."""
-        if not self.is_closed and (ready := len(self.ready_queue)):
+        if not self._is_ending() and (ready := len(self.ready_queue)):
             ready -= self._wake_slots(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
                 task = asyncio.create_task(self._run_slot(), name="slot", context=self._base_context.copy())
@@ -220,8 +248,7 @@ class InFlightTable:
         task = self.tasks[first.message_id]
         while len(joined) < max_count and (entry := self.ready_queue.pop_if(may_share_batch)):
             self._batched_count += 1
-            self.tasks[entry.message_id] = task
-            self._start_attempt(entry)
+            self._start(entry, task)
             joined.append(entry)
         self.update_capacity()
         return joined
@@ -234,8 +261,7 @@ class InFlightTable:
     def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
         """Return whether the task is handling at least one entry that no other consumer has claimed."""
         return any(
-            running is task and self.entries[message_id].disposition != "claimed_by_peer"
-            for message_id, running in self.tasks.items()
+            running is task and self.entries[message_id].state is not LOST for message_id, running in self.tasks.items()
         )
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -277,17 +303,23 @@ class InFlightTable:
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
-        self.tasks[entry.message_id] = task
-        self._start_attempt(entry)
+        self._start(entry, task)
         if not self.ready_queue.ready:
             self.update_capacity()
         try:
             await self._run(entry)
-        except BaseException:
-            self.retry_after_self_cancel(entry)
+        except BaseException as error:
+            self.on_slot_error([entry], error)
             raise
         finally:
             self.finish_attempt(entry)
+
+    def _start(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        """Record that the task handles the entry. If the circuit breaker is open, the entry becomes the trial."""
+        self.tasks[entry.message_id] = task
+        entry.apply(START)
+        if self._gate is not None and self._gate.is_open and self._gate.record_start():
+            self.trial = entry
 
     async def _wait_for_work(self) -> None:
         """Wait until `dispatch` or `close` wakes this slot."""
@@ -298,11 +330,13 @@ class InFlightTable:
 
     def _wake_slots(self, max_count: int) -> int:
         """Wake at most `max_count` idle slots. Returns the number of slots that this call woke."""
-        woken = self._idle_slots[:max_count]
-        del self._idle_slots[:max_count]
-        for waiter in woken:
-            waiter.set_result(None)
-        return len(woken)
+        woken = 0
+        while self._idle_slots and woken < max_count:
+            waiter = self._idle_slots.pop(0)
+            if not waiter.done():  # done if a handler has left a cancellation of this slot behind
+                waiter.set_result(None)
+                woken += 1
+        return woken
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
@@ -312,52 +346,77 @@ class InFlightTable:
         else:
             self.has_capacity.clear()
 
+    def room_for_claims(self, *, is_due: bool) -> int:
+        """Return the number of entries that may be claimed although the processor must not read new entries.
+
+        Due entries and entries of other consumers do not use each other's room."""
+        queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
+        if is_full or self.is_closed or self._is_breaker_open():
+            return 0
+        queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
+        return max(0, self._concurrency - queued)
+
     def _has_room_for_new(self) -> bool:
         ready = len(self.ready_queue)
         has_slot = not ready and len(self.tasks) - self._batched_count < self._concurrency
         return (has_slot or ready <= self.prefetch_limit > 0) and not self._blocked.is_full
 
     def _has_room_for_trials(self) -> bool:
-        if not self._allows_trial() or self.ready_queue.has_untried() or len(self.entries) >= MAX_TRIAL_CANDIDATES:
+        if not self._allows_trial() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
             return False
         return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
 
-    def _start_attempt(self, entry: Entry) -> None:
-        """If the circuit breaker is open, record the start and mark the attempt as a trial."""
-        if self._gate is not None and self._gate.is_open:
-            entry.is_trial = self._gate.record_start()
+    def _is_ending(self) -> bool:
+        """Return whether no entry may start. Closes the table if the task of the processor is cancelled, because the
+        event loop then probably ends."""
+        if not self.is_closed and self.owner is not None and self.owner.cancelling():
+            self.close()
+        return self.is_closed
 
-    def retry_after_self_cancel(self, entry: Entry) -> None:
-        """Schedule a retry if the entry's handler has cancelled its own task. Must be called before `finish_attempt`.
+    def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
+        """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
+        If the process ends, no further entry starts. Otherwise a handler has cancelled its own task, and its entries
+        are retried. The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
         `maxDeliveries`."""
-        if not self.is_closed and entry.disposition in {"", "timeout"}:
-            log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
-            self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
+        if process_exit(error):
+            self.close()
+        if self._is_ending():
+            return
+        for entry in entries:
+            if entry.state is RUNNING or (entry.state is SETTLING and entry.decision is not None):
+                log_fields = {"message_id": entry.message_id}
+                log.warning("handler cancelled its own task; retrying the message", extra=log_fields)
+                entry.mark_attempted()
+                self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
+
+    def ignore_trial(self, entry: Entry) -> None:
+        """If the entry is the trial, let the circuit breaker try another entry."""
+        if entry is self.trial and self._gate is not None:
+            self.trial = None
+            self._gate.record_ignored(is_trial=True)
 
     def finish_attempt(self, entry: Entry) -> None:
         """End the attempt of an entry. Keeps the entry in the table only if a retry is scheduled."""
         del self.tasks[entry.message_id]
-        if entry.is_trial and self._gate is not None:
-            entry.is_trial = False
-            self._gate.record_ignored(is_trial=True)
-        if entry.message_id in self._retry_timers:
+        self.ignore_trial(entry)
+        if entry.state is WAITING:
             self.ready_queue.release_turn(entry)
             return
+        entry.apply(FINISH)
         self.entries.pop(entry.message_id, None)
         self.on_entry_removed(entry.message_id)
         if entry.is_suspect or entry.lane is not None:  # only such entries block other entries
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:
-        """Queue an entry whose retry delay has ended. If the entry's previous attempt is still running, wait again."""
-        if entry.message_id in self._busy_ids or entry.message_id in self.tasks:
-            timer = asyncio.get_running_loop().call_later(BUSY_RETRY_SECONDS, self._retry_now, entry)
+        """Queue an entry whose retry delay has ended. If other entries of its batch are still running, wait again."""
+        if entry.message_id in self.tasks:
+            timer = asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS, self._retry_now, entry)
             self._retry_timers[entry.message_id] = timer
             return
         del self._retry_timers[entry.message_id]
         self._blocked.discard(entry)
-        entry.disposition = ""
+        entry.apply(REQUEUE)
         self.ready_queue.requeue(entry)
         self.dispatch()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from random import Random
 
-from streamconsumer.processor.consumer import ClaimPage, Consumer, PendingClaimer
+from streamconsumer.processor.consumer import ClaimSource, Consumer, PendingClaimer
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -34,8 +34,12 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits for capacity. Entries that are not claimed within this time are claimed by the next
-check."""
+"""Maximum time that a claim waits until the processor may read entries. After this time, it claims only as many entries
+as may wait in addition to new entries."""
+
+MAX_CLAIM_SECONDS = 1.0
+"""Time after which a claim ends although entries are left. The next check follows immediately, so that it finds further
+dead consumers and due entries."""
 
 
 class RecoveryLoop:
@@ -93,8 +97,9 @@ class RecoveryLoop:
                     await claimer.wakeup.wait()
             claimer.wakeup.clear()
             seconds = RETRY_DELAY_SECONDS
-            await self._claim_from(claimer.find_claimable)
-            if self._may_claim():
+            if await self._claim_from(claimer.find_claimable):
+                seconds = 0.0
+            elif self._may_claim():
                 with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
                     seconds = await claimer.seconds_until_turn()
 
@@ -102,7 +107,8 @@ class RecoveryLoop:
         while not self.is_stopped:
             spread = self._random.uniform(0.75, 1)
             await asyncio.sleep(claimer.min_idle.total_seconds() / IDLE_SCANS_PER_MIN_IDLE * spread)
-            await self._claim_from(claimer.find_idle)
+            while await self._claim_from(claimer.find_idle):
+                pass
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
@@ -115,35 +121,37 @@ class RecoveryLoop:
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     await claimer.save_snapshot()
 
-    async def _claim_from(self, find_pages: Callable[[], Awaitable[Sequence[ClaimPage]]]) -> None:
-        if not self._may_claim():
-            return
+    async def _claim_from(self, find_sources: Callable[[], Awaitable[Sequence[ClaimSource]]]) -> bool:
+        """Claim entries, one page from each source in turns. Returns True if entries may be left that fit into the
+        in-flight table."""
+        deadline = asyncio.get_running_loop().time() + MAX_CLAIM_SECONDS
+        sources: Sequence[ClaimSource] = ()
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
-            for claim_page in await find_pages():
-                await self._claim_pages(claim_page)
+            sources = await find_sources() if self._may_claim() else ()
+            while sources and (asyncio.get_running_loop().time() < deadline):
+                sources = [source for source in sources if await self._claim_page(source)]
+            return bool(sources)
+        return False
 
-    async def _claim_pages(self, claim_page: ClaimPage) -> None:
-        """Claim pages of entries until a page is empty. Waits for capacity before each page."""
-        has_more = True
-        while has_more and self._may_claim():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
-                    await self._in_flight.has_capacity.wait()
-            async with self._claim_lock:
-                if not self._in_flight.has_capacity.is_set() or not self._may_claim():
-                    return
-                has_more = await self._claim_page(claim_page)
-
-    async def _claim_page(self, claim_page: ClaimPage) -> bool:
-        """Claim one page and admit its entries. Returns False if the page is empty."""
-        start_ns = time.time_ns()
-        entries = await claim_page(self._batch_count)
-        if self._telemetry is not None and entries:
-            self._telemetry.on_received(entries)
-            if entries[0].claimed_from:  # Postponed entries have no previous consumer.
-                self._telemetry.on_claimed(entries, start_ns)
-        self._in_flight.admit(entries)
-        return bool(entries)
+    async def _claim_page(self, source: ClaimSource) -> bool:
+        """Claim one page and admit its entries. Returns False if the page is empty, or if there is no room."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
+                await self._in_flight.has_capacity.wait()
+        async with self._claim_lock:
+            count = self._batch_count
+            if not self._in_flight.has_capacity.is_set():
+                count = min(count, self._in_flight.room_for_claims(is_due=source.is_due))
+            if not count or not self._may_claim():
+                return False
+            start_ns = time.time_ns()
+            entries = await source.claim_page(count)
+            if self._telemetry is not None and entries:
+                self._telemetry.on_received(entries)
+                if entries[0].claimed_from:  # Postponed entries have no previous consumer.
+                    self._telemetry.on_claimed(entries, start_ns)
+            self._in_flight.admit(entries)
+            return bool(entries)
 
     def _on_lost(self, message_ids: list[str]) -> None:
         for message_id in message_ids:

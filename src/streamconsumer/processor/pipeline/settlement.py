@@ -7,8 +7,8 @@ command fails, the entry stays pending and the command is retried, so that no en
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -22,13 +22,14 @@ from streamconsumer.processor.dead_letters.record import (
     is_replay_for_other_group,
     to_fields,
 )
+from streamconsumer.processor.entry_state import DECIDE, LOSE, RUNNING
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, UnreadableEntry
+from streamconsumer.processor.message import ConsumerId, Entry, Origin, UnreadableEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
-from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide
+from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide, main_error
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ end of the pod."""
 
 RETRY_DELAY_SECONDS = 1.0
 """Delay before a failed Redis command is retried."""
+
+BUSY_DELAY = timedelta(seconds=1)
+"""Delay after which an entry is tried again whose previous handler is still running in this process."""
 
 MAX_LOGGED_IDS = 10
 """Maximum number of message ids in the log line of a failed batch."""
@@ -68,19 +72,27 @@ class Settler:
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
         random: Random,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
         self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
         self._metrics, self._telemetry, self._random = metrics, telemetry, random
+        self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
+        """True if the delivery count 1 in Redis means that an entry was only read, and 2 that its handler has started.
+
+        If one attempt is allowed, an entry whose process has died must not start again if its handler has started, and
+        must start if it was only read."""
+        self._uncounted_trial: Entry | None = None
+        """Trial that the delivery count in Redis does not include. None if there is none."""
 
     # -- before the attempt --------------------------------------------------------------------------------------------
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
-        if entry.has_replay_marks():
-            entry.is_replay = True
-        is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
-        if not is_ordinary and not await self._prepare_attempt(entry):
+        is_ordinary = entry.origin is Origin.NEW and not (entry.may_be_large or entry.is_replay)
+        is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
+        if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
         try:
             return entry.data(self._consumer.encoding)
@@ -88,35 +100,45 @@ class Settler:
             await self._on_undecodable(entry, error)
             return None
 
-    async def _prepare_attempt(self, entry: Entry) -> bool:
-        """Check a redelivered, large or replayed entry, and count its attempt.
+    async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
+        """Check a redelivered, large or replayed entry, and count its attempt. Unless `is_verified`, another consumer
+        may own the entry by now, so that Redis is asked even if the read has counted the attempt.
 
         Returns False if the handler must not be called."""
         try:
-            if entry.decision is not None:
-                await self.apply_decision(entry)
+            if await self._is_settled_without_attempt(entry):
                 return False
-            if entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
-                await self._consumer.ack(entry.message_id)
-                return False
-            if isinstance(entry, UnreadableEntry):
-                await self._on_too_large(entry, DeadLetterReason.UNREADABLE, entry.problem)
-                return False
-            if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
-                problem = f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}"
-                await self._on_too_large(entry, DeadLetterReason.OVERSIZED, problem)
-                return False
-            return entry.attempt_counted or await self._count_attempt(entry)
+            return (entry.origin is Origin.NEW and is_verified) or await self._count_attempt(entry)
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to start message; retrying", self._log_context, error)
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
             return False
 
+    async def _is_settled_without_attempt(self, entry: Entry) -> bool:
+        """Settle or postpone an entry whose handler must not be called. Returns False if the handler may be called."""
+        size_bytes = entry.size_bytes() if entry.may_be_large else 0
+        if entry.decision is not None:
+            entry.apply(DECIDE)
+            await self.apply_decision(entry)
+        elif entry.message_id in self._in_flight.busy_ids:
+            await self._postpone_busy(entry)
+        elif entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
+            await self._consumer.ack(entry.message_id)
+        elif isinstance(entry, UnreadableEntry):
+            await self._on_too_large(entry, DeadLetterReason.UNREADABLE, entry.problem)
+        elif size_bytes > self._policy.max_entry_bytes:
+            problem = f"{size_bytes} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}"
+            await self._on_too_large(entry, DeadLetterReason.OVERSIZED, problem)
+        else:
+            return False
+        return True
+
     async def _count_attempt(self, entry: Entry) -> bool:
         """Count the attempt in Redis.
 
         Returns False if the entry was dead-lettered, claimed by another consumer or trimmed."""
-        if entry.deliveries >= self._policy.max_deliveries:
+        is_new, is_trial = entry.origin is Origin.NEW, entry is self._in_flight.trial
+        if not is_new and entry.deliveries >= self._policy.max_deliveries:
             error = RuntimeError(
                 f"started {entry.deliveries} times without finishing; it probably crashes the process; "
                 f"maxDeliveries is {self._policy.max_deliveries}"
@@ -125,23 +147,35 @@ class Settler:
             return False
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
-        entry.is_uncounted = entry.is_trial and not entry.owner_died and not self._breaker.counts_trials()
-        entry.had_uncounted_attempt = entry.had_uncounted_attempt or entry.is_uncounted or not entry.deliveries
-        reply = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
-        if reply == 1:
-            entry.deliveries += 1
-            entry.attempt_counted = True
+        is_uncounted = is_trial and entry.origin is Origin.DUE and not self._breaker.counts_trials()
+        if is_uncounted or entry is self._uncounted_trial:
+            self._uncounted_trial = entry if is_uncounted else None
+        entry.had_uncounted_attempt = entry.had_uncounted_attempt or is_uncounted or not entry.deliveries
+        deliveries = entry.deliveries + (not is_new)
+        stored = deliveries - is_uncounted + self.marks_first_attempts
+        reply = await self._consumer.start_attempt(entry.message_id, stored)
+        if reply == 1 and entry.state is RUNNING:
+            entry.deliveries = deliveries
             return True
         if reply == 0:
+            entry.apply(LOSE)
             self._metrics.lost_ownership += 1
-        else:
+        elif reply != 1:
             self._metrics.lost_to_trimming += 1
         return False
+
+    async def _postpone_busy(self, entry: Entry) -> None:
+        """Postpone an entry whose previous handler is still running in this process. Another process may handle it."""
+        retry = RetryLater(BUSY_DELAY)
+        if self._consumer.claimer is None or entry.lane is not None or not await self._postpone([(entry, retry)]):
+            self._in_flight.schedule_retry(entry, retry.delay.total_seconds())
 
     # -- after the attempt ---------------------------------------------------------------------------------------------
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
+        entry.apply(DECIDE)
+        is_trial = entry is self._in_flight.trial
         try:
             if isinstance(result, Effects):
                 await self._commit_effects(entry, result)
@@ -152,12 +186,13 @@ class Settler:
                 "acknowledgement failed; the entry stays pending and will be handled again", self._log_context, error
             )
         if not self._breaker.has_no_recent_failure:
-            self._breaker.record_success(entry.is_trial)
-            if entry.is_trial:
-                entry.is_trial = False
+            self._breaker.record_success(is_trial)
+            if is_trial:
+                self._in_flight.trial = None
                 self._in_flight.dispatch()
 
     async def _commit_effects(self, entry: Entry, effects: Effects) -> None:
+        entry.decision = effects
         try:
             if not await self._consumer.commit_effects(entry.message_id, effects):
                 self._metrics.lost_ownership += 1
@@ -167,7 +202,6 @@ class Settler:
             await self.apply_decision(entry)
         except Exception as error:  # noqa: BLE001 - a Redis error, so only the commit is retried
             log_redis_error("failed to commit effects; retrying", self._log_context, error)
-            entry.decision = effects
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
 
     def on_failure(self, entry: Entry, error: BaseException) -> None:
@@ -192,11 +226,13 @@ class Settler:
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
-        jitter = self._random.random()
-        is_uncounted = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
-        decision = decide(error, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
-        entry.decision = FailureDecision(decision, error, current_traceparent())
-        return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
+        entry.apply(DECIDE)
+        jitter, cause = self._random.random(), main_error(error, self._policy)
+        is_trial = entry is self._in_flight.trial
+        is_uncounted = is_trial and (entry is self._uncounted_trial or not self._breaker.counts_trials())
+        decision = decide(cause, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
+        entry.decision = FailureDecision(decision, cause, current_traceparent())
+        return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
         """Apply the stored decision. Does nothing for a user's own manager.
@@ -205,14 +241,11 @@ class Settler:
         decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return
-        if not isinstance(decision, Effects):
+        if isinstance(decision, Effects):
+            self._in_flight.ignore_trial(entry)  # this attempt does not call the handler
+            await self._commit_effects(entry, decision)
+        else:
             await self.apply_decisions([entry])
-            return
-        entry.decision = None
-        if entry.is_trial:  # This attempt does not call the handler, so the breaker ignores the trial.
-            entry.is_trial = False
-            self._breaker.record_ignored(is_trial=True)
-        await self._commit_effects(entry, decision)
 
     async def apply_decisions(self, entries: Sequence[Entry]) -> None:
         """Apply the decisions on failed messages.
@@ -227,7 +260,6 @@ class Settler:
             if isinstance(decision.action, ToDeadLetter):
                 to_dead_letter.append((entry, decision))
             else:
-                entry.decision = None
                 to_retry.append((entry, decision.action))
         await self._schedule_retries(to_retry)
         await self._dead_letter_many(to_dead_letter)
@@ -244,7 +276,7 @@ class Settler:
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.deliveries - (1 if entry.attempt_counted else 0), timedelta(seconds=seconds))
+            (entry.message_id, entry.deliveries - (entry.origin is Origin.NEW), timedelta(seconds=seconds))
             for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:
@@ -252,18 +284,21 @@ class Settler:
 
     async def _schedule_retries(self, entries: Sequence[tuple[Entry, RetryLater]]) -> None:
         for entry, decision in entries:
-            entry.deliveries -= not decision.counts_as_attempt
-            entry.had_uncounted_attempt = entry.had_uncounted_attempt or not decision.counts_as_attempt
-            entry.owner_died = False
+            if not decision.counts_as_attempt:
+                entry.deliveries -= 1
+                entry.had_uncounted_attempt = True
+                entry.decision = replace(entry.decision, action=RetryLater(decision.delay))  # subtracted only once
+            entry.mark_attempted()
         self._metrics.retried += len(entries)
         postponed_ids = await self._postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
         )
         local = [(entry, retry) for entry, retry in entries if entry.message_id not in postponed_ids]
         await self._uncount_attempts(
-            [entry for entry, retry in local if not (retry.counts_as_attempt or entry.is_uncounted)]
+            [entry for entry, retry in local if not retry.counts_as_attempt and entry is not self._uncounted_trial]
         )
         for entry, decision in local:
+            entry.decision = None
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
@@ -300,6 +335,9 @@ class Settler:
     async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
         if not entries:
             return
+        for entry, decision in entries:
+            entry.apply(DECIDE)
+            entry.decision = decision
         replies: Sequence[bool | Exception]
         start_ns = time.time_ns()
         try:
@@ -336,7 +374,6 @@ class Settler:
         reason = decision.action.reason
         if isinstance(reply, Exception):
             log_redis_error("failed to write dead letter; message stays pending", self._log_context, reply)
-            entry.decision = decision
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
         elif reply:
             self._metrics.dead_lettered += 1
@@ -349,8 +386,9 @@ class Settler:
             self._metrics.lost_ownership += 1
 
     def _record_breaker_failure(self, entry: Entry) -> None:
-        was_open, is_trial = self._breaker.is_open, entry.is_trial
-        entry.is_trial = False
+        was_open, is_trial = self._breaker.is_open, entry is self._in_flight.trial
+        if is_trial:
+            self._in_flight.trial = None
         self._breaker.record_failure(is_trial)
         seconds = self._breaker.seconds_until_trial()
         if seconds is None or (was_open and not is_trial):

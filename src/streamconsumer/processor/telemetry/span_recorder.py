@@ -17,6 +17,7 @@ from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
 from streamconsumer.model.processor_settings import TraceContextSettings
+from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.message import Entry, Message
 from streamconsumer.processor.telemetry import content, otlp_encoding, semconv
 from streamconsumer.processor.telemetry.content import Link, RelatedSpans
@@ -200,7 +201,7 @@ class SpanRecorder:
             if self._exceptions is not None:
                 self._exceptions.record(span, error, {semconv.BATCH_COUNT: len(entries)})
         for entry in entries:
-            if entry.decision is not None or entry.disposition:
+            if entry.state is not RUNNING:
                 entry.last_attempt_span = span.ref
             else:
                 self._remember_until_acknowledged(entry.message_id, span)
