@@ -39,7 +39,7 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from streamconsumer.model.redis_url import redact_url
-from streamconsumer.processor.consumer.claimer import ClaimSource, PendingClaimer
+from streamconsumer.processor.consumer.claimer import ClaimPage, PendingClaimer
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
@@ -50,7 +50,7 @@ from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing
 
 __all__ = [
-    "ClaimSource",
+    "ClaimPage",
     "Consumer",
     "PendingClaimer",
     "PollingConsumer",

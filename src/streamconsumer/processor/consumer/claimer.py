@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -44,16 +44,9 @@ MAX_IDLE_MILLISECONDS = 10**13
 """Maximum idle time in milliseconds. A greater number, which a server may report, could exceed the range of
 `timedelta`."""
 
-_ClaimPage = Callable[[int], Awaitable[list[Entry]]]
+ClaimPage = Callable[[int], Awaitable[list[Entry]]]
 """Coroutine function that claims up to the given number of entries. A result with fewer entries means that no claimable
 entries are left."""
-
-
-class ClaimSource(NamedTuple):
-    """Function that claims a page of entries. `is_due` is True if it claims postponed entries."""
-
-    claim_page: _ClaimPage
-    is_due: bool = False
 
 
 class PendingClaimer:
@@ -115,7 +108,7 @@ class PendingClaimer:
         now = await self._now_seconds()
         return liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name)
 
-    async def find_claimable(self) -> list[ClaimSource]:
+    async def find_claimable(self) -> list[ClaimPage]:
         """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
 
         The check finds entries of dead consumers, and postponed entries that are due. The check normally sends only one
@@ -123,11 +116,9 @@ class PendingClaimer:
         """
         now = await self._now_seconds()
         await self._refresh_members(now)
-        claims: list[ClaimSource] = [
-            ClaimSource(partial(self._claim_from_dead, name)) for name in await self._find_dead()
-        ]
+        claims: list[ClaimPage] = [partial(self._claim_from_dead, name) for name in await self._find_dead()]
         if self._has_postponed(self._consumer_infos):
-            claims.append(ClaimSource(self._claim_due, is_due=True))
+            claims.append(self.claim_due)
         expired = liveness.expired_members(self._consumer_infos, self._members, self._consumer_name, now)
         for name in expired[:MAX_DELETED]:
             if await self._consumer.leases.delete_consumer(name):
@@ -176,7 +167,7 @@ class PendingClaimer:
         ):
             self._metrics.trimmed += await self._trimmer.trim()
 
-    async def find_idle(self) -> list[ClaimSource]:
+    async def find_idle(self) -> list[ClaimPage]:
         """Return functions that claim idle entries of any consumer. An entry counts as idle after `min_idle`.
 
         The functions also claim entries of this consumer that are no longer in flight.
@@ -185,7 +176,7 @@ class PendingClaimer:
         if self._has_postponed(consumers):
             await self._consumer.leases.repair_schedule(self.min_idle)
         names = [*self._members] if self._is_over_limit else [info.name for info in consumers if info.pending]
-        return [ClaimSource(partial(self._claim_idle, name)) for name in names if name != POSTPONED_CONSUMER]
+        return [partial(self._claim_idle, name) for name in names if name != POSTPONED_CONSUMER]
 
     async def _find_dead(self) -> list[str]:
         first_check = liveness.silent_consumers(self._consumer_infos, self._consumer_name)
@@ -216,7 +207,8 @@ class PendingClaimer:
             claimed = await self._consumer.claim(claimable, idle)
         return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
-    async def _claim_due(self, count: int) -> list[Entry]:
+    async def claim_due(self, count: int) -> list[Entry]:
+        """Claim a page of postponed entries that are due."""
         with self._replay_on_error():
             claimed = await self._consumer.pending_entries.claim_due(min(count, self._consumer.read_size.max_count))
         self._consumer.record_claimed(claimed, count)

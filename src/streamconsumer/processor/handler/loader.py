@@ -23,8 +23,8 @@ AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
 THREADS_PER_SLOT = 3
-"""Maximum number of threads per worker slot. A slot whose handler was cancelled gets a new thread, because Python cannot
-end the old thread."""
+"""Maximum number of threads per worker slot. A slot whose handler was cancelled gets a new thread, because Python
+cannot end the old thread."""
 
 
 class HandlerThreadPool:

@@ -121,16 +121,7 @@ def build_pipeline(
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed = consumer.on_entry_removed
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
-    settler = Settler(
-        consumer,
-        in_flight,
-        delivery,
-        breaker,
-        consumer_id=consumer_id,
-        random=runtime.random,
-        clock=runtime.clock,
-        **observers,
-    )
+    settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(

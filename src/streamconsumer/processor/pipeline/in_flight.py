@@ -176,6 +176,7 @@ class InFlightTable:
         if entry.state is LOST:
             return
         entry.apply(WAIT)
+        entry.is_first_delivery = False
         self._blocked.add(entry)
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
 

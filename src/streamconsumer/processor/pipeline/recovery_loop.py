@@ -8,11 +8,11 @@ drain.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from random import Random
 
-from streamconsumer.processor.consumer import ClaimSource, Consumer, PendingClaimer
+from streamconsumer.processor.consumer import ClaimPage, Consumer, PendingClaimer
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -97,7 +97,7 @@ class RecoveryLoop:
                     await claimer.wakeup.wait()
             claimer.wakeup.clear()
             seconds = RETRY_DELAY_SECONDS
-            if await self._claim_from(claimer.find_claimable):
+            if await self._claim_from(claimer, claimer.find_claimable):
                 seconds = 0.0
             elif self._may_claim():
                 with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
@@ -107,7 +107,7 @@ class RecoveryLoop:
         while not self.is_stopped:
             spread = self._random.uniform(0.75, 1)
             await asyncio.sleep(claimer.min_idle.total_seconds() / IDLE_SCANS_PER_MIN_IDLE * spread)
-            while await self._claim_from(claimer.find_idle):
+            while await self._claim_from(claimer, claimer.find_idle):
                 pass
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
@@ -121,19 +121,19 @@ class RecoveryLoop:
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     await claimer.save_snapshot()
 
-    async def _claim_from(self, find_sources: Callable[[], Awaitable[Sequence[ClaimSource]]]) -> bool:
-        """Claim entries, one page from each source in turns. Returns True if entries may be left that fit into the
-        in-flight table."""
-        deadline = asyncio.get_running_loop().time() + MAX_CLAIM_SECONDS
-        sources: Sequence[ClaimSource] = ()
+    async def _claim_from(self, claimer: PendingClaimer, find_pages: Callable[[], Awaitable[list[ClaimPage]]]) -> bool:
+        """Claim entries, one page after another from each source in turns. Returns True if entries are left that fit
+        into the in-flight table."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + MAX_CLAIM_SECONDS
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
-            sources = await find_sources() if self._may_claim() else ()
-            while sources and (asyncio.get_running_loop().time() < deadline):
-                sources = [source for source in sources if await self._claim_page(source)]
+            sources = await find_pages() if self._may_claim() else []
+            while sources and loop.time() < deadline:
+                sources = [source for source in sources if await self._claim_page(claimer, source)]
             return bool(sources)
         return False
 
-    async def _claim_page(self, source: ClaimSource) -> bool:
+    async def _claim_page(self, claimer: PendingClaimer, claim_page: ClaimPage) -> bool:
         """Claim one page and admit its entries. Returns False if the page is empty, or if there is no room."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
@@ -141,11 +141,11 @@ class RecoveryLoop:
         async with self._claim_lock:
             count = self._batch_count
             if not self._in_flight.has_capacity.is_set():
-                count = min(count, self._in_flight.room_for_claims(is_due=source.is_due))
+                count = min(count, self._in_flight.room_for_claims(is_due=claim_page == claimer.claim_due))
             if not count or not self._may_claim():
                 return False
             start_ns = time.time_ns()
-            entries = await source.claim_page(count)
+            entries = await claim_page(count)
             if self._telemetry is not None and entries:
                 self._telemetry.on_received(entries)
                 if entries[0].claimed_from:  # Postponed entries have no previous consumer.

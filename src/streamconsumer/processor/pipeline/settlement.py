@@ -7,10 +7,9 @@ command fails, the entry stays pending and the command is retried, so that no en
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from random import Random
 from typing import Any
 
 from streamconsumer.errors import EffectsRejected, UndecodableEntry
@@ -30,6 +29,7 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide, main_error
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,12 @@ class Settler:
         consumer_id: ConsumerId,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
-        random: Random,
-        clock: Callable[[], float],
+        runtime: Runtime,
     ) -> None:
-        self._clock = clock
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
         self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
-        self._metrics, self._telemetry, self._random = metrics, telemetry, random
+        self._metrics, self._telemetry = metrics, telemetry
+        self._random, self._clock = runtime.random, runtime.clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
         """True if the delivery count 1 in Redis means that an entry was only read, and 2 that its handler has started.
 
@@ -90,7 +89,8 @@ class Settler:
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
-        is_ordinary = entry.origin is Origin.NEW and not (entry.may_be_large or entry.is_replay)
+        has_checks = entry.may_be_large or entry.decision is not None or entry.is_replay
+        is_ordinary = entry.origin is Origin.NEW and not has_checks
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
@@ -193,6 +193,7 @@ class Settler:
 
     async def _commit_effects(self, entry: Entry, effects: Effects) -> None:
         entry.decision = effects
+        entry.mark_attempted()
         try:
             if not await self._consumer.commit_effects(entry.message_id, effects):
                 self._metrics.lost_ownership += 1
@@ -227,6 +228,7 @@ class Settler:
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
         entry.apply(DECIDE)
+        entry.mark_attempted()
         jitter, cause = self._random.random(), main_error(error, self._policy)
         is_trial = entry is self._in_flight.trial
         is_uncounted = is_trial and (entry is self._uncounted_trial or not self._breaker.counts_trials())
@@ -288,7 +290,6 @@ class Settler:
                 entry.deliveries -= 1
                 entry.had_uncounted_attempt = True
                 entry.decision = replace(entry.decision, action=RetryLater(decision.delay))  # subtracted only once
-            entry.mark_attempted()
         self._metrics.retried += len(entries)
         postponed_ids = await self._postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
