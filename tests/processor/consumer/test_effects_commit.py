@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.consumer import effects_commit as applying
 from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
+from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
@@ -45,7 +46,7 @@ async def start_entry(group: Group, count: int = 1, consumer: str = "pod-a") -> 
     return await group.read_as(consumer, count)
 
 
-async def commit_on(group: Group, message_id: str, effects: Effects) -> bool:
+async def commit_on(group: Group, message_id: str, effects: Effects) -> Outcome:
     return await commit_effects(group.manager().execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, effects)
 
 
@@ -113,7 +114,7 @@ async def test_effects_are_applied_once_when_two_consumers_commit_them(any_group
     ids = await start_entry(any_group, 50)
     execute = any_group.manager().execute
 
-    async def one(consumer: str, message_id: str) -> bool:
+    async def one(consumer: str, message_id: str) -> Outcome:
         await any_group.claim([message_id], consumer)
         return await commit_effects(
             execute, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count")

@@ -317,7 +317,8 @@ async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(an
     if way == "heartbeat":
         assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     else:
-        await dead.restore_group("0-0", "0", in_flight=ids)
+        await dead.restore_group("0-0", "0")
+        assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     assert {each.consumer for each in await any_group.entries()} == {"dead"}
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await peer.restore_group(ids[-1], "0")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, FailureDetails, to_fields
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
@@ -25,7 +26,7 @@ def dead_letter_writer(group: Group, key: str = KEY, max_length: int = 100_000) 
     return DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, key, max_length)
 
 
-async def write_dead_letter(writer: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]) -> bool:
+async def write_dead_letter(writer: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]) -> Outcome:
     """Dead-letter one entry of the consumer `pod-a`. Raises the error of the server."""
     [answer] = await writer.write_many("pod-a", [(message_id, fields_and_failure)])
     if isinstance(answer, Exception):

@@ -15,6 +15,7 @@ from typing import Any
 from streamconsumer.errors import EffectsRejected, UndecodableEntry
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
+from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import (
     DeadLetterReason,
     FailureDetails,
@@ -153,15 +154,11 @@ class Settler:
         entry.had_uncounted_attempt = entry.had_uncounted_attempt or is_uncounted or not entry.deliveries
         deliveries = entry.deliveries + (not is_new)
         stored = deliveries - is_uncounted + self.marks_first_attempts
-        reply = await self._consumer.start_attempt(entry.message_id, stored)
-        if reply == 1 and entry.state is RUNNING:
+        outcome = await self._consumer.start_attempt(entry.message_id, stored)
+        if outcome is Outcome.DONE and entry.state is RUNNING:
             entry.deliveries = deliveries
             return True
-        if reply == 0:
-            entry.apply(LOSE)
-            self._metrics.lost_ownership += 1
-        elif reply != 1:
-            self._metrics.lost_to_trimming += 1
+        self._count_lost(entry, outcome)
         return False
 
     async def _postpone_busy(self, entry: Entry) -> None:
@@ -195,9 +192,13 @@ class Settler:
         entry.decision = effects
         entry.mark_attempted()
         try:
-            if not await self._consumer.commit_effects(entry.message_id, effects):
-                self._metrics.lost_ownership += 1
-                log.warning("message was claimed by another consumer; effects not applied")
+            outcome = await self._consumer.commit_effects(entry.message_id, effects)
+            if outcome is not Outcome.DONE:
+                self._count_lost(entry, outcome)
+                log.warning(
+                    "message was claimed by another consumer; effects not applied",
+                    extra={"message_id": entry.message_id},
+                )
         except EffectsRejected as error:
             self.on_failure(entry, error)
             await self.apply_decision(entry)
@@ -319,13 +320,24 @@ class Settler:
         if not entries:
             return set()
         try:
-            await self._consumer.postpone(
+            outcomes = await self._consumer.postpone(
                 [(entry.message_id, entry.deliveries, retry.delay) for entry, retry in entries]
             )
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
+        for (entry, _), outcome in zip(entries, outcomes, strict=True):
+            self._count_lost(entry, outcome)
         return {entry.message_id for entry, _ in entries}
+
+    def _count_lost(self, entry: Entry, outcome: Outcome) -> None:
+        """Count an entry that another consumer owns, or that was trimmed before its message was settled."""
+        if outcome is Outcome.LOST:
+            entry.apply(LOSE)
+            self._metrics.lost_ownership += 1
+        elif outcome is Outcome.TRIMMED:
+            self._metrics.lost_to_trimming += 1
+            log.warning("message was trimmed before it was settled", extra={"message_id": entry.message_id})
 
     async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
         self._metrics.failed += 1
@@ -339,7 +351,7 @@ class Settler:
         for entry, decision in entries:
             entry.apply(DECIDE)
             entry.decision = decision
-        replies: Sequence[bool | Exception]
+        replies: Sequence[Outcome | Exception]
         start_ns = time.time_ns()
         try:
             replies = await self._consumer.dead_letter_many(
@@ -365,18 +377,15 @@ class Settler:
         return entry.message_id, to_fields(entry.fields, failure)
 
     def _on_dead_lettered(
-        self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
+        self, entry: Entry, decision: FailureDecision, reply: Outcome | Exception, start_ns: int
     ) -> None:
-        """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
-
-        After an error, the write of the dead letter is retried. If the result is False, another consumer has claimed
-        the entry."""
+        """Process one result of `dead_letter_many`. After an error, the write of the dead letter is retried."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):
             log_redis_error("failed to write dead letter; message stays pending", self._log_context, reply)
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
-        elif reply:
+        elif reply is Outcome.DONE:
             self._metrics.dead_lettered += 1
             if self._telemetry is not None:
                 self._telemetry.on_dead_lettered(entry, start_ns, was_started=reason == DeadLetterReason.CRASHED)
@@ -384,7 +393,7 @@ class Settler:
             log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
             log.error("message dead-lettered", extra=log_fields)
         else:
-            self._metrics.lost_ownership += 1
+            self._count_lost(entry, reply)
 
     def _record_breaker_failure(self, entry: Entry) -> None:
         was_open, is_trial = self._breaker.is_open, entry is self._in_flight.trial
