@@ -1,19 +1,19 @@
 """State of an entry in this process: one of six values, and the named transitions between them.
 
 ```
-            start              decide, expire             finish
-  queued ──────────→ running ─────────────────→ settling ────────→ done
-    ↑ │                 │ interrupt                │ wait
-    │ │ wait            ↓                          │
-    │ └──────────→ waiting ←───────────────────────┘
-    └──────────────────┘ requeue
+            start            decide, expire              finish
+  queued ──────────→ running ───────────────→ settling ─────────→ done
+    ↑                   │ wait                   │ wait
+    └───── waiting ←────┴────────────────────────┘
+   requeue
 ```
 
-Each state before `done` can become `lost`. An entry that has been released from the process is `done`.
+A running entry whose acknowledgement needs no command of its own finishes directly. An entry that the process releases
+during a drain becomes `done`. Each state before `done` can become `lost`.
 """
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal
 
 
 class EntryState(Enum):
@@ -40,21 +40,18 @@ class EntryState(Enum):
     handler has no effect."""
 
 
-class Transition(NamedTuple):
-    """Change of the state from one of `sources` to `target`."""
-
-    name: str
-    sources: frozenset[EntryState]
-    target: EntryState
-
-
 QUEUED, RUNNING, WAITING, SETTLING, DONE, LOST = EntryState
 
-START = Transition("start", frozenset({QUEUED}), RUNNING)
-DECIDE = Transition("decide", frozenset({RUNNING, SETTLING}), SETTLING)
-EXPIRE = Transition("expire", frozenset({RUNNING}), SETTLING)
-WAIT = Transition("wait", frozenset({RUNNING, SETTLING}), WAITING)
-REQUEUE = Transition("requeue", frozenset({WAITING}), QUEUED)
-FINISH = Transition("finish", frozenset({RUNNING, SETTLING}), DONE)
-RELEASE = Transition("release", frozenset({QUEUED, WAITING}), DONE)
-LOSE = Transition("lose", frozenset({QUEUED, RUNNING, WAITING, SETTLING}), LOST)
+Transition = Literal["start", "decide", "expire", "wait", "requeue", "finish", "release", "lose"]
+
+TRANSITIONS: dict[Transition, tuple[tuple[EntryState, ...], EntryState]] = {
+    "start": ((QUEUED,), RUNNING),
+    "expire": ((RUNNING,), SETTLING),
+    "decide": ((RUNNING, SETTLING), SETTLING),
+    "wait": ((RUNNING, SETTLING), WAITING),
+    "requeue": ((WAITING,), QUEUED),
+    "finish": ((RUNNING, SETTLING), DONE),
+    "release": ((QUEUED, WAITING), DONE),
+    "lose": ((QUEUED, RUNNING, WAITING, SETTLING), LOST),
+}
+"""For each transition, the states in which it may occur, and the state after it."""

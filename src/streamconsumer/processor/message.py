@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, has_replay_marks, strip_replay_marks
-from streamconsumer.processor.entry_state import LOST, QUEUED, RUNNING, START, EntryState, Transition
+from streamconsumer.processor.entry_state import LOST, QUEUED, RUNNING, TRANSITIONS, EntryState, Transition
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.replies import UnexpectedReply
 
@@ -132,10 +132,10 @@ class Entry:
 
     def apply(self, transition: Transition) -> None:
         """Change the state. A lost entry stays lost, and never starts."""
-        if self.state is LOST and transition is not START:
-            return
-        assert self.state in transition.sources, f"{self.message_id}: {transition.name} while {self.state.value}"
-        self.state = transition.target
+        sources, target = TRANSITIONS[transition]
+        if self.state is not LOST or transition == "start":
+            assert self.state in sources, f"entry {self.message_id}: {transition} while {self.state.value}"
+            self.state = target
 
     def mark_attempted(self) -> None:
         """Record that an attempt has started in this process, so that the next attempt must be counted in Redis."""

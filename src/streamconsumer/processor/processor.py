@@ -84,7 +84,7 @@ class RedisStreamProcessor:
         self.metrics = metrics or Metrics()
         self.health = health or Health()
         self._telemetry, self._runtime = telemetry, runtime
-        self._thread_pool = HandlerThreadPool(concurrency, runtime)
+        self._thread_pool = HandlerThreadPool(concurrency, runtime, self.health.failures)
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
@@ -261,7 +261,7 @@ class RedisStreamProcessor:
 
     async def _handle_entry(self, entry: Entry) -> None:
         """Handle one entry. An error that this method raises ends the worker slot."""
-        data = await self._pipeline.settler.prepare_data(entry)
+        data = await self._pipeline.preparation.data_for_handler(entry)
         if data is not None:
             await self._process_single_message(entry.message_id, data)
 
@@ -270,7 +270,7 @@ class RedisStreamProcessor:
 
         If the handler fails, the error is logged and the entry stays pending until it is retried or dead-lettered."""
         pipeline = self._pipeline
-        entry = pipeline.in_flight.get(message_id) or Entry.standalone(message_id)
+        entry = pipeline.in_flight.entries.get(message_id) or Entry.standalone(message_id)
         context = (entry, pipeline.consumer_id, data)
         result = None
         token, started = set_current(context), self._runtime.clock()

@@ -30,9 +30,14 @@ cannot end the old thread."""
 class HandlerThreadPool:
     """Threads for handlers that are not async. Threads start on demand."""
 
-    def __init__(self, concurrency: int, runtime: Runtime = DEFAULT_RUNTIME) -> None:
+    def __init__(
+        self, concurrency: int, runtime: Runtime = DEFAULT_RUNTIME, failures: dict[str, str] | None = None
+    ) -> None:
+        """`failures` are the reasons why the pod is not alive. While all threads are busy with handlers that were
+        cancelled, the pool adds a reason."""
         self._max_threads = THREADS_PER_SLOT * concurrency
         self._pool = runtime.create_thread_pool(self._max_threads)
+        self._failures = {} if failures is None else failures
         self._calls: set[Future[Any]] = set()
         self._abandoned: set[Future[Any]] = set()
         """Calls that are still running although the task that awaited them was cancelled."""
@@ -46,13 +51,6 @@ class HandlerThreadPool:
     def is_exhausted(self) -> bool:
         """True if a call would wait for a thread."""
         return len(self._calls) >= self._max_threads
-
-    @property
-    def problem(self) -> str:
-        """Reason why the pod must be restarted. Empty if there is none."""
-        if len(self._abandoned) < self._max_threads:
-            return ""
-        return f"all {self._max_threads} threads are busy with handlers that were cancelled, for example by a timeout"
 
     async def wait_for_thread(self) -> None:
         """Wait until a call of the handler would start immediately. The timeout of a handler starts with its call."""
@@ -74,6 +72,7 @@ class HandlerThreadPool:
         def on_done(_: Any) -> None:  # called in the thread
             self._calls.discard(future)
             self._abandoned.discard(future)
+            self._failures.pop("threads", None)
             self.busy_ids.difference_update(message_ids)
             if self._freed is not None:
                 with suppress(RuntimeError):  # the event loop is closed
@@ -83,9 +82,19 @@ class HandlerThreadPool:
         try:
             return await asyncio.wrap_future(future)
         finally:
-            self._abandoned.add(future)
-            if future.done():
-                self._abandoned.discard(future)
+            if not future.done():
+                self._abandon(future)
+
+    def _abandon(self, future: Future[Any]) -> None:
+        self._abandoned.add(future)
+        if len(self._abandoned) >= self._max_threads:
+            self._failures["threads"] = (
+                f"all {self._max_threads} threads are busy with handlers that were cancelled, for example because they "
+                "exceeded delivery.timeout; set a timeout for each call in the handler"
+            )
+        if future.done():  # meanwhile
+            self._abandoned.discard(future)
+            self._failures.pop("threads", None)
 
 
 def add_handler_paths() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.entry_state import EXPIRE, LOST, RUNNING, SETTLING
+from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.handler.outcomes import BatchFailed
@@ -23,6 +23,7 @@ from streamconsumer.processor.message import ConsumerId, Entry, Message, Origin,
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.preparation import Preparation
 from streamconsumer.processor.pipeline.retry_policy import leaves, process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.telemetry import MessageTracing
@@ -35,6 +36,7 @@ class BatchRunner:
         self,
         handler: Callable[[], AsyncHandler],
         in_flight: InFlightTable,
+        preparation: Preparation,
         settler: Settler,
         policy: Delivery,
         *,
@@ -47,7 +49,7 @@ class BatchRunner:
     ) -> None:
         self._handler, self._policy, self._clock = handler, policy, clock
         self._in_flight, self._settler, self._metrics = in_flight, settler, metrics
-        self._thread_pool = thread_pool
+        self._preparation, self._thread_pool = preparation, thread_pool
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
@@ -99,7 +101,7 @@ class BatchRunner:
     async def _prepare(self, entry: Entry) -> Message | None:
         """Return the message for the handler. Returns None if the entry is already settled or claimed by another
         consumer."""
-        data = await self._settler.prepare_data(entry)
+        data = await self._preparation.data_for_handler(entry)
         if data is None or entry.state is not RUNNING:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
@@ -181,7 +183,7 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
     """Mark all entries of the batch as timed out, and cancel the task that handles the batch."""
     overdue = [entry for entry in entries if entry.state is RUNNING]
     for entry in overdue:
-        entry.apply(EXPIRE)
+        entry.apply("expire")
     if overdue:
         task.cancel()
 

@@ -20,6 +20,7 @@ from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.fast_path import FastPath
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.prefetch import Prefetch
+from streamconsumer.processor.pipeline.preparation import Preparation
 from streamconsumer.processor.pipeline.recovery_loop import RecoveryLoop
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.runtime import Runtime
@@ -79,6 +80,7 @@ class Pipeline:
     consumer_id: ConsumerId
     consumer: Consumer
     in_flight: InFlightTable
+    preparation: Preparation
     settler: Settler
     attempt_runner: AttemptRunner
     recovery_loop: RecoveryLoop
@@ -114,19 +116,24 @@ def build_pipeline(
         busy_ids=hooks.busy_ids,
         ordering_key=settings.ordering_key,
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
-        gate=breaker if delivery.breaker.failures else None,
+        gate=breaker,
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
         clock=runtime.clock,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed = consumer.on_entry_removed
+    consumer.on_stream_recreated = in_flight.drop_all
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
+    preparation = Preparation(
+        consumer, in_flight, delivery, breaker, settler, consumer_id=consumer_id, metrics=metrics, clock=runtime.clock
+    )
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(
         hooks.require_handler,
         in_flight,
+        preparation,
         settler,
         delivery,
         max_count=batch_count,
@@ -147,10 +154,11 @@ def build_pipeline(
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
-    if not is_batch and not settings.ordering_key and hooks.fast_path_handler:
+    if not (is_batch or settings.ordering_key or preparation.marks_first_attempts) and hooks.fast_path_handler:
         collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
         fast_path = _build_fast_path(hooks.fast_path_handler, *collaborators, consumer_id, metrics, runtime)
-    return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
+    parts = (consumer_id, consumer, in_flight, preparation, settler, attempt_runner)
+    return Pipeline(*parts, recovery_loop, prefetch, fast_path)
 
 
 def _build_fast_path(  # noqa: PLR0917 - one per collaborator
@@ -164,9 +172,8 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
-    """Return the fast path. None if every message can get a span or must be marked in Redis before its handler starts,
-    or if acknowledgements are only asynchronous."""
-    if attempt_runner.trace_fields is None or settler.marks_first_attempts or consumer.ack_nowait is None:
+    """Return the fast path. None if every message can get a span, or if acknowledgements are only asynchronous."""
+    if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
         return None
     collaborators = (in_flight, attempt_runner, settler, breaker, consumer, consumer.ack_nowait)
     context = (consumer_id, metrics, runtime.clock)

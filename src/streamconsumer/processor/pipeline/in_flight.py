@@ -17,22 +17,13 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.processor.entry_state import (
-    FINISH,
-    LOSE,
-    LOST,
-    RELEASE,
-    REQUEUE,
-    RUNNING,
-    SETTLING,
-    START,
-    WAIT,
-    WAITING,
-)
+from streamconsumer.model.processor_settings import Breaker
+from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
 from streamconsumer.processor.message import Entry, Origin
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
-from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, AdmissionGate, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, BlockedEntries, ReadyQueue
 from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
@@ -64,14 +55,14 @@ class InFlightTable:
         busy_ids: Collection[str] = (),
         ordering_key: str | None = None,
         timeout: timedelta | None = None,
-        gate: AdmissionGate | None = None,
+        gate: CircuitBreaker | None = None,
         max_held_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._concurrency, self._metrics = run, concurrency, metrics
+        self._run, self._concurrency, self._metrics, self._clock = run, concurrency, metrics, clock
+        self._gate = gate or CircuitBreaker(Breaker(failures=0), clock)
         self.busy_ids = busy_ids
         """Ids of messages whose handler may still be running although their task was cancelled."""
-        self._gate, self._clock = gate, clock
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
         self._held_memory = HeldMemory(max_held_bytes)
@@ -119,10 +110,6 @@ class InFlightTable:
         """Return the ids of all entries in the table, oldest first. Safe to call from another thread."""
         return list(self.entries)
 
-    def get(self, message_id: str) -> Entry | None:
-        """Return the entry with this id. Returns None if no such entry is in the table."""
-        return self.entries.get(message_id)
-
     def admit(self, entries: Collection[Entry]) -> None:
         """Add the entries that are not yet in the table, and start an entry in each free slot."""
         table, busy = self.entries, self.busy_ids
@@ -151,7 +138,7 @@ class InFlightTable:
             timer.cancel()
             self._blocked.discard(entry)
         is_waiting = entry.state is WAITING
-        entry.apply(LOSE)
+        entry.apply("lose")
         if task := self.tasks.get(message_id):
             if not self._has_own_entries(task):
                 task.cancel()
@@ -175,7 +162,7 @@ class InFlightTable:
         Does nothing if another consumer has claimed the entry."""
         if entry.state is LOST:
             return
-        entry.apply(WAIT)
+        entry.apply("wait")
         entry.is_first_delivery = False
         self._blocked.add(entry)
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
@@ -200,7 +187,7 @@ class InFlightTable:
                 self._blocked.discard(self.entries[message_id])
                 unstarted.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in unstarted:
-            entry.apply(RELEASE)
+            entry.apply("release")
             del self.entries[entry.message_id]
         return unstarted
 
@@ -220,7 +207,7 @@ class InFlightTable:
             )
             for entry in map(self.entries.__getitem__, self.tasks):
                 if entry.state is not WAITING:
-                    entry.apply(LOSE)
+                    entry.apply("lose")
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
@@ -244,7 +231,7 @@ class InFlightTable:
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
         joined: list[Entry] = []
-        if self.is_closed or self._is_breaker_open():
+        if self.is_closed or self._gate.is_open:
             return joined
         task = self.tasks[first.message_id]
         while len(joined) < max_count and (entry := self.ready_queue.pop_if(may_share_batch)):
@@ -278,7 +265,7 @@ class InFlightTable:
                 if entry is None:
                     await self._wait_for_work()
                     continue
-                is_ordinary = entry.is_first_delivery and not self._is_breaker_open()
+                is_ordinary = entry.is_first_delivery and not self._gate.is_open
                 unhandled = await fast_path(entry, task) if fast_path and is_ordinary else entry
                 if unhandled is not None:
                     await self._run_one(unhandled, task)
@@ -288,20 +275,14 @@ class InFlightTable:
             self._slots.discard(task)
             self.dispatch()
 
-    def _is_breaker_open(self) -> bool:
-        return self._gate is not None and self._gate.is_open
-
-    def _allows_trial(self) -> bool:
-        return self._gate is not None and self._gate.allows_attempt()
-
     def _next_entry(self) -> Entry | None:
         """Remove and return the entry that starts next. Returns None if no entry may start.
 
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
         handled, a trial with an entry that has not failed can succeed and close the breaker."""
-        if not self._is_breaker_open():
+        if not self._gate.is_open:
             return self.ready_queue.pop()
-        return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
+        return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self._start(entry, task)
@@ -318,8 +299,8 @@ class InFlightTable:
     def _start(self, entry: Entry, task: asyncio.Task[None]) -> None:
         """Record that the task handles the entry. If the circuit breaker is open, the entry becomes the trial."""
         self.tasks[entry.message_id] = task
-        entry.apply(START)
-        if self._gate is not None and self._gate.is_open and self._gate.record_start():
+        entry.apply("start")
+        if self._gate.is_open and self._gate.record_start():
             self.trial = entry
 
     async def _wait_for_work(self) -> None:
@@ -341,7 +322,7 @@ class InFlightTable:
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
-        has_room = self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()
+        has_room = self._has_room_for_trials() if self._gate.is_open else self._has_room_for_new()
         if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
             self.has_capacity.set()
         else:
@@ -352,7 +333,7 @@ class InFlightTable:
 
         Due entries and entries of other consumers do not use each other's room."""
         queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
-        if is_full or self.is_closed or self._is_breaker_open():
+        if is_full or self.is_closed or self._gate.is_open:
             return 0
         queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
         return max(0, self._concurrency - queued)
@@ -363,7 +344,7 @@ class InFlightTable:
         return (has_slot or ready <= self.prefetch_limit > 0) and not self._blocked.is_full
 
     def _has_room_for_trials(self) -> bool:
-        if not self._allows_trial() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
+        if not self._gate.allows_attempt() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
             return False
         return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
 
@@ -393,7 +374,7 @@ class InFlightTable:
 
     def ignore_trial(self, entry: Entry) -> None:
         """If the entry is the trial, let the circuit breaker try another entry."""
-        if entry is self.trial and self._gate is not None:
+        if entry is self.trial:
             self.trial = None
             self._gate.record_ignored(is_trial=True)
 
@@ -404,7 +385,7 @@ class InFlightTable:
         if entry.state is WAITING:
             self.ready_queue.release_turn(entry)
             return
-        entry.apply(FINISH)
+        entry.apply("finish")
         self.entries.pop(entry.message_id, None)
         self.on_entry_removed(entry.message_id)
         if entry.is_suspect or entry.lane is not None:  # only such entries block other entries
@@ -418,6 +399,6 @@ class InFlightTable:
             return
         del self._retry_timers[entry.message_id]
         self._blocked.discard(entry)
-        entry.apply(REQUEUE)
+        entry.apply("requeue")
         self.ready_queue.requeue(entry)
         self.dispatch()

@@ -13,7 +13,6 @@ handlers fail without a crash do not block the other entries.
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 from streamconsumer.processor.message import Entry, Origin
 
@@ -21,22 +20,6 @@ MAX_BLOCKED = 20_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
 """Limits of blocked entries. A failing head of a lane stops the reads of its pod only if as many entries wait behind
 it. The heartbeat needs about 3 % of the time of a server to renew 20,000 leases."""
-
-
-class AdmissionGate(Protocol):
-    """Interface of the circuit breaker, which decides whether an entry may start."""
-
-    is_open: bool
-    """True while the circuit breaker is open: only trials may start."""
-
-    def allows_attempt(self) -> bool:
-        """Return whether a message may start now."""
-
-    def record_start(self) -> bool:
-        """Record that a message starts after `allows_attempt` returned True. Returns True if the message is a trial."""
-
-    def record_ignored(self, is_trial: bool) -> None:
-        """Record that a message has ended without showing whether the service that the handler uses is up."""
 
 
 class BlockedEntries:

@@ -12,20 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.errors import EffectsRejected, UndecodableEntry
+from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
 from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import (
     DeadLetterReason,
     FailureDetails,
-    is_replay_for_other_group,
     to_fields,
 )
-from streamconsumer.processor.entry_state import DECIDE, LOSE, RUNNING
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, Origin, UnreadableEntry
+from streamconsumer.processor.message import ConsumerId, Entry, Origin
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -41,9 +39,6 @@ end of the pod."""
 
 RETRY_DELAY_SECONDS = 1.0
 """Delay before a failed Redis command is retried."""
-
-BUSY_DELAY = timedelta(seconds=1)
-"""Delay after which an entry is tried again whose previous handler is still running in this process."""
 
 MAX_LOGGED_IDS = 10
 """Maximum number of message ids in the log line of a failed batch."""
@@ -77,102 +72,13 @@ class Settler:
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
         self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
         self._metrics, self._telemetry = metrics, telemetry
-        self._random, self._clock = runtime.random, runtime.clock
-        self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
-        """True if the delivery count 1 in Redis means that an entry was only read, and 2 that its handler has started.
-
-        If one attempt is allowed, an entry whose process has died must not start again if its handler has started, and
-        must start if it was only read."""
-        self._uncounted_trial: Entry | None = None
+        self._random = runtime.random
+        self.uncounted_trial: Entry | None = None
         """Trial that the delivery count in Redis does not include. None if there is none."""
-
-    # -- before the attempt --------------------------------------------------------------------------------------------
-
-    async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data for the handler. Returns None if the handler must not be called."""
-        has_checks = entry.may_be_large or entry.decision is not None or entry.is_replay
-        is_ordinary = entry.origin is Origin.NEW and not has_checks
-        is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
-        if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
-            return None
-        try:
-            return entry.data(self._consumer.encoding)
-        except UndecodableEntry as error:
-            await self._on_undecodable(entry, error)
-            return None
-
-    async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
-        """Check a redelivered, large or replayed entry, and count its attempt. Unless `is_verified`, another consumer
-        may own the entry by now, so that Redis is asked even if the read has counted the attempt.
-
-        Returns False if the handler must not be called."""
-        try:
-            if await self._is_settled_without_attempt(entry):
-                return False
-            return (entry.origin is Origin.NEW and is_verified) or await self._count_attempt(entry)
-        except Exception as error:  # noqa: BLE001 - the client may raise anything
-            log_redis_error("failed to start message; retrying", self._log_context, error)
-            self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
-            return False
-
-    async def _is_settled_without_attempt(self, entry: Entry) -> bool:
-        """Settle or postpone an entry whose handler must not be called. Returns False if the handler may be called."""
-        size_bytes = entry.size_bytes() if entry.may_be_large else 0
-        if entry.decision is not None:
-            entry.apply(DECIDE)
-            await self.apply_decision(entry)
-        elif entry.message_id in self._in_flight.busy_ids:
-            await self._postpone_busy(entry)
-        elif entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
-            await self._consumer.ack(entry.message_id)
-        elif isinstance(entry, UnreadableEntry):
-            await self._on_too_large(entry, DeadLetterReason.UNREADABLE, entry.problem)
-        elif size_bytes > self._policy.max_entry_bytes:
-            problem = f"{size_bytes} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}"
-            await self._on_too_large(entry, DeadLetterReason.OVERSIZED, problem)
-        else:
-            return False
-        return True
-
-    async def _count_attempt(self, entry: Entry) -> bool:
-        """Count the attempt in Redis.
-
-        Returns False if the entry was dead-lettered, claimed by another consumer or trimmed."""
-        is_new, is_trial = entry.origin is Origin.NEW, entry is self._in_flight.trial
-        if not is_new and entry.deliveries >= self._policy.max_deliveries:
-            error = RuntimeError(
-                f"started {entry.deliveries} times without finishing; it probably crashes the process; "
-                f"maxDeliveries is {self._policy.max_deliveries}"
-            )
-            await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.CRASHED), error))])
-            return False
-        if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
-            await self._consumer.flush()
-        is_uncounted = is_trial and entry.origin is Origin.DUE and not self._breaker.counts_trials()
-        if is_uncounted or entry is self._uncounted_trial:
-            self._uncounted_trial = entry if is_uncounted else None
-        entry.had_uncounted_attempt = entry.had_uncounted_attempt or is_uncounted or not entry.deliveries
-        deliveries = entry.deliveries + (not is_new)
-        stored = deliveries - is_uncounted + self.marks_first_attempts
-        outcome = await self._consumer.start_attempt(entry.message_id, stored)
-        if outcome is Outcome.DONE and entry.state is RUNNING:
-            entry.deliveries = deliveries
-            return True
-        self._count_lost(entry, outcome)
-        return False
-
-    async def _postpone_busy(self, entry: Entry) -> None:
-        """Postpone an entry whose previous handler is still running in this process. Another process may handle it."""
-        retry = RetryLater(BUSY_DELAY)
-        if self._consumer.claimer is None or entry.lane is not None or not await self._postpone([(entry, retry)]):
-            self._in_flight.schedule_retry(entry, retry.delay.total_seconds())
-
-    # -- after the attempt ---------------------------------------------------------------------------------------------
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
-        entry.apply(DECIDE)
-        is_trial = entry is self._in_flight.trial
+        entry.apply("decide")
         try:
             if isinstance(result, Effects):
                 await self._commit_effects(entry, result)
@@ -183,6 +89,7 @@ class Settler:
                 "acknowledgement failed; the entry stays pending and will be handled again", self._log_context, error
             )
         if not self._breaker.has_no_recent_failure:
+            is_trial = entry is self._in_flight.trial
             self._breaker.record_success(is_trial)
             if is_trial:
                 self._in_flight.trial = None
@@ -194,7 +101,7 @@ class Settler:
         try:
             outcome = await self._consumer.commit_effects(entry.message_id, effects)
             if outcome is not Outcome.DONE:
-                self._count_lost(entry, outcome)
+                self.count_lost(entry, outcome)
                 log.warning(
                     "message was claimed by another consumer; effects not applied",
                     extra={"message_id": entry.message_id},
@@ -228,11 +135,11 @@ class Settler:
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
-        entry.apply(DECIDE)
+        entry.apply("decide")
         entry.mark_attempted()
         jitter, cause = self._random.random(), main_error(error, self._policy)
         is_trial = entry is self._in_flight.trial
-        is_uncounted = is_trial and (entry is self._uncounted_trial or not self._breaker.counts_trials())
+        is_uncounted = is_trial and (entry is self.uncounted_trial or not self._breaker.counts_trials())
         decision = decide(cause, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
         entry.decision = FailureDecision(decision, cause, current_traceparent())
         return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
@@ -265,14 +172,7 @@ class Settler:
             else:
                 to_retry.append((entry, decision.action))
         await self._schedule_retries(to_retry)
-        await self._dead_letter_many(to_dead_letter)
-
-    async def _on_undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
-        """Dead-letter an entry that cannot be decoded, because a retry would fail for the same reason."""
-        self._metrics.failed += 1
-        log.error("message cannot be decoded", extra={"error": str(error)})
-        if self._consumer.claimer is not None:
-            await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.UNDECODABLE), error))])
+        await self.dead_letter_many(to_dead_letter)
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
         """Release unstarted entries. For each entry, `entries` contains the seconds after which another consumer may
@@ -292,12 +192,12 @@ class Settler:
                 entry.had_uncounted_attempt = True
                 entry.decision = replace(entry.decision, action=RetryLater(decision.delay))  # subtracted only once
         self._metrics.retried += len(entries)
-        postponed_ids = await self._postpone(
+        postponed_ids = await self.postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
         )
         local = [(entry, retry) for entry, retry in entries if entry.message_id not in postponed_ids]
         await self._uncount_attempts(
-            [entry for entry, retry in local if not retry.counts_as_attempt and entry is not self._uncounted_trial]
+            [entry for entry, retry in local if not retry.counts_as_attempt and entry is not self.uncounted_trial]
         )
         for entry, decision in local:
             entry.decision = None
@@ -315,7 +215,7 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to reset the delivery count", self._log_context, error)
 
-    async def _postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
+    async def postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
         """Store the retry delays of the entries in Redis. Returns the ids of all entries, or no ids if Redis fails."""
         if not entries:
             return set()
@@ -327,29 +227,28 @@ class Settler:
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
         for (entry, _), outcome in zip(entries, outcomes, strict=True):
-            self._count_lost(entry, outcome)
+            self.count_lost(entry, outcome)
         return {entry.message_id for entry, _ in entries}
 
-    def _count_lost(self, entry: Entry, outcome: Outcome) -> None:
+    def count_lost(self, entry: Entry, outcome: Outcome) -> None:
         """Count an entry that another consumer owns, or that was trimmed before its message was settled."""
         if outcome is Outcome.LOST:
-            entry.apply(LOSE)
+            entry.apply("lose")
             self._metrics.lost_ownership += 1
         elif outcome is Outcome.TRIMMED:
             self._metrics.lost_to_trimming += 1
             log.warning("message was trimmed before it was settled", extra={"message_id": entry.message_id})
 
-    async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
-        self._metrics.failed += 1
-        error = ValueError(problem)
-        log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
-        await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(reason), error))])
+    async def dead_letter(self, entry: Entry, reason: DeadLetterReason, error: Exception) -> None:
+        """Write the dead letter of an entry whose handler was not called."""
+        await self.dead_letter_many([(entry, FailureDecision(ToDeadLetter(reason), error))])
 
-    async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
+    async def dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
+        """Write dead letters. After an error, the write of the dead letter is retried."""
         if not entries:
             return
         for entry, decision in entries:
-            entry.apply(DECIDE)
+            entry.apply("decide")
             entry.decision = decision
         replies: Sequence[Outcome | Exception]
         start_ns = time.time_ns()
@@ -393,7 +292,7 @@ class Settler:
             log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
             log.error("message dead-lettered", extra=log_fields)
         else:
-            self._count_lost(entry, reply)
+            self.count_lost(entry, reply)
 
     def _record_breaker_failure(self, entry: Entry) -> None:
         was_open, is_trial = self._breaker.is_open, entry is self._in_flight.trial

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from streamconsumer.processor.entry_state import EXPIRE, RUNNING
+from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.message import Entry
 
 
@@ -52,5 +52,5 @@ class HandlerTimeouts:
                 return
             self.finish(entry)
             if entry.state is RUNNING:
-                entry.apply(EXPIRE)
+                entry.apply("expire")
                 task.cancel()
