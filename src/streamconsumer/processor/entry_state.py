@@ -54,4 +54,4 @@ TRANSITIONS: dict[Transition, tuple[tuple[EntryState, ...], EntryState]] = {
     "release": ((QUEUED, WAITING), DONE),
     "lose": ((QUEUED, RUNNING, WAITING, SETTLING), LOST),
 }
-"""For each transition, the states in which it may occur, and the state after it."""
+"""States in which each transition may occur, and the state after the transition."""

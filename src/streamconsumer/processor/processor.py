@@ -374,7 +374,6 @@ class RedisStreamProcessor:
                 fast_path_handler=None if self._overrides_single_message else self._callback,
                 may_claim=self._may_claim,
                 thread_pool=self._thread_pool,
-                busy_ids=self._thread_pool.busy_ids,
             ),
             metrics=self.metrics,
             telemetry=self._telemetry,

@@ -31,7 +31,6 @@ class PollingConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Not called, because this consumer does not detect a stream that was deleted and created again."""
         self.encoding: Encoding = "utf-8"
-        self.ack_nowait: Callable[[str], None] | None = None
         self.claimer = None
         self._read: asyncio.Future[Any] | None = None
         """Call of the manager's `read_events`. None before the first read."""

@@ -106,8 +106,6 @@ class RedisConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
-        self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
         self.leases_valid_until = math.inf
         """Time until which no other consumer can have claimed the entries in flight, by this process's clock."""

@@ -3,12 +3,12 @@
 A processor builds a new pipeline on each start, so that a run uses no state of an earlier run.
 """
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import Consumer, build_consumer
+from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
@@ -69,9 +69,6 @@ class ProcessorHooks:
     thread_pool: HandlerThreadPool
     """Threads for handlers that are not async."""
 
-    busy_ids: Collection[str]
-    """Ids of messages whose handler may still be running although their task was cancelled."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
@@ -113,7 +110,7 @@ def build_pipeline(
         (lambda first: batch_runner.run(first)) if is_batch else hooks.handle_entry,  # noqa: PLW0108 - created later
         concurrency=settings.concurrency,
         metrics=metrics,
-        busy_ids=hooks.busy_ids,
+        busy_ids=hooks.thread_pool.busy_ids,
         ordering_key=settings.ordering_key,
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker,
@@ -121,13 +118,10 @@ def build_pipeline(
         clock=runtime.clock,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
-    in_flight.on_entry_removed = consumer.on_entry_removed
-    consumer.on_stream_recreated = in_flight.drop_all
+    in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
-    preparation = Preparation(
-        consumer, in_flight, delivery, breaker, settler, consumer_id=consumer_id, metrics=metrics, clock=runtime.clock
-    )
+    preparation = Preparation(consumer, in_flight, delivery, breaker, settler, consumer_id, metrics, runtime.clock)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(
@@ -154,30 +148,28 @@ def build_pipeline(
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
-    if not (is_batch or settings.ordering_key or preparation.marks_first_attempts) and hooks.fast_path_handler:
-        collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
-        fast_path = _build_fast_path(hooks.fast_path_handler, *collaborators, consumer_id, metrics, runtime)
+    if not (is_batch or settings.ordering_key or preparation.marks_first_attempts):
+        fast_path = _build_fast_path(hooks, in_flight, attempt_runner, settler, breaker, consumer, metrics, runtime)
     parts = (consumer_id, consumer, in_flight, preparation, settler, attempt_runner)
     return Pipeline(*parts, recovery_loop, prefetch, fast_path)
 
 
 def _build_fast_path(  # noqa: PLR0917 - one per collaborator
-    handler: AsyncHandler,
+    hooks: ProcessorHooks,
     in_flight: InFlightTable,
     attempt_runner: AttemptRunner,
     settler: Settler,
     breaker: CircuitBreaker,
     consumer: Consumer,
-    consumer_id: ConsumerId,
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
-    """Return the fast path. None if every message can get a span, or if acknowledgements are only asynchronous."""
-    if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
+    """Return the fast path. None if there is no handler for it, or if every message can get a span, or if
+    acknowledgements are only asynchronous."""
+    if hooks.fast_path_handler is None or attempt_runner.trace_fields is None or isinstance(consumer, PollingConsumer):
         return None
-    collaborators = (in_flight, attempt_runner, settler, breaker, consumer, consumer.ack_nowait)
-    context = (consumer_id, metrics, runtime.clock)
-    fast_path = FastPath(handler, *collaborators, *context)
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
+    fast_path = FastPath(hooks.fast_path_handler, *collaborators, metrics, runtime.clock)
     in_flight.fast_path = fast_path.run
     return fast_path
 

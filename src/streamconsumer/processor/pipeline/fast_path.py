@@ -12,12 +12,12 @@ from contextvars import copy_context
 from typing import Any
 
 from streamconsumer.errors import UndecodableEntry
-from streamconsumer.processor.consumer import Consumer
+from streamconsumer.processor.consumer import RedisConsumer
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
-from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
+from streamconsumer.processor.message import Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
@@ -37,27 +37,25 @@ class FastPath:
         attempt_runner: AttemptRunner,
         settler: Settler,
         breaker: CircuitBreaker,
-        consumer: Consumer,
-        ack: Callable[[str], None],
-        consumer_id: ConsumerId,
+        consumer: RedisConsumer,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.handler = handler
         """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
-        self._breaker, self._consumer, self._ack = breaker, consumer, ack
+        self._breaker, self._consumer = breaker, consumer
         self._encoding = consumer.encoding
-        self._consumer_id, self._metrics, self._clock = consumer_id, metrics, clock
+        self._metrics, self._clock = metrics, clock
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
         """Handle ordinary entries. Returns the first entry that is not ordinary, or None if the loop must not take
         another entry."""
-        in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
+        in_flight, metrics, breaker, consumer = self._in_flight, self._metrics, self._breaker, self._consumer
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
-        queue, consumer, running = in_flight.ready_queue, self._consumer, RUNNING
+        queue, consumer_id, running = in_flight.ready_queue, consumer.consumer_id, RUNNING
         ready, due, claimed, suspects = queue.ready, queue.due, queue.claimed, queue.suspects
-        ack, duration_counts, clock = self._ack, metrics.duration_counts, self._clock
+        ack, duration_counts, clock = consumer.ack_buffer.add, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
         data: dict[Any, Any] | None
         token, started = set_current([]), clock()
@@ -68,9 +66,7 @@ class FastPath:
                     data = dict(zip(texts, texts))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
-                if started > consumer.leases_valid_until:
-                    return entry
-                if trace_fields and not trace_fields.isdisjoint(data):
+                if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):
                     return entry
                 tasks[message_id := entry.message_id], entry.state = task, running
                 if not ready:
@@ -89,15 +85,11 @@ class FastPath:
                     else:
                         metrics.record_duration(seconds)
                     started = ended
-                    if (
-                        error is None
-                        and entry.state is running
-                        and breaker.has_no_recent_failure
-                        and not isinstance(result, Effects)
-                    ):
+                    is_plain = error is None and entry.state is running and not isinstance(result, Effects)
+                    if is_plain and breaker.has_no_recent_failure:
                         ack(message_id)
-                        is_plain = True
                     else:
+                        is_plain = False
                         await self._settle_slow(entry, result, error)
                         started = clock()
                 except BaseException as raised:

@@ -112,11 +112,11 @@ class InFlightTable:
 
     def admit(self, entries: Collection[Entry]) -> None:
         """Add the entries that are not yet in the table, and start an entry in each free slot."""
-        table, busy = self.entries, self.busy_ids
+        table = self.entries
         new = {entry.message_id: entry for entry in entries}
         if not table.keys().isdisjoint(new):
             new = {id_: entry for id_, entry in new.items() if id_ not in table}
-        for message_id in new.keys() & busy if busy else ():
+        for message_id in new.keys() & self.busy_ids:
             if new[message_id].origin is Origin.NEW:  # the group was restored at an earlier position
                 new[message_id].mark_attempted()
         table.update(new)
@@ -201,10 +201,8 @@ class InFlightTable:
         forced.cancel()
         if running := set(self.tasks.values()):
             self._metrics.abandoned += len(self.tasks)
-            log.warning(
-                "drain timeout reached; messages of cancelled handlers stay pending",
-                extra={"messages": len(self.tasks)},
-            )
+            log_fields = {"messages": len(self.tasks)}
+            log.warning("drain timeout reached; messages of cancelled handlers stay pending", extra=log_fields)
             for entry in map(self.entries.__getitem__, self.tasks):
                 if entry.state is not WAITING:
                     entry.apply("lose")
@@ -333,10 +331,8 @@ class InFlightTable:
 
         Due entries and entries of other consumers do not use each other's room."""
         queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
-        if is_full or self.is_closed or self._gate.is_open:
-            return 0
         queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
-        return max(0, self._concurrency - queued)
+        return 0 if is_full or self.is_closed or self._gate.is_open else max(0, self._concurrency - queued)
 
     def _has_room_for_new(self) -> bool:
         ready = len(self.ready_queue)
@@ -367,8 +363,7 @@ class InFlightTable:
             return
         for entry in entries:
             if entry.state is RUNNING or (entry.state is SETTLING and entry.decision is not None):
-                log_fields = {"message_id": entry.message_id}
-                log.warning("handler cancelled its own task; retrying the message", extra=log_fields)
+                log.warning("handler cancelled its own task; retrying", extra={"message_id": entry.message_id})
                 entry.mark_attempted()
                 self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
 

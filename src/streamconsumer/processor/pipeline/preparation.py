@@ -32,14 +32,13 @@ BUSY_RETRY = RetryLater(timedelta(seconds=1))
 class Preparation:
     """Prepares the attempts of one processor."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one per collaborator
         self,
         consumer: Consumer,
         in_flight: InFlightTable,
         policy: Delivery,
         breaker: CircuitBreaker,
         settler: Settler,
-        *,
         consumer_id: ConsumerId,
         metrics: Metrics,
         clock: Callable[[], float],

@@ -386,9 +386,8 @@ class SpanRecorder:
 
     def _common_attributes(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
         """Encode the attributes common to all spans of an operation on one server."""
-        return otlp_encoding.attributes(
-            {**self._consumer_attributes, **content.operation_attributes(operation, kind, address, port)}
-        )
+        operation_attributes = content.operation_attributes(operation, kind, address, port)
+        return otlp_encoding.attributes({**self._consumer_attributes, **operation_attributes})
 
     def _export(self, span: RecordedSpan, *, is_remote: bool = True) -> None:
         if self._queue.drop_if_full():
