@@ -125,9 +125,9 @@ class RecoveryLoop:
         """Claim entries, one page after another from each source in turns. Returns True if entries are left that fit
         into the in-flight table."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + MAX_CLAIM_SECONDS
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
             sources = await find_pages() if self._may_claim() else []
+            deadline = loop.time() + MAX_CLAIM_SECONDS
             while sources and loop.time() < deadline:
                 sources = [source for source in sources if await self._claim_page(claimer, source)]
             return bool(sources)
