@@ -32,6 +32,8 @@ class Health:
         self._stuck_after, self._clock = stuck_after, runtime.clock
         self._last_heartbeat = self._clock()
         self._not_ready_reason = "starting"
+        self.failures: dict[str, str] = {}
+        """Reasons why the pod is not alive although its event loop runs, by the component that reports the reason."""
 
     def heartbeat(self) -> None:
         """Record that the event loop is running."""
@@ -48,6 +50,8 @@ class Health:
     def liveness(self) -> tuple[bool, str]:
         """Return whether the pod is alive, and the reason."""
         seconds = self._clock() - self._last_heartbeat
+        if failures := list(self.failures.values()):
+            return False, failures[0]
         if seconds < self._stuck_after.total_seconds():
             return True, "ok"
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"

@@ -118,7 +118,7 @@ class PendingClaimer:
         await self._refresh_members(now)
         claims: list[ClaimPage] = [partial(self._claim_from_dead, name) for name in await self._find_dead()]
         if self._has_postponed(self._consumer_infos):
-            claims.append(self._claim_due)
+            claims.append(self.claim_due)
         expired = liveness.expired_members(self._consumer_infos, self._members, self._consumer_name, now)
         for name in expired[:MAX_DELETED]:
             if await self._consumer.leases.delete_consumer(name):
@@ -207,7 +207,8 @@ class PendingClaimer:
             claimed = await self._consumer.claim(claimable, idle)
         return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
-    async def _claim_due(self, count: int) -> list[Entry]:
+    async def claim_due(self, count: int) -> list[Entry]:
+        """Claim a page of postponed entries that are due."""
         with self._replay_on_error():
             claimed = await self._consumer.pending_entries.claim_due(min(count, self._consumer.read_size.max_count))
         self._consumer.record_claimed(claimed, count)

@@ -5,6 +5,7 @@ XACK and XREADGROUP share one round trip over a raw connection. All other comman
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -35,7 +36,7 @@ from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
+from streamconsumer.processor.message import ConsumerId, Entry, Origin, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
@@ -103,9 +104,9 @@ class RedisConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
-        self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
+        self.leases_valid_until = math.inf
+        """Time until which no other consumer can have claimed the entries in flight, by this process's clock."""
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
         """True from the detection of a missing group until all entries in flight are pending again."""
@@ -303,9 +304,12 @@ class RedisConsumer:
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
         """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
+        max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
-            entry.owner_died = True
-            entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
+            entry.origin = Origin.CLAIMED
+            if max_deliveries == 1:  # see `Settler.marks_first_attempts`
+                entry.deliveries = max(0, entry.deliveries - 1)
+            entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)
         return entries
 
     # -- acknowledging -----------------------------------------------------------------------------------------
