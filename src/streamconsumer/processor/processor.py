@@ -173,7 +173,7 @@ class RedisStreamProcessor:
 
     async def _run_tasks(self) -> None:
         """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
-        recovery = self._pipeline.recovery_loop.run(lambda: self.health.liveness()[0])
+        recovery = self._pipeline.recovery_loop.run(self.health)
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
