@@ -267,7 +267,8 @@ def check_readiness(simulation: "Simulation") -> None:
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
         is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
-        if pod.is_listening and not is_ready and not is_new and simulation.has_been_calm:
+        may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
+        if may_be_ready and not is_ready and simulation.has_been_calm:
             simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.consumer import StreamManager, unique_consumer_name
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
@@ -42,6 +42,9 @@ class RedisStreamProcessor:
     object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
     returned no entries. A polling processor neither renews leases nor claims entries.
 
+    No two processes may use the same `consumer_name` at the same time. If it is empty, the processor uses a new name
+    that consists of the host name, the process id and a random number.
+
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
     """
@@ -51,7 +54,7 @@ class RedisStreamProcessor:
         stream_manager: StreamManagerProtocol,
         stream_name: str,
         consumer_group_name: str,
-        consumer_name: str,
+        consumer_name: str = "",
         batch_count: int = 10,
         poll_interval: float = 1.0,
         *,
@@ -68,7 +71,7 @@ class RedisStreamProcessor:
         self.stream_manager = stream_manager
         self.stream_name = stream_name
         self.consumer_group_name = consumer_group_name
-        self.consumer_name = consumer_name
+        self.consumer_name = consumer_name or unique_consumer_name()
         self.batch_count = batch_count
         self.poll_interval = poll_interval
         self.concurrency = concurrency

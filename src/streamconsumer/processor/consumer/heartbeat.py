@@ -46,7 +46,7 @@ MAX_FAILING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class HeartbeatHooks:
-    """What the heartbeat needs from the rest of the process, and what it reports."""
+    """Functions of the rest of the process that the heartbeat calls."""
 
     in_flight_ids: Callable[[], list[str]]
     is_alive: Callable[[], bool]
@@ -96,7 +96,7 @@ class HeartbeatThread:
         self._is_reported = False
         self._resumed_at = self._last_success
         """Time at which the thread ran again after it was stopped for a while, or at which it was created."""
-        self._is_name_lost = False
+        self._had_name = False
 
     async def run(self) -> None:
         """Run the thread until `stop` is called. Raises the error with which the thread ended."""
@@ -107,12 +107,13 @@ class HeartbeatThread:
         self._hooks.on_leases_valid(self._clock() + VALID_SECONDS)
         try:
             self._runtime.start_thread("heartbeat", self._run)
-            await self._ended.wait()
-            if self._error is not None and not self._is_stopping:
-                raise self._error
-        except Exception:
-            self._report_problem("the heartbeat thread does not run")
+        except RuntimeError:
+            self._report_problem("the heartbeat thread cannot start")
             raise
+        await self._ended.wait()
+        if self._error is not None and not self._is_stopping:
+            self._report_problem("the heartbeat thread has ended")
+            raise self._error
 
     async def stop(self) -> None:
         """Stop the renewal of leases.
@@ -219,9 +220,9 @@ class HeartbeatThread:
         is_first = self._last_success < self._resumed_at
         try:
             await connection.connect()
-            if not self._registration.is_lost and (is_first or not self._registration.is_stored):
+            if self._registration.has_name and (is_first or not self._registration.is_stored):
                 await self._registration.store(connection.execute)
-            if self._has_lost_name():
+            if not self._check_name():
                 return
             # `acked_during` starts before the ids are read: an entry acknowledged earlier is no longer in flight.
             with self._ack_buffer.acked_during() as acked_ids:
@@ -234,15 +235,14 @@ class HeartbeatThread:
         else:
             self._record_success(began)
 
-    def _has_lost_name(self) -> bool:
-        """Return True if another process has taken over the consumer name. Reports this once."""
-        is_lost = self._registration.is_lost
-        if is_lost and not self._is_name_lost:
+    def _check_name(self) -> bool:
+        """Return True if this process has its consumer name. Reports once that another process has taken it over."""
+        had_name, self._had_name = self._had_name, self._registration.has_name
+        if had_name and not self._had_name:
             self._hooks.on_leases_valid(0.0)
             self._call_in_main_loop(self._hooks.on_lost, self._hooks.in_flight_ids())
             self._call_in_main_loop(self._hooks.on_name_lost)
-        self._is_name_lost = is_lost
-        return is_lost
+        return self._had_name
 
     def _call_in_main_loop(self, function: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the processor's event loop is closed

@@ -162,7 +162,7 @@ class RedisConsumer:
         try:
             await self.recheck_server()
             connection = await self._connect()
-            if self.registration.is_lost:
+            if not self.registration.has_name:
                 await self.registration.acquire(connection, self.manager.min_idle)
             if self._is_group_lost:
                 await self._restore_ownership()
@@ -384,7 +384,7 @@ class RedisConsumer:
         try:
             await self.ack_buffer.flush_final()
             self.registration.is_closed = True
-            if not self.registration.is_lost:
+            if self.registration.has_name:
                 await self.leases.delete_consumer()
         except (RedisError, OSError) as error:
             log.warning("failed to leave the consumer group", extra={"error": str(error)})

@@ -5,25 +5,29 @@ hash. The process also sets the token as the name of these connections (CLIENT S
 connections therefore finds out whether they still exist, see `liveness`. The field with the empty name counts the
 changes, so that other consumers read the hash only after a change.
 
-Two processes must not use one consumer name at the same time, because Redis cannot tell their entries apart. A process
+Two processes must not use one consumer name at the same time, because Redis cannot distinguish their entries. A process
 that finds its name registered therefore waits until the other process has ended.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, Self
 
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import ResponseError
 
 from streamconsumer.errors import ConsumerNameInUse
 from streamconsumer.processor.consumer.raw_connection import RawConnection
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import by_hash, is_unknown_script, load_script
@@ -43,6 +47,11 @@ REGISTER, WAIT = load_script("register_consumer"), load_script("wait_for_name")
 FIND_CONSUMER = load_script("find_consumer")
 
 _SUBJECT = "the script that finds a consumer"
+
+
+def unique_consumer_name() -> str:
+    """Return a consumer name that no other process uses."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +121,8 @@ class OwnRegistration:
     """Identities of the connections by purpose, the newest last."""
     registered: str = ""
     """Registration that the companion hash contains. Empty if this is unknown."""
-    is_lost: bool = False
-    """True from the detection that another process has taken over the name until this process has it again."""
+    has_name: bool = False
+    """True from the time at which this process has taken over its name until it detects that another process has."""
     is_closed: bool = False
     """True after this process has deleted its registration."""
     _reported_token: str = ""
@@ -145,8 +154,8 @@ class OwnRegistration:
         """Process the stored registration of this consumer name. Empty if there is none."""
         registration = Registration.parse(found)
         if registration is not None and registration.token != self.token:
-            self.is_lost = True
-        elif not self.is_lost:
+            self.has_name = False
+        elif self.has_name:
             self.registered = found
             if registration is not None and registration.waiting_token:
                 self._report_waiting(registration.waiting_token)
@@ -160,17 +169,17 @@ class OwnRegistration:
             )
 
     async def store(self, execute: Execute, judged: str = "") -> None:
-        """Store the registration. If another process has the name, sets `is_lost`.
+        """Store the registration. If another process has the name, clears `has_name`.
 
         A registration equal to `judged` is replaced. A server that is out of memory rejects the registration. Without a
         registration, other consumers claim this consumer's entries only after `min_idle`.
         """
         value = str(self.current)
         arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, judged)
-        with suppress(OutOfMemoryError):
+        with _ignoring_out_of_memory():
             found = await execute("EVAL", REGISTER, 2, self.consumer_id.stream, self.key, *arguments)
             self.on_found(replies.name(found, "the script that registers a consumer"))
-            if not self.is_lost:
+            if self.has_name:
                 self.registered = value
 
     async def acquire(self, connection: RawConnection, min_idle: timedelta) -> None:
@@ -191,9 +200,9 @@ class OwnRegistration:
                     f"consumer {self.consumer_id.consumer!r}: found another process with this name, expected a "
                     "different name for each process; waiting until the other process has ended"
                 )
-        self.is_lost = False
+        self.has_name = True
         await self.store(execute, found.registration)
-        if self.is_lost:
+        if not self.has_name:
             raise ConsumerNameInUse(f"consumer {self.consumer_id.consumer!r}: another process has taken over this name")
 
     async def _find(self, execute: Execute) -> "_Found":
@@ -232,21 +241,30 @@ class OwnRegistration:
         return is_listed and all(clients.get(each) != other.token for each in other.client_ids)
 
     async def _wait(self, execute: Execute, registration: str) -> None:
-        """Tell the process that has the name that this process waits for it."""
+        """Add a mark to the registration of the process that has the name, so that it reports the conflict."""
         if len(registration.split(" ")) == 5:
             arguments = (self.consumer_id.group, self.consumer_id.consumer, registration, self.token)
-            with suppress(OutOfMemoryError):
+            with _ignoring_out_of_memory():
                 await execute("EVAL", WAIT, 2, self.consumer_id.stream, self.key, *arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the server knows of a consumer name."""
+    """Registration and activity of a consumer name."""
 
     registration: str
     pending: int
     idle: int
     """Milliseconds since the last activity of the consumer."""
+
+
+@contextmanager
+def _ignoring_out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except ResponseError as error:
+        if classify_error(error, "").code != "OOM":
+            raise
 
 
 async def _execute(connection: RawConnection, *command: Any) -> Any:
