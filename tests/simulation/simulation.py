@@ -310,7 +310,8 @@ class Simulation:
         self._on_error(handled)
 
     def _on_error(self, error: BaseException | None) -> None:
-        if (unexpected := unexpected_error(error)) is not None:
+        has_own_manager = any(pod.manager for pod in self.plan.pods)  # its mistakes cause any errors
+        if not has_own_manager and (unexpected := unexpected_error(error)) is not None:
             self.ledger.report_once("unexpected_error", error_text(unexpected))
 
     # -- what faults use -----------------------------------------------------------------------------------------------
