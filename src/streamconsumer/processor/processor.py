@@ -15,7 +15,7 @@ from typing import Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.consumer import StreamManager, unique_consumer_name
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
@@ -45,6 +45,9 @@ class RedisStreamProcessor:
     object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
     returned no entries. A polling processor neither renews leases nor claims entries.
 
+    No two processes may use the same `consumer_name` at the same time. If it is empty, the processor uses a new name
+    that consists of the host name, the process id and a random number.
+
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
     """
@@ -54,7 +57,7 @@ class RedisStreamProcessor:
         stream_manager: StreamManagerProtocol,
         stream_name: str,
         consumer_group_name: str,
-        consumer_name: str,
+        consumer_name: str = "",
         batch_count: int = 10,
         poll_interval: float = 1.0,
         *,
@@ -71,7 +74,7 @@ class RedisStreamProcessor:
         self.stream_manager = stream_manager
         self.stream_name = stream_name
         self.consumer_group_name = consumer_group_name
-        self.consumer_name = consumer_name
+        self.consumer_name = consumer_name or unique_consumer_name()
         self.batch_count = batch_count
         self.poll_interval = poll_interval
         self.concurrency = concurrency
@@ -185,7 +188,7 @@ class RedisStreamProcessor:
     async def _run_tasks(self) -> None:
         """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
         self._pipeline.in_flight.owner = asyncio.current_task()
-        recovery = self._pipeline.recovery_loop.run(lambda: self.health.liveness()[0])
+        recovery = self._pipeline.recovery_loop.run(self.health)
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:

@@ -66,15 +66,18 @@ def load_script(name: str, **constants: int | str) -> Script:
 def by_hash(command: Sequence[Any]) -> Sequence[Any]:
     """Return an EVAL of a `Script` as EVALSHA, which sends only the hash. Returns any other command unchanged.
 
-    If the server replies NOSCRIPT, the caller must send the EVAL, which also loads the script."""
+    If `is_unknown_script` returns True for the reply, the caller must send the EVAL, which also loads the script."""
     if len(command) > 1 and command[0] == "EVAL" and isinstance(command[1], Script):
         return ("EVALSHA", command[1].sha1, *command[2:])
     return command
 
 
 def is_unknown_script(reply: Any) -> bool:
-    """Return True if a reply is the error NOSCRIPT: the server does not have the script of an EVALSHA."""
-    return isinstance(reply, NoScriptError) or (isinstance(reply, ResponseError) and str(reply).startswith("NOSCRIPT"))
+    """Return True if an EVALSHA must be repeated as EVAL: the server does not have the script, or refuses EVALSHA."""
+    if not isinstance(reply, ResponseError):
+        return False
+    text = str(reply)
+    return isinstance(reply, NoScriptError) or text.startswith("NOSCRIPT") or "evalsha" in text[:200].lower()
 
 
 def _library(name: str) -> list[str]:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, FailureDetails, to_fields
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.group import GROUP, STREAM, Group
 
 KEY = group_key(STREAM, GROUP, "dead-letters")
@@ -75,7 +75,7 @@ async def command(group: Group, *words: Any) -> Any:
     return await group.client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types
 
 
-async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{KEY}")) -> None:
+async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{{{STREAM}}}:*")) -> None:
     """Grant the group's managers only these permissions from now on."""
     await command(group, "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)
     group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"

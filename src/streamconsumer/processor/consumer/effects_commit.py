@@ -26,12 +26,12 @@ from typing import Any
 from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRejected
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, entry_keys, group_key
+from streamconsumer.redis_client.outcome import Outcome
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
 from streamconsumer.redis_client.scripts import load_script
 
@@ -43,8 +43,7 @@ _EXPECTED_TYPES = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole num
 """Type of the key that each command expects."""
 
 REQUIRED_PERMISSIONS = (
-    "+eval +evalsha +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank "
-    "+hget +time"
+    "+eval +evalsha +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
 )
 """Permissions that the Redis user needs on the keys of the effects and on the key of remembered commits."""
 

@@ -69,7 +69,7 @@ class RestoredGroup(NamedTuple):
     """Result of the script that creates a missing group."""
 
     position: str
-    """Position at which the new group begins. If the group exists, the position at which it would have begun."""
+    """Position at which the new group starts. Meaningless if the group existed."""
 
     is_new_stream: bool
     """True if the stream was deleted and created again since this consumer last read from it."""
@@ -86,9 +86,14 @@ class GroupSnapshot:
     async def save(self) -> None:
         """Save the state of the group if no consumer has saved it within the last 0.8 s.
 
-        If entries of a lost group must still be restored, restores them instead. If the server is out of memory, the
+        If entries of a lost group must still be restored, restores them first. If the server is out of memory, the
         previous snapshot is kept. Raises NewerFormat.
         """
+        if await self._save() == b"restoring":
+            await self.restore_entries()
+            await self._save()
+
+    async def _save(self) -> Any:
         try:
             reply = await self._run_script(SAVE)
         except ResponseError as error:
@@ -100,8 +105,7 @@ class GroupSnapshot:
                 f"{found:.20}, expected at most {FORMAT}; use the StreamConsumer release that wrote them"
             ) from None
         subject = "the script that saves the snapshot"
-        if replies.one_of(reply, subject, (b"saved", b"skipped", b"restoring")) == b"restoring":
-            await self.restore_entries()
+        return replies.one_of(reply, subject, (b"saved", b"skipped", b"restoring"))
 
     async def restore_group(self, last_delivered_id: str, start_from: str) -> RestoredGroup:
         """Recreate the group at its previous position if it is missing.

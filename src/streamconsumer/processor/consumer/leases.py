@@ -5,17 +5,17 @@ the lease resets the entry's idle time, so that no other consumer claims the ent
 an entry (`entry_state.lua`) and changes the entry in one atomic step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import OutOfMemoryError
 
-from streamconsumer.processor.consumer.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import entry_keys, group_key
+from streamconsumer.redis_client.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER, Script, load_script
 
@@ -28,7 +28,17 @@ REPAIR_SCHEDULE = load_script("repair_schedule", PAGE=300)
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 """Last possible entry id but one. XREADGROUP treats the last possible id like `>`."""
 
-_RENEWAL = "the script that renews leases"
+_RENEWAL, _POSTPONEMENT = "the script that renews leases", "the script that postpones entries"
+
+PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 190
+"""Maximum numbers of entries in one call of a script. A script makes up to eight calls of Redis commands per entry, and
+the script that renews leases makes up to five."""
+
+T = TypeVar("T")
+
+
+def _pages(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (entries[first : first + size] for first in range(0, len(entries), size))
 
 
 class Leases:
@@ -70,8 +80,9 @@ class Leases:
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
-        sorted_ids = sorted(message_ids, key=replies.parse_id)
-        lost = replies.array(await self._run_script(RENEW, *sorted_ids), _RENEWAL)
+        lost: list[Any] = []
+        for page in _pages(sorted(message_ids, key=replies.parse_id), RENEWAL_PAGE_SIZE):
+            lost += replies.array(await self._run_script(RENEW, *page), _RENEWAL)
         return [replies.entry_id(message_id, _RENEWAL) for message_id in lost]
 
     async def show_activity(self) -> None:
@@ -87,19 +98,19 @@ class Leases:
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
         """Correct the delivery counts of entries, given as (id, deliveries)."""
-        flat = [part for entry in entries for part in entry]
-        await self._run_script(SET_DELIVERY_COUNTS, *flat)
+        for page in _pages(entries, PAGE_SIZE):
+            await self._run_script(SET_DELIVERY_COUNTS, *(part for entry in page for part in entry))
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries, delay). After the delay, any consumer may claim the entry.
 
         Returns the outcome of each entry."""
-        flat: list[str | int] = []
-        for message_id, deliveries, delay in entries:
-            flat += [message_id, deliveries, replies.to_milliseconds(delay)]
-        subject = "the script that postpones entries"
-        reply = replies.array(await self._run_script(POSTPONE, *flat), subject, len(entries))
-        return [parse_outcome(each, subject) for each in reply]
+        outcomes: list[Outcome] = []
+        for page in _pages(entries, PAGE_SIZE):
+            flat = [(message_id, count, replies.to_milliseconds(delay)) for message_id, count, delay in page]
+            reply = await self._run_script(POSTPONE, *(part for entry in flat for part in entry))
+            outcomes += [parse_outcome(each, _POSTPONEMENT) for each in replies.array(reply, _POSTPONEMENT, len(page))]
+        return outcomes
 
     async def repair_schedule(self, idle: timedelta) -> None:
         """Make postponed entries due if they have been idle for `idle` and have no due time.
@@ -117,7 +128,11 @@ class Leases:
         """Delete a consumer, by default this one. Returns False and deletes nothing if the consumer has pending
         entries."""
         name = self._consumer_name if consumer is None else consumer
-        keys = [self._stream, self._members_key, group_key(self._stream, self._group, "readers")]
+        keys = [
+            self._stream,
+            self._members_key,
+            *(group_key(self._stream, self._group, suffix) for suffix in ("readers", "registrations")),
+        ]
         reply = await self._execute("EVAL", DELETE_IDLE_CONSUMER, len(keys), *keys, self._group, name)
         return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.dead_letters.writer import EncodedDeadLetter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
+from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -22,8 +23,7 @@ from streamconsumer.processor.consumer.large_entries import BoundedReads, Claime
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.outcome import Outcome
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
     LARGE_REPLY_BYTES,
@@ -34,6 +34,7 @@ from streamconsumer.processor.consumer.raw_connection import (
 )
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
+from streamconsumer.processor.consumer.registration import OwnRegistration, identify
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
@@ -43,14 +44,12 @@ from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 
 if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
 
 log = logging.getLogger(__name__)
-
-SCRIPT_PAGE_SIZE = 120
-"""Maximum number of entries in one call of a script that makes up to eight calls of Redis commands per entry."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """Time until the connection counts as dead if no reply arrives after the BLOCK duration."""
@@ -84,7 +83,11 @@ class RedisConsumer:
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
         self._connection: RawConnection | None = None
-        self._client_id: int | None = None
+        token = f"{runtime.random.getrandbits(128):032x}"
+        self.registration = OwnRegistration(self.consumer_id, token, runtime.pod_uid)
+        self.leases_valid_until = inf
+        """Time until which no other consumer can have claimed the entries in flight, in seconds of the clock. The
+        heartbeat thread updates it."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
@@ -93,6 +96,7 @@ class RedisConsumer:
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
+        self.set_delivery_counts = self.leases.set_delivery_counts
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
@@ -126,10 +130,10 @@ class RedisConsumer:
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # checked first: a server out of memory refuses to create even an existing group
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
-                await self._renew_all()
+                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
-            await self._connect()
+            await self.registration.acquire(await self._connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
         finally:
@@ -149,7 +153,7 @@ class RedisConsumer:
             # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
             self.replay.request()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
             await self.manager.drop_connections()
             raise
         finally:
@@ -159,6 +163,8 @@ class RedisConsumer:
         try:
             await self.recheck_server()
             connection = await self._connect()
+            if not self.registration.has_name:
+                await self.registration.acquire(connection, self.manager.min_idle)
             if self._is_group_lost:
                 await self._restore_ownership()
             if self.replay.is_pending:
@@ -204,14 +210,17 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
+        return self._bounded_reads.connection.is_receiving or (
+            self._connection is not None and self._connection.is_receiving
+        )
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
         while not self._idle.is_set():
-            if self._client_id is not None and self._read_sent.is_set():
+            identity = self.registration.identities.get("reader")
+            if identity is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
-                    await self.manager.execute("CLIENT", "UNBLOCK", self._client_id)
+                    await self.manager.execute("CLIENT", "UNBLOCK", identity.client_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await self._idle.wait()
@@ -221,15 +230,21 @@ class RedisConsumer:
             return self._connection
         await self._disconnect()
         self.replay.request()
-        self._client_id = None
         connection = self._connection = RawConnection(
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
-        with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
-            self._client_id = replies.count(await connection.execute("CLIENT", "ID"), "CLIENT ID")
-        if self._client_id is not None:
-            await self._reader_registry.register(self._client_id)
+        # Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends.
+        identity = await identify(connection, self.registration.token)
+        self.registration.set_identity("reader", identity)
+        if identity is not None:
+            await self._reader_registry.register(identity.client_id)
         return connection
+
+    def on_name_lost(self) -> None:
+        """End the current read, because another process has taken over the consumer name."""
+        log.error("another process has taken over the consumer name of this process; dropped the messages in flight")
+        if self._connection is not None:
+            self._connection.abort()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -291,9 +306,9 @@ class RedisConsumer:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
-        """Claim pending entries for this consumer."""
-        claimed = await self.pending_entries.claim(pending, idle)
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
+        """Claim pending entries of a dead consumer, or of this consumer."""
+        claimed = await self.pending_entries.claim(pending, dead)
         self.record_claimed(claimed, len(pending))
         return claimed
 
@@ -328,26 +343,17 @@ class RedisConsumer:
         return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
     async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:
-        """Store the delivery count of an entry before its next attempt. The attempt may start if the outcome is
-        DONE."""
+        """Store the delivery count of an entry before its next attempt, which may start if the outcome is DONE."""
         return await self.leases.start_attempt(message_id, deliveries)
-
-    async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Correct the delivery counts of entries that stay in flight, given as (id, deliveries)."""
-        for first in range(0, len(entries), SCRIPT_PAGE_SIZE):
-            await self.leases.set_delivery_counts(entries[first : first + SCRIPT_PAGE_SIZE])
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
 
         If an entry has no delay, another consumer is woken to claim the entry. Returns the outcome of each entry.
         """
-        outcomes: list[Outcome] = []
-        for first in range(0, len(entries), SCRIPT_PAGE_SIZE):
-            page = entries[first : first + SCRIPT_PAGE_SIZE]
-            with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in page]):
-                outcomes += await self.leases.postpone(page)
-                self.ack_buffer.record_postponed(ids)
+        with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in entries]):
+            outcomes = await self.leases.postpone(entries)
+            self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
             await self._reader_registry.wake_one(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
@@ -383,13 +389,15 @@ class RedisConsumer:
         """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect."""
         try:
             await self.ack_buffer.flush_final()
-            await self.leases.delete_consumer()
+            self.registration.is_closed = True
+            if self.registration.has_name:
+                await self.leases.delete_consumer()
         except (RedisError, OSError) as error:
             log.warning("failed to leave the consumer group", extra={"error": str(error)})
         finally:
             self.ack_buffer.cancel()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
 
     # -- a lost group ------------------------------------------------------------------------------------------
 
@@ -398,29 +406,18 @@ class RedisConsumer:
         self._is_group_lost = True
         position, is_new_stream = await self.snapshot.restore_group(self._last_delivered_id, "0")
         self._metrics.groups_recreated += 1
-        log_fields = {"stream": self._stream, "group": self._group, "position": position}
-        log.warning("recreated the missing consumer group", extra=log_fields)
-        if is_new_stream:
-            self._drop_previous_stream()
+        found = {"stream": self._stream, "group": self._group, "position": position}
+        log.warning("recreated the missing consumer group", extra=found)
+        if is_new_stream:  # the new stream may contain the same ids
+            log.warning("stream was deleted and created again; dropping its previous entries")
+            self.ack_buffer.clear()
+            self.on_stream_recreated()
+            self._last_delivered_id = "0-0"
         await self._restore_ownership()
         await self.snapshot.restore_entries()
 
-    def _drop_previous_stream(self) -> None:
-        """Drop the acknowledgements and the entries of a stream that was deleted and created again.
-
-        The new stream may contain entries with the same ids."""
-        log.warning("the stream was deleted and created again; dropping the entries in flight of the previous stream")
-        self.ack_buffer.clear()
-        self.on_stream_recreated()
-        self._last_delivered_id = "0-0"
-
     async def _restore_ownership(self) -> None:
         """Make all entries in flight pending again, even if they were received while the group was recreated."""
-        await self._renew_all()
+        await self.leases.renew(list(self.in_flight_ids()))
         await self.leases.register()
         self._is_group_lost = False
-
-    async def _renew_all(self) -> None:
-        in_flight = list(self.in_flight_ids())
-        for first in range(0, len(in_flight), PAGE_SIZE):
-            await self.leases.renew(in_flight[first : first + PAGE_SIZE])

@@ -6,8 +6,8 @@ If the dead letter cannot be written (Redis is out of memory, or the key has ano
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from streamconsumer.processor.consumer.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client.keys import entry_keys
+from streamconsumer.redis_client.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client.replies import UnexpectedReply
 from streamconsumer.redis_client.scripts import load_script
 

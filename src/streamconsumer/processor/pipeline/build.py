@@ -142,7 +142,6 @@ def build_pipeline(
         may_claim=hooks.may_claim,
         batch_count=batch_count,
         log_context=consumer_id.log_context,
-        random=runtime.random,
         **observers,
     )
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency

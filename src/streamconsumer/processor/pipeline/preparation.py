@@ -12,7 +12,6 @@ from typing import Any
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, is_replay_for_other_group
 from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.error_logging import log_redis_error
@@ -22,6 +21,7 @@ from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.retry_policy import RetryLater
 from streamconsumer.processor.pipeline.settlement import RETRY_DELAY_SECONDS, Settler
+from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -10,18 +10,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from random import Random
+from functools import partial
 
 from streamconsumer.processor.consumer import ClaimPage, Consumer, PendingClaimer
 from streamconsumer.processor.error_logging import logging_redis_errors
+from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.supervisor import Supervisor
 from streamconsumer.processor.telemetry import MessageTracing
 
 log = logging.getLogger(__name__)
-
-IDLE_SCANS_PER_MIN_IDLE = 2
-"""Number of scans for idle entries within one `minIdle` period."""
 
 FIRST_CHECK_SECONDS = 0.05
 """Delay of the first check after the start. The delay is short, so that a new pod soon claims the entries that a
@@ -55,34 +54,41 @@ class RecoveryLoop:
         log_context: str,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
-        random: Random,
     ) -> None:
         self._consumer, self._in_flight, self._metrics = consumer, in_flight, metrics
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
-        self._random = random
         self._claim_lock = asyncio.Lock()
         """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
 
-    async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run the background tasks until the current task is cancelled. Leases are renewed only while `is_alive`
-        returns True."""
+    async def run(self, health: Health) -> None:
+        """Run the background tasks until the current task is cancelled. Leases are renewed only while the process is
+        alive."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")
             return
-        stop_heartbeat = claimer.start_heartbeat(
-            in_flight_ids=self._in_flight.ids, on_lost=self._on_lost, is_alive=is_alive
+        heartbeat = claimer.heartbeat(
+            in_flight_ids=self._in_flight.ids,
+            on_lost=self._on_lost,
+            is_alive=lambda: health.liveness()[0],
+            on_problem=partial(health.set_problem, "heartbeat"),
         )
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "heartbeat": heartbeat.run,
+            "claims of dead consumers": partial(self._claim_dead_loop, claimer),
+            "snapshots of the group": partial(self._snapshot_loop, claimer),
+        }
+        supervisor = Supervisor(health, self._metrics)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._claim_dead_loop(claimer))
-                group.create_task(self._claim_idle_loop(claimer))
-                group.create_task(self._snapshot_loop(claimer))
+                for name, task in tasks.items():
+                    group.create_task(supervisor.run(name, task))
         finally:
-            await stop_heartbeat()
+            await heartbeat.stop()
+            await claimer.close()
 
     async def finish_claim(self) -> None:
         """Wait until the claim in progress has ended and its entries are in the in-flight table."""
@@ -102,13 +108,6 @@ class RecoveryLoop:
             elif self._may_claim():
                 with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
                     seconds = await claimer.seconds_until_turn()
-
-    async def _claim_idle_loop(self, claimer: PendingClaimer) -> None:
-        while not self.is_stopped:
-            spread = self._random.uniform(0.75, 1)
-            await asyncio.sleep(claimer.min_idle.total_seconds() / IDLE_SCANS_PER_MIN_IDLE * spread)
-            while await self._claim_from(claimer, claimer.find_idle):
-                pass
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""

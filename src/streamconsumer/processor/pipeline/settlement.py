@@ -15,7 +15,6 @@ from typing import Any
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
-from streamconsumer.processor.consumer.outcome import Outcome
 from streamconsumer.processor.dead_letters.record import (
     DeadLetterReason,
     FailureDetails,
@@ -30,6 +29,7 @@ from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide, main_error
 from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
+from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ local all_probes = {
   {'XACK', {stream, group, '0-0'}, ''},  -- succeeds without free memory, as do the probes after it
   {'ZADD', {committed, 'XX', 0, ''}, ''},
   {'ZREMRANGEBYRANK', {committed, 1, 0}, ''},
+  {'TIME', {}, ''},
 }
 local probes = {
   XADD = {'XADD', {stream, 'NOMKSTREAM', '0-0', 'f', 'v'}, 'must be greater than 0-0'},

@@ -9,12 +9,12 @@
 local snapshot, now = KEYS[6], now_milliseconds()
 local format = tonumber(redis.call('HGET', snapshot, 'format') or 0)
 if format > FORMAT then return {err = 'NEWERFORMAT ' .. format} end
-if redis.call('HEXISTS', snapshot, 'stage') == 1 then return 'restoring' end
+if redis.call('HGET', snapshot, 'stage') then return 'restoring' end
 local saved_at = redis.call('HGET', snapshot, 'at')
 if saved_at and now - saved_at < MIN_AGE and now >= tonumber(saved_at) then return 'skipped' end
 local created = redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
 if type(created) == 'table' then return 'skipped' end  -- the group is missing, or the server is out of memory
-if created == 1 and (redis.call('HEXISTS', snapshot, 'pending') == 1 or redis.call('EXISTS', schedule) == 1) then
+if created == 1 then
   redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1)
   return 'restoring'
 end
