@@ -116,7 +116,9 @@ class Deadlines:
 
     def _is_known(self, name: str) -> bool:
         """Return True if a pod has seen the connections of the consumer, so that it can prove that they have ended."""
-        consumers = [pod.processor._pipeline.consumer for pod in self._simulation.all_pods if pod.is_listening and pod.processor]
+        consumers = [
+            pod.processor._pipeline.consumer for pod in self._simulation.all_pods if pod.is_listening and pod.processor
+        ]
         claimers = [consumer.claimer for consumer in consumers]
         return any(claimer is not None and claimer._observer.has_seen(name) for claimer in claimers)
 

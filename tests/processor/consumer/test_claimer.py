@@ -65,7 +65,7 @@ class Heart:
             on_leases_valid=lambda _until: None,
             on_problem=lambda _problem: None,
         )
-        self.connection = DedicatedConnection(consumer.manager, 5.0, 10**6)
+        self.connection = DedicatedConnection(consumer.manager, 10**6)
         self.leases = Leases(self.connection.execute, *consumer.consumer_id)
         self.thread = HeartbeatThread(
             consumer.manager,
@@ -325,7 +325,9 @@ async def test_messages_of_a_dead_pod_are_claimed_after_min_idle_without_permiss
     killed = time.monotonic()
     await peer.wait_until_finished(1)
     assert time.monotonic() - killed > 3
-    problems = [record for record in caplog.records if "connections of other consumers cannot be listed" in record.message]
+    problems = [
+        record for record in caplog.records if "connections of other consumers cannot be listed" in record.message
+    ]
     assert len(problems) == 1
 
 

@@ -97,9 +97,7 @@ async def test_heartbeat_thread_that_cannot_start_is_started_later(group: Group)
     await group.wait_settled()
 
 
-async def test_memory_error_in_the_heartbeat_thread_restarts_it(
-    group: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_memory_error_in_the_heartbeat_thread_restarts_it(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = Recorder(gate=False)
     await group.add()
     processor = await group.start(handler)

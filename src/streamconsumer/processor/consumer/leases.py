@@ -128,7 +128,11 @@ class Leases:
         """Delete a consumer, by default this one. Returns False and deletes nothing if the consumer has pending
         entries."""
         name = self._consumer_name if consumer is None else consumer
-        keys = [self._stream, self._members_key, *(group_key(self._stream, self._group, suffix) for suffix in ("readers", "registrations"))]
+        keys = [
+            self._stream,
+            self._members_key,
+            *(group_key(self._stream, self._group, suffix) for suffix in ("readers", "registrations")),
+        ]
         reply = await self._execute("EVAL", DELETE_IDLE_CONSUMER, len(keys), *keys, self._group, name)
         return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 

@@ -125,6 +125,4 @@ def seconds_until_expired(silent: Mapping[str, timedelta], suspected: Collection
 def expired_members(members: Members, consumer_name: str, now_seconds: float) -> list[str]:
     """Return the members that no longer announce themselves."""
     expired_before = now_seconds - EXPIRE_AFTER.total_seconds()
-    return [
-        name for name, announced_at in members.items() if announced_at < expired_before and name != consumer_name
-    ]
+    return [name for name, announced_at in members.items() if announced_at < expired_before and name != consumer_name]

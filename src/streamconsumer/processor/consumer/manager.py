@@ -82,9 +82,7 @@ class StreamManager:
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
-        pool = _ControlPool(
-            connection_class=self._connection_class, max_connections=8, **self._connection_options
-        )
+        pool = _ControlPool(connection_class=self._connection_class, max_connections=8, **self._connection_options)
         control: Redis = Redis(connection_pool=pool)
         control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
         return control

@@ -73,7 +73,7 @@ class Observer:
         self._consumer_id = registration.consumer_id
         stream, group, _ = self._consumer_id
         self._keys = (stream, registration.key, group_key(stream, group, "consumers"))
-        self._connection = DedicatedConnection(manager, liveness.command_timeout(self._min_idle), MAX_REPLY_BYTES)
+        self._connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         self._connection.on_connected = self._identify
         self._identity: Identity | None = None
         self._connection_count = 0
@@ -223,8 +223,9 @@ class Observer:
             return []
         if list_all:
             self.missing = frozenset(
-                name for name in names if registrations[name].client_ids
-                and not liveness.is_connected(registrations[name], clients)
+                name
+                for name in names
+                if registrations[name].client_ids and not liveness.is_connected(registrations[name], clients)
             )
         self._seen |= clients.items()
         dead = [
@@ -264,7 +265,9 @@ class Observer:
 
     def _disable(self, problem: str) -> None:
         if self._can_list:
-            text = "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
+            text = (
+                "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
+            )
             log.warning("%sdelivery.minIdle", text, extra={"error": problem})
         self._can_list = False
 
