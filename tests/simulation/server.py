@@ -67,6 +67,8 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
+        # The thread of the memory allocator would wait until a virtual time. Virtual times are in the past.
+        options += ["--jemalloc-bg-thread", "no"]
         self._program = Program(flavour.name, [flavour.find(), *options], folder, self.clock.environment())
         self._program.start()
         try:

@@ -114,7 +114,7 @@ class PendingClaimer:
         if observer.has_postponed:
             if observer.has_searched:
                 await self._consumer.leases.repair_schedule(self.min_idle)
-            claims.append(self._claim_due)
+            claims.append(self.claim_due)
         if observer.is_refreshed:
             await self._delete_expired(now)
         await self._trim(now)
@@ -195,7 +195,7 @@ class PendingClaimer:
                     break
         return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
-    async def _claim_due(self, count: int) -> list[Entry]:
+    async def claim_due(self, count: int) -> list[Entry]:
         """Claim postponed entries that are due. Skips pages that contain only trimmed entries."""
         with self._replay_on_error():
             while True:

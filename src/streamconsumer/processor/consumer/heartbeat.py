@@ -25,7 +25,7 @@ from streamconsumer.processor.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 200
+PAGE_SIZE = 190
 """Maximum number of leases that one command renews. The server needs 2 ms to renew this number of leases."""
 
 STOP_TIMEOUT_SECONDS = 0.5

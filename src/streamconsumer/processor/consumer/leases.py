@@ -30,9 +30,9 @@ ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 
 _RENEWAL, _POSTPONEMENT = "the script that renews leases", "the script that postpones entries"
 
-PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 200
+PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 190
 """Maximum numbers of entries in one call of a script. A script makes up to eight calls of Redis commands per entry, and
-the script that renews leases makes up to four."""
+the script that renews leases makes up to five."""
 
 T = TypeVar("T")
 

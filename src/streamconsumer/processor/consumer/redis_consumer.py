@@ -38,7 +38,7 @@ from streamconsumer.processor.consumer.registration import OwnRegistration, iden
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
+from streamconsumer.processor.message import ConsumerId, Entry, Origin, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
@@ -113,8 +113,6 @@ class RedisConsumer:
         """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.flush = self.ack_buffer.flush
-        self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
@@ -213,7 +211,7 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.connection.is_receiving or (self._reader.is_receiving)
+        return self._bounded_reads.connection.is_receiving or self._reader.is_receiving
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
@@ -309,9 +307,12 @@ class RedisConsumer:
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
         """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
+        max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
-            entry.owner_died = True
-            entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
+            entry.origin = Origin.CLAIMED
+            if max_deliveries == 1:  # see `Settler.marks_first_attempts`
+                entry.deliveries = max(0, entry.deliveries - 1)
+            entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)
         return entries
 
     # -- acknowledging -----------------------------------------------------------------------------------------

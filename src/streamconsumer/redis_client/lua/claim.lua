@@ -1,4 +1,4 @@
--- uses: entry_keys, bounded_entries, record_claim
+-- uses: entry_keys, bounded_entries, record_claims
 -- Claims pending entries of the consumer ARGV[4]. ARGV: group, consumer, minimum idle time in milliseconds, owner, its
 -- registration, the server's run id, `page_bytes`, `entry_bytes`, then alternating ids and delivery counts. Returns the
 -- number of examined entries, the number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged,
@@ -11,7 +11,7 @@
 -- of the entry was lost.
 local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local examined, trimmed = 0, 0
+local examined, trimmed, claims = 0, 0, {}
 if registration ~= '' then
   local current_run_id = redis.call('INFO', 'server'):match('run_id:(%w+)')
   if redis.call('HGET', KEYS[#KEYS], owner) ~= registration or current_run_id ~= run_id then return {0, 0, {}} end
@@ -24,7 +24,7 @@ for i = 9, #ARGV, 2 do
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
   local function claim()
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
-    if not is_mine then record_claim(id) end
+    if not is_mine then claims[#claims + 1] = id; claims[#claims + 1] = me end
     return true
   end
   if entry then
@@ -34,4 +34,5 @@ for i = 9, #ARGV, 2 do
   end
   examined = examined + 1
 end
+record_claims(claims)
 return {examined, trimmed, entries}
