@@ -86,7 +86,7 @@ class RedisConsumer:
             self.consumer_id, f"{runtime.random.getrandbits(128):032x}", runtime.pod_uid
         )
         self.leases_valid_until = inf
-        """Time until which no other consumer can have claimed the entries in flight. The heartbeat thread updates it."""
+        """Time until which no other consumer can have claimed the entries in flight. The heartbeat updates it."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
