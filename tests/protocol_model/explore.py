@@ -39,7 +39,7 @@ class Explorer:
     def __init__(self, bounds: Bounds, rules: Rules = frozenset()) -> None:
         self._bounds, self._rules, self.result = bounds, rules, Result()
         self._limits = tuple(bounds.faults.values())
-        self._states: list[State] = []
+        self.states: list[State] = []
         self._numbers: dict[State, int] = {}
         self._usages: list[list[Usage]] = []
         self._parents = array("q")
@@ -60,7 +60,7 @@ class Explorer:
                 if usage not in self._usages[number]:
                     continue  # reached with fewer faults since
                 is_first = self._usages[number][0] == usage
-                for step in transitions(self._rules, self._states[number]):
+                for step in transitions(self._rules, self.states[number]):
                     after_usage = self._use(usage, step.fault)
                     if after_usage is None:
                         continue
@@ -81,7 +81,7 @@ class Explorer:
                     if step.is_progress and is_first and target != number:
                         self._sources.append(number)
                         self._targets.append(target)
-        result.states = len(self._states)
+        result.states = len(self.states)
         return self._check_progress()
 
     def _relevant(self, state: State, usage: Usage) -> State:
@@ -102,25 +102,25 @@ class Explorer:
         return any(all(a <= b for a, b in zip(known, usage, strict=True)) for known in self._usages[number])
 
     def _add(self, state: State, parent: int, usage: Usage) -> int:
-        number = self._numbers[state] = len(self._states)
-        self._states.append(state)
+        number = self._numbers[state] = len(self.states)
+        self.states.append(state)
         self._parents.append(parent)
         self._usages.append([usage])
         return number
 
     def _check_progress(self) -> Result:
         """Search backwards from the settled states. Every state must be found."""
-        offsets = array("q", [0]) * (len(self._states) + 1)
+        offsets = array("q", [0]) * (len(self.states) + 1)
         for target in self._targets:
             offsets[target + 1] += 1
-        for index in range(len(self._states)):
+        for index in range(len(self.states)):
             offsets[index + 1] += offsets[index]
         free, sources = array("q", offsets), array("q", self._sources)
         for source, target in zip(self._sources, self._targets, strict=True):
             sources[free[target]] = source
             free[target] += 1
-        found = bytearray(len(self._states))
-        queue = [number for number, state in enumerate(self._states) if is_settled(state)]
+        found = bytearray(len(self.states))
+        queue = [number for number, state in enumerate(self.states) if is_settled(state)]
         self.result.settled = len(queue)
         for number in queue:
             found[number] = 1
@@ -138,8 +138,8 @@ class Explorer:
         while self._parents[path[-1]] >= 0:
             path.append(self._parents[path[-1]])
         self.result.violation = violation
-        self.result.story = tell(self._rules, self._bounds, [self._states[each] for each in reversed(path)], last)
-        self.result.states = len(self._states)
+        self.result.story = tell(self._rules, self._bounds, [self.states[each] for each in reversed(path)], last)
+        self.result.states = len(self.states)
         return self.result
 
 

@@ -36,6 +36,7 @@ SILENCE_IS_DEATH = "a consumer that sends nothing for a short time counts as dea
 NO_SECOND_ACK = "a settled entry is not acknowledged again if the reply of its renewal was lost"
 RESTORED_TO_ANY = "a consumer takes each restored entry that it holds, even if another consumer claimed the entry"
 REMOVED_WHILE_RESTORING = "the claim of due entries removes entries that are not restored yet"
+UNREAD_STAYS_CLAIMED = "the claimed record keeps entries that are unread again in a restored group"
 
 Rules = frozenset[str]
 
@@ -70,13 +71,16 @@ def with_cell(entry: Entry, consumer: int, **changes: str) -> Entry:
 
 
 def owned_by(entry: Entry, owner: int | None, *, is_claim: bool = False) -> Entry:
-    """Return the entry pending with `owner`, or not pending. A claim is recorded."""
+    """Return the entry pending with `owner`, or not pending.
+
+    A claim is recorded, unless the entry is unread: its next reader will not change the record.
+    """
 
     def change(index: int, cell: Cell) -> Cell:
         if not is_claim:
             return cell._replace(owns=index == owner)
         stale = cell.phase != FREE and index != owner and not entry.repeated
-        return cell._replace(owns=index == owner, claimed=index == owner, stale=cell.stale or stale)
+        return cell._replace(owns=index == owner, claimed=index == owner and not entry.unread, stale=cell.stale or stale)
 
     return entry._replace(cells=tuple(change(*each) for each in enumerate(entry.cells)), parked=False)
 
@@ -187,14 +191,18 @@ def on_loss(entry: Entry) -> Entry:
     return owned_by(entry._replace(snapshot=entry.snapshot.replace(BEYOND, AFTER)), None)
 
 
-def on_create(entry: Entry) -> Iterator[Entry]:
+def on_create(rules: Rules, entry: Entry) -> Iterator[Entry]:
     """Create the lost group again. Yields one result per position that the consumer which creates the group may know.
 
-    The group begins at the snapshot's position or later. The entries after its position are unread again.
+    The group begins at the snapshot's position or later. The entries after its position are unread again. The claimed
+    record forgets these entries, because a later reader does not change the record.
     """
     if entry.snapshot == AFTER:
         is_repeated = entry.in_stream and not entry.unread
-        yield entry._replace(unread=entry.in_stream, repeated=entry.repeated or is_repeated, snapshot=BEYOND)
+        after = entry._replace(unread=entry.in_stream, repeated=entry.repeated or is_repeated, snapshot=BEYOND)
+        if UNREAD_STAYS_CLAIMED not in rules:
+            after = after._replace(cells=tuple(cell._replace(claimed=False) for cell in entry.cells))
+        yield after
     if entry.snapshot != AFTER or not entry.unread:
         yield entry
 

@@ -115,6 +115,11 @@ class Bounds(NamedTuple):
         return {kind: getattr(self, kind) for kind in FAULTS}
 
 
+def describe(bounds: Bounds) -> str:
+    """Return the bounds that are not 0 as a text."""
+    return ", ".join(f"{count} {name}" for name, count in bounds._asdict().items() if count)
+
+
 FAULTS = ("crashes", "pauses", "losses", "cuts", "delays", "deletions", "trims")
 
 

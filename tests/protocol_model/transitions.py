@@ -209,7 +209,8 @@ def _renewals(rules: Rules, group: str, modes: tuple[str, ...], entry: Entry, me
 
 def _taken(rules: Rules, modes: tuple[str, ...], entry: Entry, me: int) -> str:
     """Return the violation if a renewal takes an entry that another consumer runs."""
-    if decide(rules, entry, me) not in (WAS_RESTORED, ORPHANED) or entry.cells[me].phase == FREE:
+    is_taken = entry.in_stream and decide(rules, entry, me) in (WAS_RESTORED, ORPHANED)
+    if not is_taken or entry.cells[me].phase == FREE:
         return ""
     return _judged(entry, _second_run(modes, entry, me))[0]
 
@@ -295,7 +296,7 @@ def _group_transitions(rules: Rules, state: State) -> Iterator[Transition]:
         saved = state._replace(entries=tuple(map(on_snapshot, state.entries)))
         yield _checked(rules, "a consumer saves the snapshot", saved)._replace(is_progress=False)
     if state.group == MISSING:
-        for entries in product(*map(on_create, state.entries)):
+        for entries in product(*(on_create(rules, entry) for entry in state.entries)):
             yield _checked(rules, "a consumer creates the lost group", State(RESTORING, state.modes, entries))
     if state.group == RESTORING:
         restored = State(PRESENT, state.modes, tuple(map(on_restore, state.entries)))
