@@ -80,7 +80,9 @@ def owned_by(entry: Entry, owner: int | None, *, is_claim: bool = False) -> Entr
         if not is_claim:
             return cell._replace(owns=index == owner)
         stale = cell.phase != FREE and index != owner and not entry.repeated
-        return cell._replace(owns=index == owner, claimed=index == owner and not entry.unread, stale=cell.stale or stale)
+        return cell._replace(
+            owns=index == owner, claimed=index == owner and not entry.unread, stale=cell.stale or stale
+        )
 
     return entry._replace(cells=tuple(change(*each) for each in enumerate(entry.cells)), parked=False)
 

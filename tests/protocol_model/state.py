@@ -63,7 +63,7 @@ class Cell(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One entry of the stream."""
+    """Entry of the stream, with its relation to each consumer."""
 
     cells: tuple[Cell, ...]
     in_stream: bool = True
@@ -79,7 +79,7 @@ class Entry(NamedTuple):
     outcome: str = ""
     repeated: bool = False
     """True if the group was restored from a snapshot that is older than the delivery or the end of the entry. The
-    product permits that such an entry runs again, or twice at once."""
+    product permits that such an entry runs again, or in two consumers."""
 
 
 class State(NamedTuple):
