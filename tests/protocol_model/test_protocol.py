@@ -27,7 +27,7 @@ SMALL = (
 
 FULL = (
     Bounds(consumers=2, entries=1, crashes=1, losses=1, cuts=1),
-    Bounds(consumers=2, entries=1, pauses=1, losses=1, deletions=1, trims=1),
+    Bounds(consumers=3, entries=1, losses=1, deletions=1, trims=1),
     Bounds(consumers=3, entries=1, crashes=2, pauses=1, losses=1),
     Bounds(consumers=2, spares=1, entries=1, crashes=2, pauses=1, losses=1),
     Bounds(consumers=3, entries=1, crashes=2, pauses=1, losses=1, cuts=1),
