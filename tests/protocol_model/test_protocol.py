@@ -64,7 +64,7 @@ def test_no_promise_is_broken_with_more_faults(bounds: Bounds) -> None:
         (SILENCE_IS_DEATH, TWICE, Bounds(entries=1)),
         (NO_MEMORY_OF_COMMITS, RECORDED_TWICE, Bounds(entries=1, cuts=1)),
         (NO_SECOND_ACK, AGAIN, Bounds(entries=1, delays=1, cuts=1)),
-        (RESTORED_TO_ANY, TWICE, Bounds(entries=1, losses=1, pauses=1)),
+        (RESTORED_TO_ANY, TWICE, Bounds(entries=1, losses=1, cuts=1)),
         (UNREAD_STAYS_CLAIMED, LOST, Bounds(entries=1, losses=1, deletions=1)),
         pytest.param(REMOVED_WHILE_RESTORING, LOST, Bounds(entries=1, crashes=1, losses=2), marks=pytest.mark.slow),
     ],
@@ -77,7 +77,7 @@ def test_model_finds_the_fault_of_an_earlier_rule(rule: str, violation: str, bou
 
 def test_two_entries_reach_the_same_states_as_one() -> None:
     """An entry does not depend on other entries, so that one entry is enough to find a broken promise."""
-    faults = Bounds(crashes=1, pauses=1)
+    faults = Bounds(pauses=1)
     alone, pair = Explorer(faults._replace(entries=1)), Explorer(faults._replace(entries=2))
     alone.run()
     pair.run()
@@ -87,7 +87,7 @@ def test_two_entries_reach_the_same_states_as_one() -> None:
     assert projections == set(alone.states)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_walk_breaks_no_promise(seed: int) -> None:
     bounds = Bounds(consumers=4, entries=3, crashes=3, pauses=3, losses=3, cuts=3, delays=3, trims=1)
     result = walk(bounds, frozenset(), seed, steps=300)
