@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import FLAVOURS
-from tests.simulation.coverage import cover
+from tests.simulation.coverage import Coverage
+from tests.simulation.coverage_run import cover
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.loop import CURRENT_THREAD
 from tests.simulation.minimiser import minimize
@@ -110,19 +111,26 @@ def _run_many(options: argparse.Namespace) -> int:
 
 
 def _print_coverage(options: argparse.Namespace) -> int:
+    begin = time.monotonic()
+
+    def show(coverage: Coverage, missing: int) -> None:
+        seconds = time.monotonic() - begin
+        print(f"\r{coverage.runs} simulations, {missing} pairs are missing, {seconds:.0f} s ", end="", file=sys.stderr)
+
     coverage = cover(
-        options.seeds or map(str, itertools.count()),
         options.servers[0],
         fault_kinds=options.faults,
         processes=options.processes,
         seconds=options.seconds,
+        on_progress=show if sys.stderr.isatty() else lambda *_: None,
     )
     if options.output == "json":
-        print(coverage.to_json())
+        print(coverage.to_json(options.faults))
         return 0
     print("\n".join(coverage.lines(options.faults)), end="\n\n")
-    for seed, invariants in sorted(coverage.new_violations.items(), key=lambda item: item[1]):
-        print(f"violates {', '.join(invariants)}: {replay_command(seed, options.servers[0])}")
+    for invariant, seed in sorted(coverage.violations.items()):
+        count = coverage.violating[invariant]
+        print(f"{count} simulations violate {invariant}: {replay_command(seed, options.servers[0])}")
     return 0
 
 

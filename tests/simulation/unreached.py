@@ -1,0 +1,39 @@
+"""Reasons why the simulation does not reach pairs of an await point and a kind of fault."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from tests.simulation.await_points import AwaitPoint
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Reason why no simulation reaches some pairs."""
+
+    points: str
+    """Regular expression for the text of the await points."""
+    text: str
+    kinds: str = ""
+    """Regular expression for the kinds of faults. Empty for all kinds."""
+
+    def applies_to(self, point: AwaitPoint, kind: str) -> bool:
+        """Return True if the reason is about this pair."""
+        return bool(re.search(self.points, str(point)) and re.fullmatch(self.kinds or ".*", kind))
+
+
+UNREACHED = (
+    Reason(r": async with asyncio\.timeout", "starting and ending a timeout never suspends a task"),
+)
+
+
+@cache
+def reason_of(point: AwaitPoint, kind: str) -> Reason | None:
+    """Return the first reason that applies to a pair. None if no reason is known."""
+    return next((reason for reason in UNREACHED if reason.applies_to(point, kind)), None)
+
+
+def false_reasons(pairs: Iterable[tuple[AwaitPoint, str]]) -> list[tuple[AwaitPoint, str]]:
+    """Return the pairs that were reached although a reason says that they cannot be."""
+    return sorted(pair for pair in pairs if reason_of(*pair))
