@@ -1,11 +1,12 @@
 """Runs simulations until each pair of an await point and a fault is reached, or has a reason why it is not.
 
 Each simulation starts from a directed scenario or from a random plan, and chooses its faults among the missing pairs.
-The scenario is the one that has recently reached most new pairs per second, or one that reaches points with many
-missing pairs.
+The scenario is the one that has recently reached most new pairs per second, or the one that most often reaches the
+await point of some missing pair.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from tests.simulation.simulation import Simulation, simulate
 NEW_SHARE = 0.3
 """Weight of the last simulation in the number of new pairs per second of a scenario."""
 
-EXPLORED_SHARE = 0.3
-"""Share of the simulations whose scenario is chosen by the missing pairs of its await points."""
+TARGETED_SHARE = 0.6
+"""Share of the simulations whose scenario is chosen for the await point of a missing pair."""
 
 
 @dataclass
@@ -34,13 +35,21 @@ class Scenario:
 
     name: str
     runs: int = 0
+    seconds: float = 0.0
     pairs_per_second: float = 0.0
-    points: set[AwaitPoint] = field(default_factory=set)
+    points: Counter[AwaitPoint] = field(default_factory=Counter)
+    """Number of simulations that have reached an await point."""
 
     def next_seed(self) -> str:
         """Return the next seed."""
         self.runs += 1
         return f"{self.name}:{self.runs - 1}" if self.name else str(self.runs - 1)
+
+    def add(self, found: Coverage, new: int, seconds: float) -> None:
+        """Record a simulation that has reached `new` missing pairs."""
+        self.seconds += seconds
+        self.pairs_per_second += NEW_SHARE * (new / seconds - self.pairs_per_second)
+        self.points.update(found.points.keys())
 
 
 def cover(
@@ -68,9 +77,7 @@ def cover(
                 return coverage
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 scenario, (found, elapsed) = running.pop(future), future.result()
-                new = sum(not coverage.pairs[pair] for pair in found.pairs)
-                scenario.pairs_per_second += NEW_SHARE * (new / elapsed - scenario.pairs_per_second)
-                scenario.points |= set(found.points)
+                scenario.add(found, sum(not coverage.pairs[pair] for pair in found.pairs), elapsed)
                 coverage.add(found)
                 on_progress(coverage, len(missing))
 
@@ -79,12 +86,12 @@ def choose(scenarios: list[Scenario], missing: list[Pair], random: Random) -> Sc
     """Return the scenario of the next simulation."""
     if untried := [scenario for scenario in scenarios if not scenario.runs]:
         return untried[0]
-    if random.random() < EXPLORED_SHARE:
-        points = [point for point, _ in missing]
-        weights = [1 + sum(point in scenario.points for point in points) for scenario in scenarios]
-        return random.choices(scenarios, weights)[0]
-    best = max(scenario.pairs_per_second for scenario in scenarios)
-    return random.choice([scenario for scenario in scenarios if scenario.pairs_per_second > 0.8 * best])
+    if random.random() < TARGETED_SHARE:
+        point, _ = random.choice(missing)
+        if reaching := [scenario for scenario in scenarios if scenario.points[point]]:
+            return max(reaching, key=lambda scenario: scenario.points[point] / scenario.seconds)
+        return random.choice(scenarios)
+    return max(scenarios, key=lambda scenario: scenario.pairs_per_second)
 
 
 def _run(seed: str, server: str, fault_kinds: tuple[str, ...], missing: list[Pair]) -> tuple[Coverage, float]:

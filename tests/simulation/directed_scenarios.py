@@ -3,7 +3,7 @@
 The name of a scenario and a number make a seed, such as `drain:5`. The number varies the scenario.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -11,7 +11,12 @@ from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 
 Make = Callable[[int, Random], Plan]
 
-SETTLE_WITHIN = 120 * SECOND
+Choose = Callable[[Random], FaultPlan]
+"""Function that chooses when a fault starts, how long it lasts, and which pod it affects."""
+
+_PODS = ("pod-a", "pod-b")
+
+SETTLE_WITHIN = 90 * SECOND
 
 
 def _scenario(
@@ -19,7 +24,7 @@ def _scenario(
     *,
     seconds: int = 6,
     messages: int = 16,
-    faults: Callable[[Random], tuple[FaultPlan, ...]] = lambda _random: (),
+    faults: Sequence[Choose] = (),
     values: str = "",
     **style: Any,
 ) -> Make:
@@ -31,33 +36,35 @@ def _scenario(
     def make(seed: int, random: Random) -> Plan:
         chosen = {name: random.choice(value) if isinstance(value, list) else value for name, value in style.items()}
         chosen = {"concurrency": random.choice([1, 2, 4]), **chosen, "handler": random.choice(handlers.split())}
-        pods = (PodPlan("pod-a", 0, **chosen), PodPlan("pod-b", random.randrange(SECOND, 3 * SECOND), **chosen))
+        pods = (PodPlan(_PODS[0], 0, **chosen), PodPlan(_PODS[1], random.randrange(SECOND, 3 * SECOND), **chosen))
         times = sorted(random.randrange(0, seconds * SECOND) for _ in range(messages))
         plans = tuple(
             MessagePlan(number, at, random.choice("xy"), value=random.choice(["", *values.split()]))  # type: ignore[arg-type]
             for number, at in enumerate(times)
         )
-        started = tuple(sorted(faults(random), key=lambda fault: fault.at))
+        started = tuple(sorted((choose(random) for choose in faults), key=lambda fault: fault.at))
         return Plan(seed, pods, plans, started, SETTLE_WITHIN)
 
     return make
 
 
-def _fault(*kinds: str, begin: float = 2, end: float = 5, amount: int = 0) -> Callable[[Random], tuple[FaultPlan, ...]]:
-    """Return a function that chooses when these faults start, and how long they last."""
+def _fault(
+    kind: str, pod: str = "", *, begin: float = 2, end: float = 5, seconds: float = 0, amount: int = 0
+) -> Choose:
+    """Return a function that starts a fault between two times."""
 
-    def choose(random: Random) -> tuple[FaultPlan, ...]:
+    def choose(random: Random) -> FaultPlan:
         at = round(random.uniform(begin, end) * SECOND)
-        times = [at + index * random.randrange(SECOND) for index in range(len(kinds))]
-        lengths = [random.choice([SECOND // 2, 2 * SECOND]) for _ in kinds]
-        pods = [random.choice(["pod-a", "pod-b"]) for _ in kinds]
-        return tuple(
-            FaultPlan(kind, begin, length, pod, amount)
-            for kind, begin, length, pod in zip(kinds, times, lengths, pods, strict=True)
-        )
+        length = seconds or random.choice([0.5, 2.0])
+        return FaultPlan(kind, at, round(length * SECOND), pod or random.choice(_PODS), amount)
 
     return choose
 
+
+_SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
+_NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
+_REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
+_CRASH, _SIGTERM, _CRASH_A = _fault("crash"), _fault("sigterm"), _fault("crash", "pod-a", begin=3, end=4)
 
 DIRECTED: dict[str, Make] = {
     "plain": _scenario("instant slow mixed failing effects"),
@@ -66,26 +73,46 @@ DIRECTED: dict[str, Make] = {
     "ordered": _scenario("mixed failing deferring rejecting", has_ordering_key=True),
     "retries": _scenario("failing deferring steady", messages=30),
     "dead_letters": _scenario("rejecting failing", max_deliveries=[1, 2], is_batch=[False, True]),
-    "effects": _scenario("effects", messages=24),
-    "drain": _scenario("slow mixed steady effects failing", faults=_fault("sigterm"), messages=24),
-    "drain_batch": _scenario("slow failing", faults=_fault("sigterm"), messages=30, is_batch=True),
-    "drain_timeout": _scenario("stubborn thread", faults=_fault("sigterm"), drain_seconds=1.0),
-    "restart": _scenario("slow mixed failing", faults=_fault("restart_listening"), messages=24),
-    "group_lost": _scenario("slow mixed deferring", faults=_fault("group_destroyed"), messages=24),
-    "dead_pod": _scenario("slow mixed effects", faults=_fault("crash"), messages=24),
-    "dead_batch": _scenario("slow mixed", faults=_fault("crash", "crash"), is_batch=True, messages=24),
-    "dead_suspects": _scenario("slow effects", faults=_fault("crash", "crash", "crash"), max_deliveries=[1, 2]),
-    "lost_node": _scenario("slow effects", faults=_fault("node_loss"), seconds=40),
-    "other_program": _scenario("slow deferring", faults=_fault("foreign_claim", begin=1), seconds=45, messages=24),
-    "refused": _scenario("slow effects mixed", faults=_fault("eval_refused"), messages=24),
-    "server_down": _scenario("slow mixed effects", faults=_fault("server_down"), messages=24),
-    "full_memory": _scenario("rejecting failing effects", faults=_fault("out_of_memory"), messages=24),
-    "cut_replies": _scenario("mixed steady", faults=_fault("cut_in_reply", "cut", amount=5), messages=24),
+    "effects": _scenario("effects conflicting_effects", messages=24, max_deliveries=2),
+    "drain": _scenario("slow mixed steady effects failing", faults=[_SIGTERM], messages=24),
+    "drain_batch": _scenario("slow failing", faults=[_SIGTERM], messages=30, is_batch=True),
+    "drain_timeout": _scenario("stubborn thread", faults=[_SIGTERM], drain_seconds=1.0),
+    "drain_claim": _scenario(
+        "slow",
+        values="huge",
+        faults=[_REMOVED_A, _NARROW_B, _fault("sigterm", "pod-b", begin=8, end=11)],
+        concurrency=4,
+    ),
+    "restart": _scenario("slow mixed failing", faults=[_fault("restart_listening")], messages=24),
+    "group_lost": _scenario("slow mixed deferring", faults=[_fault("group_destroyed")], messages=24),
+    "dead_pod": _scenario("slow mixed effects", faults=[_CRASH], messages=24),
+    "dead_batch": _scenario("slow mixed", faults=[_CRASH, _CRASH], is_batch=True, messages=24),
+    "dead_suspects": _scenario("slow effects", faults=[_CRASH, _CRASH, _CRASH], max_deliveries=[1, 2]),
+    "lost_node": _scenario("slow effects", faults=[_fault("node_loss")], seconds=40),
+    "expired": _scenario(
+        "instant", faults=[_fault("removed", "pod-a"), _fault("crash", "pod-b", begin=598, end=600)], seconds=605
+    ),
+    "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45, messages=24),
+    "two_claims": _scenario("deferring", faults=[_SLOW_B], seconds=50, messages=50),
+    "claim_and_replay": _scenario(
+        "slow",
+        values="huge",
+        faults=[_REMOVED_A, _fault("container_restart", "pod-b", begin=4, end=4), _NARROW_B],
+        concurrency=4,
+    ),
+    "refused": _scenario("slow effects mixed", faults=[_fault("eval_refused")], messages=24),
+    "server_down": _scenario("slow mixed effects", faults=[_fault("server_down")], messages=24),
+    "late_replies": _scenario("slow", faults=[_fault("partition_down", seconds=9)], seconds=15),
+    "full_memory": _scenario("rejecting failing effects", faults=[_fault("out_of_memory")], messages=24),
+    "cut_replies": _scenario("mixed steady", faults=[_fault("cut_in_reply", amount=5), _fault("cut")], messages=24),
     "retention": _scenario("instant slow", retention=["acknowledged", "max_age"], seconds=25, messages=30),
     "traced": _scenario("instant slow failing", is_traced=True, is_batch=[False, True]),
     "values": _scenario("instant slow", values="long binary", max_entry_bytes=1024, is_batch=[False, True]),
+    "huge_values": _scenario(
+        "instant slow", values="huge", faults=[_fault("slow_down", pod, seconds=9, amount=400_000) for pod in _PODS]
+    ),
     "unreadable": _scenario(
-        "slow", values="long", faults=_fault("crash", "reply_limit", "reply_limit", amount=1500), seconds=9
+        "slow", values="long", faults=[_fault("reply_limit", pod, seconds=20, amount=1500) for pod in _PODS], seconds=9
     ),
     "own": _scenario("instant slow mixed", manager=["own", "own_delegating"]),
     "own_batch": _scenario("instant slow mixed", manager="own_delegating", is_batch=True),

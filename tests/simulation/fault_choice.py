@@ -12,9 +12,9 @@ from tests.simulation.pod import Pod
 from tests.simulation.seeds import further_fault
 from tests.simulation.simulation import Simulation
 
-MAX_FAULTS = (2, 4, 8)
+MAX_FAULTS = (4, 8, 12)
 
-GAPS = (SECOND // 10, SECOND // 2, 2 * SECOND)
+GAPS = (SECOND // 1000, SECOND // 10, SECOND // 2, 2 * SECOND)
 """Choices of the virtual time between the starts of two faults."""
 
 

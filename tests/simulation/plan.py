@@ -30,10 +30,11 @@ HandlerKind = Literal[
     "deferring_long",
     "failing_head",
     "probe",
+    "conflicting_effects",
 ]
 """Behaviour of a handler, see `handlers`."""
 
-HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-5]  # type: ignore[attr-defined]
+HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-6]  # type: ignore[attr-defined]
 """Handlers of ordinary plans. The scenarios use the others."""
 
 ManagerKind = Literal["", "own", "own_delegating", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]
@@ -75,8 +76,8 @@ class MessagePlan:
     entry_id: str = "*"
     count: int = 1
     """Number of entries. Their messages have consecutive numbers."""
-    value: Literal["", "long", "binary"] = ""
-    """Value of the field `text`: empty, longer than some pods accept, or no valid UTF-8."""
+    value: Literal["", "long", "huge", "binary"] = ""
+    """Value of the field `text`: empty, longer than some pods accept, longer than one piece, or no valid UTF-8."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from random import Random
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
+from random import Random
 
 from tests.cluster.redis_servers import FLAVOURS, Flavour
 from tests.simulation.directed_scenarios import DIRECTED
@@ -21,7 +21,7 @@ from tests.simulation.simulation import Result, simulate
 FURTHER_FAULT_DURATION = 3 * SECOND
 """Duration of a fault that is part of a seed."""
 
-FURTHER_FAULT_AMOUNTS = {"cut_in_reply": 5, "reply_limit": 300, "trimmed_backlog": 20}
+FURTHER_FAULT_AMOUNTS = {"cut_in_reply": 5, "reply_limit": 300, "trimmed_backlog": 20, "companion_deleted": 1}
 OTHER_AMOUNT = 200_000
 """Amounts of the faults that are part of a seed, by kind, and of those of all other kinds."""
 

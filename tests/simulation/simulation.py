@@ -53,7 +53,7 @@ MAX_PROBING = 20 * SECOND
 
 MAX_ENTRIES_PER_READ = 10
 
-VALUES = {"": b"", "long": b"x" * 4000, "binary": b"\xff\xfe"}
+VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
 """Values of the field `text`, by their name in the plan of a message."""
 
 
