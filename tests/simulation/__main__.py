@@ -21,11 +21,12 @@ from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.loop import CURRENT_THREAD
 from tests.simulation.minimiser import minimize
 from tests.simulation.plan import Plan
+from tests.simulation.records import Result
 from tests.simulation.regression import regression_json
 from tests.simulation.report import Summary, plan_lines, replay_command
 from tests.simulation.seeds import Outcome, flavour_of, plan_of, run_seeds
 from tests.simulation.server import RealServer
-from tests.simulation.simulation import Result, simulate
+from tests.simulation.simulation import simulate
 
 DEFAULT_SECONDS = 60.0
 

@@ -33,7 +33,7 @@ class Coverage:
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many times an operation named an entry, by the state of the entry and the operation."""
     violations: dict[str, str] = field(default_factory=dict)
-    """For each violated invariant, the seed with the fewest faults that violates it."""
+    """Seed with the fewest faults by violated invariant."""
     violating: Counter[str] = field(default_factory=Counter)
     """Number of simulations by violated invariant."""
     runs: int = 0

@@ -31,7 +31,7 @@ TARGETED_SHARE = 0.6
 
 @dataclass
 class Scenario:
-    """What is known about a scenario. The scenario without a name makes random plans."""
+    """Known facts about a scenario. The scenario without a name makes random plans."""
 
     name: str
     runs: int = 0

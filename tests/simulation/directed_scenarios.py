@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
+from tests.simulation.plan import SECOND, EntryValue, FaultPlan, MessagePlan, Plan, PodPlan
 
 Make = Callable[[int, Random], Plan]
 
@@ -22,10 +22,10 @@ SETTLE_WITHIN = 90 * SECOND
 def _scenario(
     handlers: str,
     *,
-    seconds: int = 6,
-    messages: int = 16,
+    seconds: int = 15,
+    messages: int = 40,
     faults: Sequence[Choose] = (),
-    values: str = "",
+    values: Sequence[EntryValue] = (),
     **style: Any,
 ) -> Make:
     """Return a scenario: two pods start one after the other, and messages arrive for some seconds.
@@ -39,7 +39,7 @@ def _scenario(
         pods = (PodPlan(_PODS[0], 0, **chosen), PodPlan(_PODS[1], random.randrange(SECOND, 3 * SECOND), **chosen))
         times = sorted(random.randrange(0, seconds * SECOND) for _ in range(messages))
         plans = tuple(
-            MessagePlan(number, at, random.choice("xy"), value=random.choice(["", *values.split()]))  # type: ignore[arg-type]
+            MessagePlan(number, at, random.choice("xy"), value=random.choice(["", *values]))
             for number, at in enumerate(times)
         )
         started = tuple(sorted((choose(random) for choose in faults), key=lambda fault: fault.at))
@@ -71,48 +71,51 @@ DIRECTED: dict[str, Make] = {
     "timeout": _scenario("slow stubborn thread", timeout_seconds=1.0),
     "batch": _scenario("mixed failing rejecting deferring", is_batch=True, max_deliveries=[2, 5]),
     "ordered": _scenario("mixed failing deferring rejecting", has_ordering_key=True),
-    "retries": _scenario("failing deferring steady", messages=30),
+    "retries": _scenario("failing deferring steady"),
     "dead_letters": _scenario("rejecting failing", max_deliveries=[1, 2], is_batch=[False, True]),
-    "effects": _scenario("effects conflicting_effects", messages=24, max_deliveries=2),
-    "drain": _scenario("slow mixed steady effects failing", faults=[_SIGTERM], messages=24),
-    "drain_batch": _scenario("slow failing", faults=[_SIGTERM], messages=30, is_batch=True),
+    "effects": _scenario("effects conflicting_effects", max_deliveries=2),
+    "drain": _scenario("slow mixed steady effects failing", faults=[_SIGTERM]),
+    "drain_batch": _scenario("slow failing", faults=[_SIGTERM], is_batch=True),
     "drain_timeout": _scenario("stubborn thread", faults=[_SIGTERM], drain_seconds=1.0),
     "drain_claim": _scenario(
         "slow",
-        values="huge",
+        values=["huge"],
         faults=[_REMOVED_A, _NARROW_B, _fault("sigterm", "pod-b", begin=8, end=11)],
         concurrency=4,
     ),
-    "restart": _scenario("slow mixed failing", faults=[_fault("restart_listening")], messages=24),
-    "group_lost": _scenario("slow mixed deferring", faults=[_fault("group_destroyed")], messages=24),
-    "dead_pod": _scenario("slow mixed effects", faults=[_CRASH], messages=24),
-    "dead_batch": _scenario("slow mixed", faults=[_CRASH, _CRASH], is_batch=True, messages=24),
+    "restart": _scenario("slow mixed failing", faults=[_fault("restart_listening")]),
+    "group_lost": _scenario("slow mixed deferring", faults=[_fault("group_destroyed")]),
+    "dead_pod": _scenario("slow mixed effects", faults=[_CRASH]),
+    "dead_batch": _scenario("slow mixed", faults=[_CRASH, _CRASH], is_batch=True),
     "dead_suspects": _scenario("slow effects", faults=[_CRASH, _CRASH, _CRASH], max_deliveries=[1, 2]),
     "lost_node": _scenario("slow effects", faults=[_fault("node_loss")], seconds=40),
     "expired": _scenario(
         "instant", faults=[_fault("removed", "pod-a"), _fault("crash", "pod-b", begin=598, end=600)], seconds=605
     ),
-    "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45, messages=24),
+    "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45),
     "two_claims": _scenario("deferring", faults=[_SLOW_B], seconds=50, messages=50),
     "claim_and_replay": _scenario(
         "slow",
-        values="huge",
+        values=["huge"],
         faults=[_REMOVED_A, _fault("container_restart", "pod-b", begin=4, end=4), _NARROW_B],
         concurrency=4,
     ),
-    "refused": _scenario("slow effects mixed", faults=[_fault("eval_refused")], messages=24),
-    "server_down": _scenario("slow mixed effects", faults=[_fault("server_down")], messages=24),
+    "refused": _scenario("slow effects mixed", faults=[_fault("eval_refused")]),
+    "server_down": _scenario("slow mixed effects", faults=[_fault("server_down")]),
     "late_replies": _scenario("slow", faults=[_fault("partition_down", seconds=9)], seconds=15),
-    "full_memory": _scenario("rejecting failing effects", faults=[_fault("out_of_memory")], messages=24),
-    "cut_replies": _scenario("mixed steady", faults=[_fault("cut_in_reply", amount=5), _fault("cut")], messages=24),
-    "retention": _scenario("instant slow", retention=["acknowledged", "max_age"], seconds=25, messages=30),
+    "full_memory": _scenario("rejecting failing effects", faults=[_fault("out_of_memory")]),
+    "cut_replies": _scenario("mixed steady", faults=[_fault("cut_in_reply", amount=5), _fault("cut")]),
+    "retention": _scenario("instant slow", retention=["acknowledged", "max_age"], seconds=25),
     "traced": _scenario("instant slow failing", is_traced=True, is_batch=[False, True]),
-    "values": _scenario("instant slow", values="long binary", max_entry_bytes=1024, is_batch=[False, True]),
+    "values": _scenario("instant slow", values=["long", "binary"], max_entry_bytes=1024, is_batch=[False, True]),
     "huge_values": _scenario(
-        "instant slow", values="huge", faults=[_fault("slow_down", pod, seconds=9, amount=400_000) for pod in _PODS]
+        "instant slow", values=["huge"], faults=[_fault("slow_down", pod, seconds=9, amount=400_000) for pod in _PODS]
     ),
     "unreadable": _scenario(
-        "slow", values="long", faults=[_fault("reply_limit", pod, seconds=20, amount=1500) for pod in _PODS], seconds=9
+        "slow",
+        values=["long"],
+        faults=[_fault("reply_limit", pod, seconds=20, amount=1500) for pod in _PODS],
+        seconds=9,
     ),
     "own": _scenario("instant slow mixed", manager=["own", "own_delegating"]),
     "own_batch": _scenario("instant slow mixed", manager="own_delegating", is_batch=True),

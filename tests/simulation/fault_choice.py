@@ -12,7 +12,7 @@ from tests.simulation.pod import Pod
 from tests.simulation.seeds import further_fault
 from tests.simulation.simulation import Simulation
 
-MAX_FAULTS = (4, 8, 12)
+MAX_FAULTS = (4, 12, 24)
 
 GAPS = (SECOND // 1000, SECOND // 10, SECOND // 2, 2 * SECOND)
 """Choices of the virtual time between the starts of two faults."""

@@ -37,6 +37,10 @@ HandlerKind = Literal[
 HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-6]  # type: ignore[attr-defined]
 """Handlers of ordinary plans. The scenarios use the others."""
 
+EntryValue = Literal["", "long", "huge", "binary"]
+"""Value of the field `text` of an entry: empty, longer than some pods accept, longer than one piece of a reply, or no
+valid UTF-8."""
+
 ManagerKind = Literal["", "own", "own_delegating", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]
 """Stream manager of a pod. Empty for a StreamManager, see `own_manager`."""
 
@@ -76,8 +80,7 @@ class MessagePlan:
     entry_id: str = "*"
     count: int = 1
     """Number of entries. Their messages have consecutive numbers."""
-    value: Literal["", "long", "huge", "binary"] = ""
-    """Value of the field `text`: empty, longer than some pods accept, longer than one piece, or no valid UTF-8."""
+    value: EntryValue = ""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Records of the ledger: entries, handler runs, losses of an entry, and violations."""
+"""Records of the ledger: entries, handler runs, losses of an entry, and violations. The result of a simulation."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,24 @@ class Violation:
     invariant: str
     """Short name, such as `lost`."""
     text: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a simulation."""
+
+    violations: tuple[Violation, ...]
+    trace_hash: str
+    steps: int
+    virtual_seconds: float
+    messages: int
+    excuses: Counter[str]
+    """Number of starts of an entry that a fault or the liveness rule permits, by excuse."""
+
+    @property
+    def is_ok(self) -> bool:
+        """True if no promise was violated."""
+        return not self.violations
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import gc
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, S
 from tests.simulation.network import Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
-from tests.simulation.records import EntryRecord, Run, Violation
+from tests.simulation.records import EntryRecord, Result, Run, Violation
 from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
 from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
 from tests.simulation.triggers import Triggers
@@ -55,23 +55,6 @@ MAX_ENTRIES_PER_READ = 10
 
 VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
 """Values of the field `text`, by their name in the plan of a message."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Outcome of a simulation."""
-
-    violations: tuple[Violation, ...]
-    trace_hash: str
-    steps: int
-    virtual_seconds: float
-    messages: int
-    excuses: Counter[str]
-    """Number of starts of an entry that a fault or the liveness rule permits, by excuse."""
-
-    @property
-    def is_ok(self) -> bool:
-        return not self.violations
 
 
 class Simulation:
