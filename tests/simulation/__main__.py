@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--faults", type=_faults, default=COMMON_FAULTS, help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of worker processes")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
-    parser.add_argument("--coverage", action="store_true", help="print which faults hit which await points")
+    parser.add_argument("--coverage", action="store_true", help="add faults until each has hit each await point")
     parser.add_argument("--seed", help="replay one seed and print its trace")
     parser.add_argument("--plan", type=Path, help="replay the plan in this JSON file, which can be a regression case")
     parser.add_argument("--minimize", action="store_true", help="print the smallest plan with the same violation")
@@ -66,6 +66,8 @@ def _parse() -> argparse.Namespace:
     names = [each.name for each in FLAVOURS]
     if options.server not in {*names, "all"}:
         parser.error(f"--server: found {options.server}, expected {', '.join(names)} or all")
+    if options.coverage and options.seeds:
+        parser.error("--coverage chooses the seeds itself: use it without --seeds")
     options.servers = names if options.server == "all" else [options.server]
     if options.seconds is None:
         options.seconds = DEFAULT_SECONDS if options.seeds is None else float("inf")

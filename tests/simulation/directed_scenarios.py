@@ -63,6 +63,7 @@ def _fault(
 
 _SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
 _NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
+_CLOCK_JUMP = _fault("clock_jump", begin=1, end=2, seconds=10, amount=700 * SECOND)
 _REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
 _CRASH, _SIGTERM, _CRASH_A = _fault("crash"), _fault("sigterm"), _fault("crash", "pod-a", begin=3, end=4)
 
@@ -83,15 +84,15 @@ DIRECTED: dict[str, Make] = {
         faults=[_REMOVED_A, _NARROW_B, _fault("sigterm", "pod-b", begin=8, end=11)],
         concurrency=4,
     ),
+    "drain_slowly": _scenario("instant slow", faults=[_SLOW_B, _fault("sigterm", "pod-b", begin=4, end=12)]),
+    "release": _scenario("steady slow", faults=[_SIGTERM, _fault("sigterm", begin=6, end=12)], concurrency=1),
     "restart": _scenario("slow mixed failing", faults=[_fault("restart_listening")]),
     "group_lost": _scenario("slow mixed deferring", faults=[_fault("group_destroyed")]),
     "dead_pod": _scenario("slow mixed effects", faults=[_CRASH]),
     "dead_batch": _scenario("slow mixed", faults=[_CRASH, _CRASH], is_batch=True),
     "dead_suspects": _scenario("slow effects", faults=[_CRASH, _CRASH, _CRASH], max_deliveries=[1, 2]),
     "lost_node": _scenario("slow effects", faults=[_fault("node_loss")], seconds=40),
-    "expired": _scenario(
-        "instant", faults=[_fault("removed", "pod-a"), _fault("crash", "pod-b", begin=598, end=600)], seconds=605
-    ),
+    "expired": _scenario("instant", faults=[_CLOCK_JUMP, _CRASH, _CRASH, _CRASH]),
     "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45),
     "two_claims": _scenario("deferring", faults=[_SLOW_B], seconds=50, messages=50),
     "claim_and_replay": _scenario(
@@ -102,10 +103,17 @@ DIRECTED: dict[str, Make] = {
     ),
     "refused": _scenario("slow effects mixed", faults=[_fault("eval_refused")]),
     "server_down": _scenario("slow mixed effects", faults=[_fault("server_down")]),
+    "slow_failover": _scenario(
+        "deferring rejecting",
+        faults=[_SLOW_B, *[_fault("failover", begin=5, end=48)] * 6],
+        seconds=50,
+        messages=50,
+    ),
     "late_replies": _scenario("slow", faults=[_fault("partition_down", seconds=9)], seconds=15),
     "full_memory": _scenario("rejecting failing effects", faults=[_fault("out_of_memory")]),
     "cut_replies": _scenario("mixed steady", faults=[_fault("cut_in_reply", amount=5), _fault("cut")]),
-    "retention": _scenario("instant slow", retention=["acknowledged", "max_age"], seconds=25),
+    "retention": _scenario("instant slow", retention="acknowledged", seconds=25),
+    "retention_by_age": _scenario("instant slow", retention="max_age", seconds=60),
     "traced": _scenario("instant slow failing", is_traced=True, is_batch=[False, True]),
     "values": _scenario("instant slow", values=["long", "binary"], max_entry_bytes=1024, is_batch=[False, True]),
     "huge_values": _scenario(

@@ -36,6 +36,12 @@ UNREACHED = (
         r"Settler\._prepare_attempt: await self\._consumer\.ack\(",
         "the acknowledgement is buffered, which suspends no task; entries of a user's own manager are never replays",
     ),
+    Reason(
+        r"^consumer/polling_consumer|StreamManager\.(create_group|read_events|ack_event):|BatchRunner\._settle_success:"
+        r"|BatchRunner\.run: await self\._settle_success|Settler\.on_success: await self\._consumer\.ack\(",
+        "only the consumer of a user's own manager is suspended here, and its group has no companion keys",
+        "schedule_deleted|companion_deleted",
+    ),
 )
 
 
