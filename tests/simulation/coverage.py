@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.await_points import AwaitPoint, all_points, points_of
+from tests.simulation.fault_effects import has_effect
 from tests.simulation.faults import POD_FAULTS
 from tests.simulation.loop import Process
 from tests.simulation.plan import FaultPlan
@@ -27,7 +28,7 @@ class Coverage:
     """Pairs and states that simulations have reached."""
 
     pairs: Counter[Pair] = field(default_factory=Counter)
-    """How many times a fault started while a task was suspended at an await point."""
+    """How many times a fault with an effect started while a task was suspended at an await point."""
     points: Counter[AwaitPoint] = field(default_factory=Counter)
     """How many times a task was suspended at an await point."""
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -64,8 +65,8 @@ class Coverage:
         """Record a simulation that is about to run."""
 
         def on_fault(fault: FaultPlan) -> None:
-            for point in points_hit(simulation, fault):
-                self.pairs[point, fault.kind] += 1
+            if has_effect(simulation, fault):
+                self.pairs.update((point, fault.kind) for point in points_hit(simulation, fault))
 
         def on_command(arguments: Arguments, reply: Any) -> None:
             named = {*arguments, *_all_bytes(reply)}

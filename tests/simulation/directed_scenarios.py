@@ -63,9 +63,15 @@ def _fault(
 
 _SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
 _NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
-_CLOCK_JUMP = _fault("clock_jump", begin=1, end=2, seconds=10, amount=700 * SECOND)
+_CLOCK_JUMP = _fault("clock_jump", begin=1, end=2, seconds=40, amount=700 * SECOND)
 _REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
-_CRASH, _SIGTERM, _CRASH_A = _fault("crash"), _fault("sigterm"), _fault("crash", "pod-a", begin=3, end=4)
+_LONG: dict[str, Any] = {"seconds": 40, "messages": 90}
+
+
+def _often(kind: str, pod: str = "", *, amount: int = 0) -> list[Choose]:
+    """Return functions that start a fault many times while the messages of a long scenario arrive."""
+    return [_fault(kind, pod, begin=2, end=40, amount=amount)] * 8
+
 
 DIRECTED: dict[str, Make] = {
     "plain": _scenario("instant slow mixed failing effects"),
@@ -75,24 +81,24 @@ DIRECTED: dict[str, Make] = {
     "retries": _scenario("failing deferring steady"),
     "dead_letters": _scenario("rejecting failing", max_deliveries=[1, 2], is_batch=[False, True]),
     "effects": _scenario("effects conflicting_effects", max_deliveries=2),
-    "drain": _scenario("slow mixed steady effects failing", faults=[_SIGTERM]),
-    "drain_batch": _scenario("slow failing", faults=[_SIGTERM], is_batch=True),
-    "drain_timeout": _scenario("stubborn thread", faults=[_SIGTERM], drain_seconds=1.0),
+    "drain": _scenario("slow mixed steady effects failing", faults=_often("sigterm"), **_LONG),
+    "drain_batch": _scenario("slow failing", faults=_often("sigterm"), is_batch=True, **_LONG),
+    "drain_timeout": _scenario("stubborn thread", faults=_often("sigterm"), drain_seconds=1.0, **_LONG),
     "drain_claim": _scenario(
         "slow",
         values=["huge"],
         faults=[_REMOVED_A, _NARROW_B, _fault("sigterm", "pod-b", begin=8, end=11)],
         concurrency=4,
     ),
-    "drain_slowly": _scenario("instant slow", faults=[_SLOW_B, _fault("sigterm", "pod-b", begin=4, end=12)]),
-    "release": _scenario("steady slow", faults=[_SIGTERM, _fault("sigterm", begin=6, end=12)], concurrency=1),
-    "restart": _scenario("slow mixed failing", faults=[_fault("restart_listening")]),
-    "group_lost": _scenario("slow mixed deferring", faults=[_fault("group_destroyed")]),
-    "dead_pod": _scenario("slow mixed effects", faults=[_CRASH]),
-    "dead_batch": _scenario("slow mixed", faults=[_CRASH, _CRASH], is_batch=True),
-    "dead_suspects": _scenario("slow effects", faults=[_CRASH, _CRASH, _CRASH], max_deliveries=[1, 2]),
+    "drain_slowly": _scenario("instant slow", faults=[*_often("slow", amount=300_000), *_often("sigterm")], **_LONG),
+    "release": _scenario("steady slow", faults=_often("sigterm"), concurrency=1, **_LONG),
+    "restart": _scenario("slow mixed failing", faults=_often("restart_listening"), **_LONG),
+    "group_lost": _scenario("slow mixed deferring", faults=_often("group_destroyed"), **_LONG),
+    "dead_pod": _scenario("slow mixed effects", faults=_often("crash"), **_LONG),
+    "dead_batch": _scenario("slow mixed", faults=_often("crash"), is_batch=True, **_LONG),
+    "dead_suspects": _scenario("slow effects", faults=_often("crash"), max_deliveries=[1, 2], **_LONG),
     "lost_node": _scenario("slow effects", faults=[_fault("node_loss")], seconds=40),
-    "expired": _scenario("instant", faults=[_CLOCK_JUMP, _CRASH, _CRASH, _CRASH]),
+    "expired": _scenario("instant", faults=[_CLOCK_JUMP, *_often("crash")], **_LONG),
     "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45),
     "two_claims": _scenario("deferring", faults=[_SLOW_B], seconds=50, messages=50),
     "claim_and_replay": _scenario(
@@ -101,20 +107,21 @@ DIRECTED: dict[str, Make] = {
         faults=[_REMOVED_A, _fault("container_restart", "pod-b", begin=4, end=4), _NARROW_B],
         concurrency=4,
     ),
-    "refused": _scenario("slow effects mixed", faults=[_fault("eval_refused")]),
-    "server_down": _scenario("slow mixed effects", faults=[_fault("server_down")]),
+    "refused": _scenario("slow effects mixed", faults=_often("eval_refused"), **_LONG),
+    "server_down": _scenario("slow mixed effects", faults=_often("server_down"), **_LONG),
     "slow_failover": _scenario(
         "deferring rejecting",
-        faults=[_SLOW_B, *[_fault("failover", begin=5, end=48)] * 6],
-        seconds=50,
-        messages=50,
+        faults=[_SLOW_B, *_often("failover")],
+        **_LONG,
     ),
-    "late_replies": _scenario("slow", faults=[_fault("partition_down", seconds=9)], seconds=15),
-    "full_memory": _scenario("rejecting failing effects", faults=[_fault("out_of_memory")]),
-    "cut_replies": _scenario("mixed steady", faults=[_fault("cut_in_reply", amount=5), _fault("cut")]),
+    "late_replies": _scenario("slow", faults=[_fault("partition_down", begin=2, end=40, seconds=9)] * 4, **_LONG),
+    "full_memory": _scenario("rejecting failing effects", faults=_often("out_of_memory"), **_LONG),
+    "cut_replies": _scenario("mixed steady", faults=[*_often("cut_in_reply", amount=5), *_often("cut")], **_LONG),
     "retention": _scenario("instant slow", retention="acknowledged", seconds=25),
     "retention_by_age": _scenario("instant slow", retention="max_age", seconds=60),
-    "traced": _scenario("instant slow failing", is_traced=True, is_batch=[False, True]),
+    "traced": _scenario(
+        "instant slow failing", is_traced=True, is_batch=[False, True], faults=_often("crash"), **_LONG
+    ),
     "values": _scenario("instant slow", values=["long", "binary"], max_entry_bytes=1024, is_batch=[False, True]),
     "huge_values": _scenario(
         "instant slow", values=["huge"], faults=[_fault("slow_down", pod, seconds=9, amount=400_000) for pod in _PODS]

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 
 
 def has_effect(simulation: "Simulation", fault: FaultPlan) -> bool:  # noqa: PLR0911 - one per condition
-    """Return True if the fault would change something now. Its pod must exist."""
-    pod, server = simulation.pod(fault.pod), simulation.server
+    """Return True if the fault would change something now. If it is a fault of a pod, the pod must exist."""
+    server = simulation.server
     match fault.kind:
         case "sigterm":
+            pod = simulation.pod(fault.pod)
             return not pod.has_ended and not pod.is_stopping
         case "restart_listening":
-            return pod.can_restart
+            return simulation.pod(fault.pod).can_restart
         case "cut" | "cut_in_reply":
-            return any(each.thread.process is pod.process for each in simulation.network.connections.values())
+            process = simulation.pod(fault.pod).process
+            return any(each.thread.process is process for each in simulation.network.connections.values())
         case "group_destroyed" | "group_recreated" | "foreign_set_id":
             return GROUP.encode() in _names(simulation, "GROUPS", STREAM)
         case "consumer_deleted":
-            return pod.consumer.encode() in _names(simulation, "CONSUMERS", STREAM, GROUP)
+            return simulation.pod(fault.pod).consumer.encode() in _names(simulation, "CONSUMERS", STREAM, GROUP)
         case "binary_consumer" | "trimmed_backlog":
             return GROUP.encode() in _names(simulation, "GROUPS", STREAM)
         case "stream_renamed" | "stream_deleted" | "stream_recreated":
