@@ -42,6 +42,12 @@ UNREACHED = (
         "only the consumer of a user's own manager is suspended here, and its group has no companion keys",
         "schedule_deleted|companion_deleted",
     ),
+    Reason(
+        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|InFlightTable\.drain:"
+        r"|RecoveryLoop\.finish_claim:|Settler\.release:",
+        "the processor is stopping, and a program starts it again only after it has stopped",
+        "restart_listening",
+    ),
 )
 
 
