@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
+from streamconsumer.processor.consumer.inherited_sockets import close_in_children
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
@@ -23,7 +24,7 @@ from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
-from streamconsumer.redis_client.scripts import FIND_GROUP
+from streamconsumer.redis_client.scripts import FIND_GROUP, by_hash, is_unknown_script
 from streamconsumer.redis_client.topology import topology
 
 MAX_REPLY_BYTES = 33_554_432
@@ -31,6 +32,15 @@ MAX_REPLY_BYTES = 33_554_432
 the maximum size also fits into the reply."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
+
+
+class _ControlPool(BlockingConnectionPool):
+    """Connection pool whose sockets are closed in forked children."""
+
+    def make_connection(self) -> AbstractConnection:
+        connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
+        close_in_children(connection)
+        return connection
 
 
 class StreamManager:
@@ -72,9 +82,7 @@ class StreamManager:
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
-        pool = BlockingConnectionPool(
-            connection_class=self._connection_class, max_connections=8, **self._connection_options
-        )
+        pool = _ControlPool(connection_class=self._connection_class, max_connections=8, **self._connection_options)
         control: Redis = Redis(connection_pool=pool)
         control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
         return control
@@ -171,7 +179,12 @@ class StreamManager:
     async def execute(self, *command: Any) -> Any:
         """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
-            return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+            try:
+                return await self.control.execute_command(*by_hash(command))  # type: ignore[no-untyped-call]
+            except ResponseError as error:
+                if not is_unknown_script(error):
+                    raise
+                return await self.control.execute_command(*command)  # type: ignore[no-untyped-call]
         except ReplyTooLarge as error:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
         except RedisError as error:
@@ -189,6 +202,15 @@ class StreamManager:
 
     async def execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Execute commands in one round trip. Returns one reply or error for each command. Raises connection errors."""
+        found = await self._execute_pipeline([by_hash(command) for command in commands])
+        unknown = [index for index, reply in enumerate(found) if is_unknown_script(reply)]
+        if unknown:
+            repeated = await self._execute_pipeline([commands[index] for index in unknown])
+            for index, reply in zip(unknown, repeated, strict=True):
+                found[index] = reply
+        return found
+
+    async def _execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         pipeline = self.control.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -218,6 +240,7 @@ class StreamManager:
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""
         connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
+        close_in_children(connection)
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
         return connection
 

@@ -5,9 +5,11 @@ XACK and XREADGROUP share one round trip over a raw connection. All other comman
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -21,7 +23,7 @@ from streamconsumer.processor.consumer.large_entries import BoundedReads, Claime
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
     LARGE_REPLY_BYTES,
@@ -32,15 +34,17 @@ from streamconsumer.processor.consumer.raw_connection import (
 )
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
+from streamconsumer.processor.consumer.registration import OwnRegistration, identify
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
+from streamconsumer.processor.message import ConsumerId, Entry, Origin, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 
 if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
@@ -79,7 +83,11 @@ class RedisConsumer:
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
         self._connection: RawConnection | None = None
-        self._client_id: int | None = None
+        token = f"{runtime.random.getrandbits(128):032x}"
+        self.registration = OwnRegistration(self.consumer_id, token, runtime.pod_uid)
+        self.leases_valid_until = inf
+        """Time until which no other consumer can have claimed the entries in flight, in seconds of the clock. The
+        heartbeat thread updates it."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
@@ -88,6 +96,7 @@ class RedisConsumer:
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
+        self.set_delivery_counts = self.leases.set_delivery_counts
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
@@ -98,10 +107,12 @@ class RedisConsumer:
             manager.execute_pipeline, stream, group, self.dead_letter_stream, delivery.dead_letter_max_length
         )
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
+        self.on_stream_recreated: Callable[[], object] = lambda: None
+        """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
-        self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
+        self.leases_valid_until = math.inf
+        """Time until which no other consumer can have claimed the entries in flight, by this process's clock."""
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
         """True from the detection of a missing group until all entries in flight are pending again."""
@@ -118,10 +129,11 @@ class RedisConsumer:
                 raise InvalidSettings(report.problem)
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # checked first: a server out of memory refuses to create even an existing group
-                await self.snapshot.restore_group("0-0", self.manager.start_from, in_flight=list(self.in_flight_ids()))
+                await self.snapshot.restore_group("0-0", self.manager.start_from)
+                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
-            await self._connect()
+            await self.registration.acquire(await self._connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
         finally:
@@ -141,7 +153,7 @@ class RedisConsumer:
             # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
             self.replay.request()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
             await self.manager.drop_connections()
             raise
         finally:
@@ -151,6 +163,8 @@ class RedisConsumer:
         try:
             await self.recheck_server()
             connection = await self._connect()
+            if not self.registration.has_name:
+                await self.registration.acquire(connection, self.manager.min_idle)
             if self._is_group_lost:
                 await self._restore_ownership()
             if self.replay.is_pending:
@@ -196,14 +210,17 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
+        return self._bounded_reads.connection.is_receiving or (
+            self._connection is not None and self._connection.is_receiving
+        )
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
         while not self._idle.is_set():
-            if self._client_id is not None and self._read_sent.is_set():
+            identity = self.registration.identities.get("reader")
+            if identity is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
-                    await self.manager.execute("CLIENT", "UNBLOCK", self._client_id)
+                    await self.manager.execute("CLIENT", "UNBLOCK", identity.client_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await self._idle.wait()
@@ -213,15 +230,21 @@ class RedisConsumer:
             return self._connection
         await self._disconnect()
         self.replay.request()
-        self._client_id = None
         connection = self._connection = RawConnection(
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
-        with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
-            self._client_id = replies.count(await connection.execute("CLIENT", "ID"), "CLIENT ID")
-        if self._client_id is not None:
-            await self._reader_registry.register(self._client_id)
+        # Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends.
+        identity = await identify(connection, self.registration.token)
+        self.registration.set_identity("reader", identity)
+        if identity is not None:
+            await self._reader_registry.register(identity.client_id)
         return connection
+
+    def on_name_lost(self) -> None:
+        """End the current read, because another process has taken over the consumer name."""
+        log.error("another process has taken over the consumer name of this process; dropped the messages in flight")
+        if self._connection is not None:
+            self._connection.abort()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -283,9 +306,9 @@ class RedisConsumer:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
-        """Claim pending entries for this consumer."""
-        claimed = await self.pending_entries.claim(pending, idle)
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
+        """Claim pending entries of a dead consumer, or of this consumer."""
+        claimed = await self.pending_entries.claim(pending, dead)
         self.record_claimed(claimed, len(pending))
         return claimed
 
@@ -298,9 +321,12 @@ class RedisConsumer:
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
         """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
+        max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
-            entry.owner_died = True
-            entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
+            entry.origin = Origin.CLAIMED
+            if max_deliveries == 1:  # see `Settler.marks_first_attempts`
+                entry.deliveries = max(0, entry.deliveries - 1)
+            entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)
         return entries
 
     # -- acknowledging -----------------------------------------------------------------------------------------
@@ -316,85 +342,82 @@ class RedisConsumer:
     async def _send_acks(self, acks: Collection[str]) -> int:
         return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
-    async def start_attempt(self, message_id: str, deliveries: int) -> int:
-        """Store the delivery count of an entry before its next attempt.
-
-        Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if the entry was trimmed.
-        """
+    async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:
+        """Store the delivery count of an entry before its next attempt, which may start if the outcome is DONE."""
         return await self.leases.start_attempt(message_id, deliveries)
 
-    async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Correct the delivery counts of entries that stay in flight, given as (id, deliveries)."""
-        for first in range(0, len(entries), PAGE_SIZE):
-            await self.leases.set_delivery_counts(entries[first : first + PAGE_SIZE])
-
-    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
 
-        If an entry has no delay, another consumer is woken to claim the entry.
+        If an entry has no delay, another consumer is woken to claim the entry. Returns the outcome of each entry.
         """
-        for first in range(0, len(entries), PAGE_SIZE):
-            page = entries[first : first + PAGE_SIZE]
-            with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in page]):
-                await self.leases.postpone(page)
-                self.ack_buffer.record_postponed(ids)
+        with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in entries]):
+            outcomes = await self.leases.postpone(entries)
+            self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
             await self._reader_registry.wake_one(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
             )
+        return outcomes
 
-    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
+    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:
         """Write each dead letter and acknowledge its entry in one atomic step.
 
-        Sends about one megabyte per round trip. Returns one result per entry: True, False (another consumer owns the
-        entry) or the Redis error.
+        Sends about one megabyte per round trip. Returns one result per entry: the outcome or the Redis error.
         """
-        results: list[bool | Exception] = []
+        results: list[Outcome | Exception] = []
         for page in chunks_by_size(dead_letters):
             with self.ack_buffer.settled_by_script([message_id for message_id, _ in page]):
                 page_results = await self._dead_letter_writer.write_many(self._consumer_name, page)
                 for (message_id, _), result in zip(page, page_results, strict=True):
                     if isinstance(result, Exception):
                         await self.manager.handle_error(result)
-                    elif result:
+                    elif result is Outcome.DONE:
                         self.ack_buffer.record_acked(message_id)
             results += page_results
         return results
 
-    async def commit_effects(self, message_id: str, effects: Effects) -> bool:
-        """Apply effects and acknowledge the entry atomically. Returns False if another consumer owns the entry."""
+    async def commit_effects(self, message_id: str, effects: Effects) -> Outcome:
+        """Apply effects and acknowledge the entry atomically."""
         with self.ack_buffer.settled_by_script([message_id]):
-            if committed := await commit_effects(self.manager.execute, self.consumer_id, message_id, effects):
+            outcome = await commit_effects(self.manager.execute, self.consumer_id, message_id, effects)
+            if outcome is Outcome.DONE:
                 self.ack_buffer.record_acked(message_id)
-            return committed
+            return outcome
 
     async def close(self) -> None:
         """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect."""
         try:
             await self.ack_buffer.flush_final()
-            await self.leases.delete_consumer()
+            self.registration.is_closed = True
+            if self.registration.has_name:
+                await self.leases.delete_consumer()
         except (RedisError, OSError) as error:
             log.warning("failed to leave the consumer group", extra={"error": str(error)})
         finally:
             self.ack_buffer.cancel()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
 
     # -- a lost group ------------------------------------------------------------------------------------------
 
     async def _recover_group(self) -> None:
         """Recreate a missing group at its previous position, and make the entries in flight pending again."""
         self._is_group_lost = True
-        begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
+        position, is_new_stream = await self.snapshot.restore_group(self._last_delivered_id, "0")
         self._metrics.groups_recreated += 1
-        log_fields = {"stream": self._stream, "group": self._group, "position": begin}
-        log.warning("recreated the missing consumer group", extra=log_fields)
+        found = {"stream": self._stream, "group": self._group, "position": position}
+        log.warning("recreated the missing consumer group", extra=found)
+        if is_new_stream:  # the new stream may contain the same ids
+            log.warning("stream was deleted and created again; dropping its previous entries")
+            self.ack_buffer.clear()
+            self.on_stream_recreated()
+            self._last_delivered_id = "0-0"
         await self._restore_ownership()
+        await self.snapshot.restore_entries()
 
     async def _restore_ownership(self) -> None:
         """Make all entries in flight pending again, even if they were received while the group was recreated."""
-        in_flight = list(self.in_flight_ids())
-        for first in range(0, len(in_flight), PAGE_SIZE):
-            await self.leases.renew(in_flight[first : first + PAGE_SIZE])
+        await self.leases.renew(list(self.in_flight_ids()))
         await self.leases.register()
         self._is_group_lost = False
