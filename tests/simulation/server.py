@@ -379,7 +379,7 @@ class SimulatedServer:
             case [b"CLIENT", b"SETNAME"]:
                 self._client_names[client_id] = arguments[2]
                 return b"+OK\r\n"
-            case [b"CLIENT", b"LIST"]:
+            case [b"CLIENT", b"LIST"] if all(each.isdigit() for each in arguments[3:]):
                 ids = [each for each in map(int, arguments[3:]) if each in self._sessions]
                 return _bulk(b"".join(b"id=%d name=%s\n" % (each, self._client_names.get(each, b"")) for each in ids))
             case [b"INFO", b"SERVER"]:

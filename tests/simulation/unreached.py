@@ -26,14 +26,15 @@ class Reason:
 UNREACHED = (
     Reason(r": async with asyncio\.timeout", "starting and ending a timeout never suspends a task"),
     Reason(
-        r": await (self\._close|self\._disconnect|connection\.close|self\._connection\.disconnect)\(",
+        r": await (self\._close|self\._disconnect|self\._connection\.disconnect)\("
+        r"|(RedisConsumer\._disconnect|DedicatedConnection\._close): await connection\.close\(",
         "a connection is closed without waiting for the server, which suspends no task",
     ),
     Reason(
         r": await self\.control\.aclose\(", "the client owns neither a connection nor its pool, and waits for nothing"
     ),
     Reason(
-        r"Settler\._prepare_attempt: await self\._consumer\.ack\(",
+        r"^pipeline/preparation.*: await self\._consumer\.ack\(",
         "the acknowledgement is buffered, which suspends no task; entries of a user's own manager are never replays",
     ),
     Reason(
