@@ -27,6 +27,7 @@ HandlerKind = Literal[
     "mixed",
     "long",
     "steady",
+    "due_together",
     "deferring_long",
     "failing_head",
     "probe",
