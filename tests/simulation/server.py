@@ -374,7 +374,7 @@ class SimulatedServer:
         match [arguments[0].upper(), arguments[1].upper()]:
             case [b"CLIENT", b"ID"]:
                 return b":%d\r\n" % client_id
-            case [b"CLIENT", b"UNBLOCK"]:
+            case [b"CLIENT", b"UNBLOCK"] if arguments[2].isdigit():
                 return b":%d\r\n" % self.end_parked_read(int(arguments[2]))
             case [b"CLIENT", b"SETNAME"] if b" " not in arguments[2]:
                 self._client_names[client_id] = arguments[2]
