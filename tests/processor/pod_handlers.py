@@ -1,6 +1,7 @@
 """Handlers of the processors that tests start as child processes."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -100,3 +101,12 @@ async def fork_and_sleep(data: dict[str, Any]) -> None:
         os._exit(0)
     log.info("forked", extra={"child": child})
     await asyncio.sleep(float(data["seconds"]))
+
+
+async def slow_or_holding(data: dict[str, Any]) -> None:
+    """Sleep, or hold the interpreter lock, as a C extension can."""
+    if "holds" in data:
+        log.info("holding")
+        ctypes.PyDLL(None).sleep(int(data["holds"]))  # in contrast to CDLL, PyDLL does not release the lock
+        return
+    await slow(data)

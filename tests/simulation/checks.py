@@ -116,19 +116,22 @@ class Deadlines:
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
         limit = FOREIGN_OWNER_SECONDS
         if previous:
-            is_provable = not any(pod.is_node_lost for pod in previous) and self._is_known(record.owner)
-            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
+            observers = self._observers(record.owner)
+            is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
+            slots = sum(pod.plan.concurrency for pod in observers)
+            limit = TAKE_OVER_SECONDS + self._seconds_of_others(record, slots) if is_provable else NODE_LOSS_SECONDS
         seconds = self._ledger.now - since
         if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
-    def _is_known(self, name: str) -> bool:
-        """Return True if a pod has seen the connections of the consumer, so that it can prove that they have ended."""
-        consumers = [
-            pod.processor._pipeline.consumer for pod in self._simulation.all_pods if pod.is_listening and pod.processor
-        ]
-        claimers = [consumer.claimer for consumer in consumers]
-        return any(claimer is not None and claimer._observer.has_seen(name) for claimer in claimers)
+    def _observers(self, name: str) -> list[Pod]:
+        """Return the pods that have seen the connections of a consumer, so that they can prove that they have ended."""
+        return [pod for pod in self._simulation.all_pods if pod.is_listening and has_seen(pod, name)]
+
+    def _seconds_of_others(self, record: EntryRecord, slots: int) -> float:
+        """Return how long some slots are busy with the other entries of the same owner."""
+        others = sum(each.owner == record.owner for each in self._ledger.records.values() if each.is_open)
+        return self._busy_seconds * (others // slots)
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
         runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]
@@ -152,6 +155,12 @@ class Deadlines:
         is_new = invariant not in record.reported
         record.reported.add(invariant)
         return is_new
+
+
+def has_seen(pod: Pod, name: str) -> bool:
+    """Return True if the pod has seen the connections of a consumer."""
+    claimer = pod.processor._pipeline.consumer.claimer if pod.processor else None
+    return claimer is not None and claimer._observer.has_seen(name)
 
 
 def max_delay(run: Run) -> float:

@@ -69,6 +69,8 @@ class Pod:
         self.started_at: float | None = None
         """Time from which the pod listens. None before."""
         self.died_at: float | None = None
+        self.is_replaced = False
+        """True if another pod or container starts in its place."""
         self.is_node_lost = False
         """True if the process ended with its node, so that the server did not notice it."""
         self.health = Health(runtime=self.runtime)

@@ -246,12 +246,12 @@ class Simulation:
     def replace(self, pod: Pod, *, keeps_name: bool = False, can_start_threads: bool = True) -> None:
         """Start another pod in place of one that ends. Its name differs, as the names of a Deployment's pods do.
 
-        Each pod is replaced once. If `keeps_name` is True, a new container starts in the same pod, with the same
-        consumer name.
+        If `keeps_name` is True, a new container starts in the same pod, with the same consumer name. A pod is replaced
+        only once.
         """
-        if pod in self._replaced:
+        if pod.is_replaced:
             return
-        self._replaced.add(pod)
+        pod.is_replaced = True
         base_name, _, generation = pod.plan.name.partition("~")
         plan = replace(pod.plan, name=f"{base_name}~{int(generation or 0) + 1}")
         successor = self.create_pod(plan, consumer=pod.consumer if keeps_name else "")

@@ -114,7 +114,22 @@ async def test_process_whose_name_was_taken_over_drops_its_messages(any_group: G
 
 
 @ON_ONE_SERVER
-async def test_deleted_registration_is_stored_again(any_group: Group) -> None:
+async def test_deleted_registration_of_a_busy_process_is_stored_again(any_group: Group) -> None:
+    handler = Recorder(gate=False)
+    processor = await any_group.start(handler)
+    await any_group.add()
+    await handler.wait_until_received(1)
+    await wait_until_registered(any_group, processor)
+    await any_group.client.delete(REGISTRATIONS)
+    await wait_until_registered(any_group, processor)
+    handler.gate.set()
+
+
+@ON_ONE_SERVER
+async def test_deleted_registration_of_an_idle_process_is_stored_again(
+    any_group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamconsumer.processor.consumer.heartbeat.VERIFY_SECONDS", 1.0)
     processor = await any_group.start(Recorder())
     await wait_until_registered(any_group, processor)
     await any_group.client.delete(REGISTRATIONS)

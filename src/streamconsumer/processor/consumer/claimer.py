@@ -115,8 +115,7 @@ class PendingClaimer:
             if observer.has_searched:
                 await self._consumer.leases.repair_schedule(self.min_idle)
             claims.append(self.claim_due)
-        if observer.is_refreshed:
-            await self._delete_expired(now)
+        await self._delete_expired(now)
         await self._trim(now)
         return claims
 
@@ -124,8 +123,8 @@ class PendingClaimer:
         """Delete members that no longer announce themselves and own no pending entries."""
         members = self._observer.members
         for name in liveness.expired_members(members, self._consumer_name, now)[:MAX_DELETED]:
-            if await self._consumer.leases.delete_consumer(name):
-                del members[name]
+            del members[name]
+            await self._consumer.leases.delete_consumer(name)
 
     def _active_members(self, now: float) -> list[str]:
         observer = self._observer

@@ -22,6 +22,7 @@ from streamconsumer.processor.consumer.registration import (
     OwnRegistration,
     Registration,
     identify,
+    ignoring_out_of_memory,
     list_clients,
 )
 from streamconsumer.redis_client import replies
@@ -38,8 +39,15 @@ CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX
 LISTED_PER_CHECK = 1000
 """Average number of consumers that one check lists. The server needs 6 ms. A larger group is listed less often."""
 
-CHECKS_PER_LIST, LIST_INTERVAL_SECONDS = 10, 60.0
-"""Number of checks and time after which all connections are listed again, although nothing has changed."""
+CHECKS_PER_LIST = 50
+"""Number of checks after which all connections are listed again, although nothing has changed."""
+
+MIN_LIST_SECONDS = 10.0
+"""Minimum time between two lists of all connections because the group has become busy."""
+
+MAX_PLAIN_GROUPS, MAX_PLAIN_MEMBERS = 50, 16
+"""Maximum numbers of groups of the stream, and of members of the group, with which an idle group is checked by single
+commands. With more groups, their reply would be large. With more members, the script also announces this consumer."""
 
 SEARCHES_PER_MIN_IDLE = 2
 """Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
@@ -93,7 +101,8 @@ class Observer:
         """Result of the last check."""
         self._reference = Check()
         """Result of an earlier check, with which the last check is compared."""
-        self.consumer_count = 0
+        self.consumer_count = -1
+        self._has_few_groups = True
         self.is_busy = False
         """True if consumers own pending entries."""
         self.has_postponed = False
@@ -101,7 +110,7 @@ class Observer:
         self.has_searched = False
         """True if the last check searched for idle entries."""
         self._list_credit = 0
-        self._checks_since_list, self._listed_at, self._searched_at = 0, 0.0, 0.0
+        self._checks_since_list, self._listed_at, self._searched_at = CHECKS_PER_LIST, 0.0, 0.0
 
     @property
     def suspected(self) -> set[str]:
@@ -114,11 +123,6 @@ class Observer:
         """True if the group has too many consumers, so that they are not listed."""
         return self.consumer_count > MAX_CONSUMERS
 
-    @property
-    def is_refreshed(self) -> bool:
-        """True if the last check has read the registrations and the members."""
-        return self._checks_since_list == 0
-
     def has_seen(self, name: str) -> bool:
         """Return True if this observer has seen a registered connection of the consumer."""
         registration = Registration.parse(self._registrations.get(name, ""))
@@ -127,21 +131,46 @@ class Observer:
     async def check(self, announced_at: int | None) -> None:
         """Run a check. Announces this consumer if `announced_at` is not None."""
         now = asyncio.get_running_loop().time()
-        try:
+        self.dead, self.has_searched = [], False
+        self._checks_since_list += 1
+        if not await self._is_idle(now, announced_at):
             await self._check(now, announced_at)
-        except BaseException:
-            self.dead = []
-            raise
 
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
 
+    async def _is_idle(self, now: float, announced_at: int | None) -> bool:
+        """Return True if a single command shows that the group is idle and has the same consumers as before."""
+        must_announce = announced_at is not None
+        is_plain = self._has_few_groups and not (must_announce and len(self.members) > MAX_PLAIN_MEMBERS)
+        if self.is_busy or self.has_postponed or self._checks_since_list >= CHECKS_PER_LIST or not is_plain:
+            return False
+        stream, group, name = self._consumer_id
+        try:
+            lines = replies.array(await self._connection.execute("XINFO", "GROUPS", stream), "XINFO GROUPS")
+        except ResponseError as error:
+            if "no such key" in str(error):
+                return True
+            raise
+        self._has_few_groups = len(lines) <= MAX_PLAIN_GROUPS
+        for info in (replies.to_dict(line, "XINFO GROUPS") for line in lines):
+            if replies.name(info.get(b"name"), "XINFO GROUPS") != group:
+                continue
+            consumers, pending = (replies.count(info.get(key), "XINFO GROUPS") for key in (b"consumers", b"pending"))
+            if consumers != self.consumer_count or (pending and now - self._listed_at > MIN_LIST_SECONDS):
+                self._version = UNKNOWN_VERSION
+            if pending or consumers != self.consumer_count:
+                return False
+        if must_announce:
+            with ignoring_out_of_memory():
+                await self._connection.execute("HSET", self._keys[2], name, announced_at)
+        self.last = self._reference = Check(at=now)
+        return True
+
     async def _check(self, now: float, announced_at: int | None) -> None:
         connection_count = self._connection_count
-        self._checks_since_list += 1
-        is_refresh = self._checks_since_list >= CHECKS_PER_LIST or now - self._listed_at > LIST_INTERVAL_SECONDS
-        if is_refresh:
+        if self._checks_since_list >= CHECKS_PER_LIST:
             self._version = UNKNOWN_VERSION
         has_changed = await self._read_state(now, announced_at)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing

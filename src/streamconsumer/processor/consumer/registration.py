@@ -176,7 +176,7 @@ class OwnRegistration:
         """
         value = str(self.current)
         arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, judged)
-        with _ignoring_out_of_memory():
+        with ignoring_out_of_memory():
             found = await execute("EVAL", REGISTER, 2, self.consumer_id.stream, self.key, *arguments)
             self.on_found(replies.name(found, "the script that registers a consumer"))
             if self.has_name:
@@ -244,7 +244,7 @@ class OwnRegistration:
         """Add a mark to the registration of the process that has the name, so that it reports the conflict."""
         if len(registration.split(" ")) == 5:
             arguments = (self.consumer_id.group, self.consumer_id.consumer, registration, self.token)
-            with _ignoring_out_of_memory():
+            with ignoring_out_of_memory():
                 await execute("EVAL", WAIT, 2, self.consumer_id.stream, self.key, *arguments)
 
 
@@ -259,7 +259,8 @@ class _Found:
 
 
 @contextmanager
-def _ignoring_out_of_memory() -> Iterator[None]:
+def ignoring_out_of_memory() -> Iterator[None]:
+    """Ignore that the server rejects a command because it is out of memory."""
     try:
         yield
     except ResponseError as error:
