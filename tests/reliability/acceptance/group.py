@@ -58,6 +58,12 @@ class Group:
                 raise NotReached(f"{self.folder.name}: the server rejected a message before the fault")
         return sorted(self.ledger.produced - known)
 
+    def let_prefetch(self, consumer: str) -> None:
+        """Let the only pod handle quick messages, so that it then reads more messages than it can run."""
+        quick = set(self.add(10, lambda _: {"ms": "0"}))
+        self.wait(lambda: quick <= {line[1] for line in self.ledger.lines("done")}, "quick messages are not handled")
+        self.wait(lambda: self.pending_of(consumer) == 0, "quick messages are not acknowledged")
+
     def trigger(self) -> None:
         """Let the messages with `gil` or `block` occupy their process."""
         trigger_file(self.ledger.handled_file).touch()

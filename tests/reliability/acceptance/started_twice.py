@@ -226,18 +226,18 @@ def _hold_messages(group: Group, case: Case) -> None:
     """Start the pods and let them hold the messages."""
     instructions = _long_messages(SETTLE_SECONDS + case.seconds)
     url = group.proxy.url if group.proxy else ""
-    waiting = PODS
     if case.holder is Holder.FIRST_POD:
-        waiting = PODS[1:]
+        group.start_pod(PODS[0], url)
+        group.let_prefetch(PODS[0])
         group.add(MESSAGES // 4, instructions)
         if case.occupies:
             group.occupiers = group.add(1, lambda _: case.occupies)
-        group.add(MESSAGES - len(group.ledger.produced), instructions)
-        group.start_pod(PODS[0], url)
+        group.add(MESSAGES - MESSAGES // 4 - len(group.occupiers), instructions)
         group.wait(lambda: group.pending_of(PODS[0]) == MESSAGES, "the first pod does not hold all messages")
-    for name in waiting:
-        group.start_pod(name, url)
-    group.wait(lambda: group.blocked_reads() == len(waiting), "the pods do not wait for messages")
+    for name in PODS:
+        if name not in group.pods:
+            group.start_pod(name, url)
+    group.wait(lambda: group.blocked_reads() == len(PODS), "the pods do not wait for messages")
     if case.holder is Holder.ALL_PODS:
         group.add(MESSAGES, instructions)
 

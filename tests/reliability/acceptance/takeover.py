@@ -57,12 +57,15 @@ def measure_takeover(
     group: Group, fail: Fail, victim_url: str = "", settle: tuple[float, float] = SETTLE_SECONDS
 ) -> Sample:
     """Let one pod hold 100 entries while its peers wait for messages, make it fail, and wait for the takeover."""
-    held = set(group.add(HELD, lambda _: {"ms": "600000", "only_in": "pod-a"}))
     victim = group.start_pod("pod-a", victim_url)
+    is_queueing = int(group.settings["CONCURRENCY"]) < HELD
+    if is_queueing:
+        group.let_prefetch("pod-a")
+    held = set(group.add(HELD, lambda _: {"ms": "600000", "only_in": "pod-a"}))
     group.wait(lambda: group.pending_of("pod-a") == HELD, "the first pod does not hold all entries")
     for name in PEERS:
         group.start_pod(name)
-    group.wait(lambda: group.blocked_reads() == len(PEERS), "the peers do not wait for messages")
+    group.wait(lambda: group.blocked_reads() == len(PEERS) + is_queueing, "the peers do not wait for messages")
 
     def peers_have_started() -> bool:
         group.add(1, lambda _: {"ms": "0"})
