@@ -12,12 +12,12 @@ from tests.cluster.redis_servers import Options, RedisServer
 from tests.cluster.runs import wait_until
 from tests.reliability.fork_server import ForkServer, Pod
 from tests.reliability.ledger import GROUP, Ledger
-from tests.reliability.proxy import Proxy
 from tests.reliability.scenario import POD_SETTINGS, pod_environment
 from tests.reliability.scripted_handler import trigger_file
 
 STREAM = "orders"
 START_TIMEOUT_SECONDS = 60.0
+QUICK_MESSAGES = 20
 
 Instructions = Callable[[int], Mapping[str, str]]
 """Function that returns the fields of the message with this number."""
@@ -40,10 +40,6 @@ class Group:
         self.client = Redis.from_url(self.server.url, decode_responses=True)
         self.ledger = Ledger(STREAM, folder / "ledger")
         self.pods: dict[str, Pod] = {}
-        self.proxy: Proxy | None = None
-        """Proxy between the pods and the server, if there is one."""
-        self.occupiers: list[str] = []
-        """Numbers of the messages with `gil` or `block`."""
 
     def start_pod(self, name: str, url: str = "", fork_server: ForkServer | None = None) -> Pod:
         environment = pod_environment(STREAM, url or self.server.url, name, self.ledger, self.settings)
@@ -60,8 +56,11 @@ class Group:
 
     def let_prefetch(self, consumer: str) -> None:
         """Let the only pod handle quick messages, so that it then reads more messages than it can run."""
-        quick = set(self.add(10, lambda _: {"ms": "0"}))
-        self.wait(lambda: quick <= {line[1] for line in self.ledger.lines("done")}, "quick messages are not handled")
+        for _ in range(QUICK_MESSAGES):
+            self.add(1, lambda _: {"ms": "0"})
+            self.wait(
+                lambda: len(self.ledger.lines("done")) == len(self.ledger.produced), "a quick message is not done"
+            )
         self.wait(lambda: self.pending_of(consumer) == 0, "quick messages are not acknowledged")
 
     def trigger(self) -> None:

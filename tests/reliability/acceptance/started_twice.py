@@ -4,12 +4,14 @@ import itertools
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results import table
 from tests.cluster import cgroups
@@ -26,15 +28,12 @@ SETTLE_SECONDS = 4.0
 """Time from the start of the pods to the fault: the pods have checked each other at least once."""
 END_TIMEOUT_SECONDS = 180.0
 
-Fault = Callable[[Group], None]
-"""Injects a fault, and returns when the fault is over."""
-
 
 class Holder(Enum):
     """Pods that hold the messages when the fault starts."""
 
     FIRST_POD = "the first pod holds all messages, and half of them run; its peers are idle"
-    ALL_PODS = "three quarters of the messages run in all pods, and the others are unread"
+    ALL_PODS = "each pod runs a third of the messages, unless a quarter of the messages is still unread"
     NONE = "the pods are idle, and the fault adds the messages"
 
 
@@ -43,18 +42,36 @@ class Case:
     """Disturbance of live pods."""
 
     name: str
-    inject: Fault
+    inject: "Fault"
     seconds: float
-    """Duration of the fault. The handlers run for about as long."""
+    """Duration of the fault."""
+    holder: Holder = Holder.ALL_PODS
     occupies: Mapping[str, str] = field(default_factory=dict)
     """Instructions of one message of the first pod, which occupies its process."""
-    holder: Holder = Holder.ALL_PODS
     is_promised: bool = True
     """False if messages may start twice, and the measurement only counts them."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the server."""
     is_delayed: bool = False
     """True if the pods reach the server through a proxy that can delay data."""
+
+
+@dataclass
+class Run:
+    """One repetition of a case."""
+
+    case: Case
+    group: Group
+    instructions: Instructions
+    """Instructions of the messages."""
+    proxy: DelayProxy | None = None
+    """Proxy between the pods and the server, if the case delays data."""
+    occupier: str = ""
+    """Number of the message that occupies its process."""
+
+
+Fault = Callable[[Run], None]
+"""Injects a fault, and returns when the fault is over."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +86,13 @@ class Result:
 # -- faults --------------------------------------------------------------------------------------------------------
 
 
-def _occupy(group: Group) -> None:
-    """Let one message occupy its process, and wait until this message has ended."""
-    group.trigger()
-    _wait_for_occupier(group)
-
-
-def _wait_for_occupier(group: Group) -> None:
-    occupier = group.occupiers[0]
-    group.wait(lambda: any(line[1] == occupier for line in group.ledger.lines("done")), "the process is occupied", 150)
-
-
-def _occupy_and(act: Callable[[Group], None]) -> Fault:
-    """Return a fault that acts 2 s after a message has begun to occupy its process."""
-
-    def inject(group: Group) -> None:
-        group.trigger()
-        time.sleep(2)
-        act(group)
-        _wait_for_occupier(group)
-
-    return inject
+def _occupy(run: Run, act: Callable[[Group], None] = lambda _: None) -> None:
+    """Let one message occupy its process, act 2 s later, and wait until this message has ended."""
+    run.group.trigger()
+    time.sleep(2)
+    act(run.group)
+    done = run.group.ledger.lines
+    run.group.wait(lambda: any(line[1] == run.occupier for line in done("done")), "the process is occupied", 150)
 
 
 def _restart_server(group: Group) -> None:
@@ -98,106 +101,82 @@ def _restart_server(group: Group) -> None:
 
 
 def _cut_first_pod(group: Group) -> None:
-    group.cut(group.connections_of(group.pods["pod-a"]))
+    group.cut(group.connections_of(group.pods[PODS[0]]))
 
 
-def _cut_one_connection_each_second(seconds: float) -> Fault:
-    def inject(group: Group) -> None:
-        for _ in range(int(seconds)):
-            connections = group.connections_of(group.pods["pod-a"])
-            group.cut(random.sample(connections, min(1, len(connections))))
-            time.sleep(1)
-
-    return inject
+def _cut_one_connection_each_second(run: Run) -> None:
+    for _ in range(int(run.case.seconds)):
+        connections = run.group.connections_of(run.group.pods[PODS[0]])
+        run.group.cut(random.sample(connections, min(1, len(connections))))
+        time.sleep(1)
 
 
-def _cut_all_repeatedly(times: int, pause: float) -> Fault:
-    def inject(group: Group) -> None:
-        for _ in range(times):
-            group.cut_all()
-            time.sleep(pause)
-
-    return inject
+def _cut_all(run: Run) -> None:
+    run.group.cut_all()
+    time.sleep(run.case.seconds)
 
 
-def _pause_writes(seconds: float) -> Fault:
-    def inject(group: Group) -> None:
-        group.client.client_pause(int(seconds * 1000), all=False)
-        time.sleep(seconds)
-
-    return inject
+def _pause_writes(run: Run) -> None:
+    run.group.client.client_pause(int(run.case.seconds * 1000), all=False)
+    time.sleep(run.case.seconds)
 
 
-def _reach_maxclients(seconds: float) -> Fault:
-    def inject(group: Group) -> None:
-        clients = group.client.info("clients")
-        assert isinstance(clients, dict)
-        group.client.config_set("maxclients", clients["connected_clients"])
-        group.add(MESSAGES, _long_messages(seconds))
-        time.sleep(seconds)
-        group.client.config_set("maxclients", 10_000)
-
-    return inject
+def _reach_maxclients(run: Run) -> None:
+    """Allow no more clients than the connected ones, and add the messages."""
+    clients: Any = run.group.client.info("clients")
+    run.group.client.config_set("maxclients", clients["connected_clients"])
+    run.group.add(MESSAGES, run.instructions)
+    time.sleep(run.case.seconds)
+    run.group.client.config_set("maxclients", 10_000)
 
 
-def _limit_cpu(share: float, seconds: float) -> Fault:
-    """Give each pod a share of one CPU, as a container's CPU limit does."""
-
-    def inject(group: Group) -> None:
-        names = []
-        try:
-            for pod in group.pods.values():
-                names.append(f"streamconsumer-{uuid.uuid4().hex[:8]}")
-                cgroups.limit_cpu(names[-1], share).write_text(str(pod.pid))
-            time.sleep(seconds)
-        finally:
-            for pod in group.pods.values():
-                with suppress(OSError):
-                    (cgroups.root_of("cpu") / "cgroup.procs").write_text(str(pod.pid))
-            for name in names:
-                cgroups.remove(name)
-
-    return inject
+def _limit_cpu(run: Run, pods: Sequence[str] = PODS) -> None:
+    """Limit each of these pods to 5 % of one CPU, as a container's CPU limit does."""
+    limited = [(run.group.pods[name].pid, f"streamconsumer-{uuid.uuid4().hex[:8]}") for name in pods]
+    try:
+        for pid, group in limited:
+            cgroups.limit_cpu(group, 0.05).write_text(str(pid))
+        time.sleep(run.case.seconds)
+    finally:
+        for pid, group in limited:
+            with suppress(OSError):  # the pod has ended
+                (cgroups.root_of("cpu") / "cgroup.procs").write_text(str(pid))
+            cgroups.remove(group)
 
 
-def _delay(each_way: float, seconds: float) -> Fault:
-    def inject(group: Group) -> None:
-        assert isinstance(group.proxy, DelayProxy)
-        group.proxy.delay_seconds = each_way
-        time.sleep(seconds)
-        group.proxy.delay_seconds = 0
-
-    return inject
+def _delay(run: Run, each_way: float) -> None:
+    assert run.proxy
+    run.proxy.delay_seconds = each_way
+    time.sleep(run.case.seconds)
+    run.proxy.delay_seconds = 0
 
 
+ONE_POD = Holder.FIRST_POD
 CASES = [
-    Case("GIL held for 20 s", _occupy, 20, {"gil": "20"}, holder=Holder.FIRST_POD),
-    Case("event loop blocked for 50 s", _occupy, 50, {"block": "50"}, holder=Holder.FIRST_POD),
-    Case("CPU quota of 5 % for 40 s", _limit_cpu(0.05, 40), 40),
-    Case("server delay of 5 s each way for 40 s", _delay(5, 40), 40, is_delayed=True),
-    Case("write pause of 10 s", _pause_writes(10), 10),
-    Case("maxclients reached for 15 s", _reach_maxclients(15), 15, holder=Holder.NONE),
+    Case("GIL held for 20 s", _occupy, 20, ONE_POD, {"gil": "20"}),
+    Case("event loop blocked for 50 s", _occupy, 50, ONE_POD, {"block": "50"}),
+    Case("CPU quota of 5 % for all pods, 40 s", _limit_cpu, 40),
+    Case("CPU quota of 5 % for one pod, 40 s", partial(_limit_cpu, pods=PODS[:1]), 40, ONE_POD),
+    Case("server delay of 5 s each way, 40 s", partial(_delay, each_way=5), 40, is_delayed=True),
+    Case("server delay of 1.1 s each way, 40 s", partial(_delay, each_way=1.1), 40, is_delayed=True),
+    Case("write pause of 10 s", _pause_writes, 10),
+    Case("maxclients reached, 15 s", _reach_maxclients, 15, Holder.NONE),
+    Case("one connection of a busy pod cut every second, 15 s", _cut_one_connection_each_second, 15, ONE_POD),
+    Case("all connections of all pods cut at once", _cut_all, 5),
     Case(
-        "one connection of a busy pod cut every second",
-        _cut_one_connection_each_second(15),
-        15,
-        holder=Holder.FIRST_POD,
-    ),
-    Case("all connections of all pods cut at once", _cut_all_repeatedly(1, 5), 5),
-    Case(
-        "server restart, GIL held for 10 s",
-        _occupy_and(_restart_server),
+        "server restart while the GIL is held for 10 s",
+        partial(_occupy, act=_restart_server),
         10,
+        ONE_POD,
         {"gil": "10"},
-        holder=Holder.FIRST_POD,
         options=DURABLE,
     ),
     Case(
-        "all connections of one pod cut, GIL held for 10 s",
-        _occupy_and(_cut_first_pod),
+        "all connections of one pod cut while the GIL is held for 10 s",
+        partial(_occupy, act=_cut_first_pod),
         10,
+        ONE_POD,
         {"gil": "10"},
-        holder=Holder.FIRST_POD,
         is_promised=False,
     ),
 ]
@@ -206,54 +185,53 @@ CASES = [
 # -- measurement ---------------------------------------------------------------------------------------------------
 
 
-def run_case(case: Case, fork_server: ForkServer, folder: Path) -> Result:
-    """Handle 100 messages during the fault. Returns the number of messages that started more than once."""
-    concurrency = "50" if case.holder is Holder.FIRST_POD else "25"
+def run_case(case: Case, fork_server: ForkServer, folder: Path, *, is_calm: bool) -> Result:
+    """Handle 100 messages during the fault. Returns the number of messages that started more than once.
+
+    If `is_calm` is True, all messages run until the fault is over, so that no acknowledgement shows that a pod is
+    alive, and each pod has room for the messages of its peers. Otherwise, messages end and start during the fault.
+    """
+    shortest = 1.0 if is_calm else 0.3
+    seconds = SETTLE_SECONDS + case.seconds
+
+    def instructions(_: int) -> dict[str, str]:
+        return {"ms": str(round(random.uniform(shortest, 1.1) * seconds * 1000))}
+
+    concurrency = "50" if is_calm or case.holder is ONE_POD else "25"
     capacity = {"CONCURRENCY": concurrency, "BATCH_COUNT": str(MESSAGES), "DELIVERY_TIMEOUT": "10m"}
-    with Group(fork_server, folder, case.options, **capacity) as group, _proxy(group, case):
-        _hold_messages(group, case)
+    with ExitStack() as stack:
+        run = Run(case, stack.enter_context(Group(fork_server, folder, case.options, **capacity)), instructions)
+        if case.is_delayed:
+            run.proxy = stack.enter_context(DelayProxy(run.group.server.host, run.group.server.port))
+        _hold_messages(run)
         time.sleep(SETTLE_SECONDS)
-        case.inject(group)
+        case.inject(run)
+        unsettled = ""
         try:
-            group.ledger.wait_settled(group.client, END_TIMEOUT_SECONDS, group.logs)
-            unsettled = ""
+            run.group.ledger.wait_settled(run.group.client, END_TIMEOUT_SECONDS, run.group.logs)
         except AssertionError as error:
             unsettled = str(error)
-        return Result(sum(len(starts) > 1 for starts in group.starts().values()), unsettled)
+        return Result(sum(len(starts) > 1 for starts in run.group.starts().values()), unsettled)
 
 
-def _hold_messages(group: Group, case: Case) -> None:
+def _hold_messages(run: Run) -> None:
     """Start the pods and let them hold the messages."""
-    instructions = _long_messages(SETTLE_SECONDS + case.seconds)
-    url = group.proxy.url if group.proxy else ""
+    group, case = run.group, run.case
+    url = run.proxy.url if run.proxy else ""
     if case.holder is Holder.FIRST_POD:
         group.start_pod(PODS[0], url)
         group.let_prefetch(PODS[0])
-        group.add(MESSAGES // 4, instructions)
+        group.add(MESSAGES // 4, run.instructions)
         if case.occupies:
-            group.occupiers = group.add(1, lambda _: case.occupies)
-        group.add(MESSAGES - MESSAGES // 4 - len(group.occupiers), instructions)
+            (run.occupier,) = group.add(1, lambda _: case.occupies)
+        group.add(MESSAGES - MESSAGES // 4 - len(case.occupies), run.instructions)
         group.wait(lambda: group.pending_of(PODS[0]) == MESSAGES, "the first pod does not hold all messages")
     for name in PODS:
         if name not in group.pods:
             group.start_pod(name, url)
     group.wait(lambda: group.blocked_reads() == len(PODS), "the pods do not wait for messages")
     if case.holder is Holder.ALL_PODS:
-        group.add(MESSAGES, instructions)
-
-
-def _long_messages(seconds: float) -> Instructions:
-    """Return instructions of messages that run for up to `seconds`."""
-    return lambda _: {"ms": str(round(random.uniform(0.3, 1.0) * seconds * 1000))}
-
-
-@contextmanager
-def _proxy(group: Group, case: Case) -> Iterator[None]:
-    if not case.is_delayed:
-        yield
-        return
-    with DelayProxy(group.server.host, group.server.port) as group.proxy:
-        yield
+        group.add(MESSAGES, run.instructions)
 
 
 def measure_started_twice(cases: Sequence[Case], repetitions: int, folder: Path) -> tuple[str, bool]:
@@ -264,7 +242,7 @@ def measure_started_twice(cases: Sequence[Case], repetitions: int, folder: Path)
             case, number = job
             began = time.monotonic()
             try:
-                result = run_case(case, fork_server, folder / f"{cases.index(case)}-{number}")
+                result = run_case(case, fork_server, folder / f"{cases.index(case)}-{number}", is_calm=number % 2 == 0)
             except (NotReached, OSError) as error:
                 print(f"{case.name}, repetition {number}: {error}", flush=True)
                 return error
