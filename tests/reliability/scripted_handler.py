@@ -43,8 +43,6 @@ def trigger_file(ledger: Path) -> Path:
 
 async def _occupy_process(data: dict[str, Any]) -> None:
     """Wait for the trigger, then hold the GIL for `gil` seconds and block the event loop for `block` seconds."""
-    if not {"gil", "block"} & data.keys():
-        return
     trigger = trigger_file(Path(os.environ["LEDGER"]))
     while not trigger.exists():  # noqa: ASYNC110 - the file is created by another process
         await asyncio.sleep(0.02)
@@ -67,15 +65,19 @@ def _outcome(data: dict[str, Any], message: Message) -> None:
 async def handle(data: dict[str, Any]) -> None:
     """Record the start, run for `ms` milliseconds, and record the end.
 
-    With `only_in`, other consumers than that one do not wait. With `gil` or `block`, occupies the process for that many
-    seconds once the trigger file exists. Fails the first `fails` deliveries, or every delivery with `poison`. With
-    `later`, asks for a retry after that many seconds on the first delivery.
+    With `gil` or `block`, occupies the process for that many seconds once the trigger file exists. With `only_in`, does
+    so and runs for `ms` only in that consumer.
+
+    Fails the first `fails` deliveries, or every delivery with `poison`. With `later`, asks for a retry after that many
+    seconds on the first delivery.
     """
     message = current_message()
     _record_start(data, message)
     try:
-        await _occupy_process(data)
-        await asyncio.sleep(_seconds(data) if data.get("only_in", message.consumer) == message.consumer else 0)
+        if data.get("only_in", message.consumer) == message.consumer:
+            if {"gil", "block"} & data.keys():
+                await _occupy_process(data)
+            await asyncio.sleep(_seconds(data))
         _outcome(data, message)
     finally:
         _running.discard(message.message_id)

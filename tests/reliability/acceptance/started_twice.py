@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.results import table
 from tests.cluster import cgroups
-from tests.reliability.acceptance.group import Group, Instructions, NotReached
+from tests.reliability.acceptance.group import Group, Instructions, retry_until_held
 from tests.reliability.faults import DURABLE
 from tests.reliability.fork_server import ForkServer
 from tests.reliability.proxy import DelayProxy
@@ -27,6 +27,7 @@ PARALLEL = 6
 SETTLE_SECONDS = 4.0
 """Time from the start of the pods to the fault: the pods have checked each other at least once."""
 END_TIMEOUT_SECONDS = 180.0
+NEW_LINE = "\n"
 
 
 class Holder(Enum):
@@ -211,6 +212,7 @@ def run_case(case: Case, fork_server: ForkServer, folder: Path, *, is_calm: bool
             run.group.ledger.wait_settled(run.group.client, END_TIMEOUT_SECONDS, run.group.logs)
         except AssertionError as error:
             unsettled = str(error)
+            (folder / "unsettled").write_text(unsettled)
         return Result(sum(len(starts) > 1 for starts in run.group.starts().values()), unsettled)
 
 
@@ -223,9 +225,9 @@ def _hold_messages(run: Run) -> None:
         group.let_prefetch(PODS[0])
         group.add(MESSAGES // 4, run.instructions)
         if case.occupies:
-            (run.occupier,) = group.add(1, lambda _: case.occupies)
+            (run.occupier,) = group.add(1, lambda _: {**case.occupies, "only_in": PODS[0]})
         group.add(MESSAGES - MESSAGES // 4 - len(case.occupies), run.instructions)
-        group.wait(lambda: group.pending_of(PODS[0]) == MESSAGES, "the first pod does not hold all messages")
+        group.wait_held(PODS[0], MESSAGES)
     for name in PODS:
         if name not in group.pods:
             group.start_pod(name, url)
@@ -238,18 +240,16 @@ def measure_started_twice(cases: Sequence[Case], repetitions: int, folder: Path)
     """Run each case several times. Returns the report, and True if no message started twice in a promised case."""
     with ForkServer(shortens_pauses=False) as fork_server, ThreadPoolExecutor(PARALLEL) as pool:
 
-        def run(job: tuple[Case, int]) -> Result | Exception:
+        def run(job: tuple[Case, int]) -> Result:
             case, number = job
+
+            def measure(own_folder: Path) -> Result:
+                return run_case(case, fork_server, own_folder, is_calm=number % 2 == 0)
+
             began = time.monotonic()
-            try:
-                result = run_case(case, fork_server, folder / f"{cases.index(case)}-{number}", is_calm=number % 2 == 0)
-            except (NotReached, OSError) as error:
-                print(f"{case.name}, repetition {number}: {error}", flush=True)
-                return error
-            seconds = time.monotonic() - began
-            print(f"{case.name}, repetition {number}: {result.twice} started twice ({seconds:.0f} s)", flush=True)
-            if result.unsettled:
-                print(result.unsettled, flush=True)
+            result = retry_until_held(measure, folder / f"{cases.index(case)}-{number}")
+            figures = f"{result.twice} started twice, {result.unsettled.partition(NEW_LINE)[0] or 'all settled'}"
+            print(f"{case.name}, repetition {number}: {figures}; {time.monotonic() - began:.0f} s", flush=True)
             return result
 
         jobs = list(itertools.product(cases, range(repetitions)))
@@ -257,18 +257,11 @@ def measure_started_twice(cases: Sequence[Case], repetitions: int, folder: Path)
     rows, is_met = [], True
     for case in cases:
         runs = [results[case, number] for number in range(repetitions)]
-        done = [each for each in runs if isinstance(each, Result)]
-        twice = [each.twice for each in done]
-        unsettled = sum(bool(each.unsettled) for each in done)
-        is_kept = not unsettled and len(done) == repetitions and (not any(twice) or not case.is_promised)
-        is_met &= is_kept
+        unsettled = sum(bool(each.unsettled) for each in runs)
+        is_kept = not any(each.twice for each in runs)
+        is_met &= not unsettled and (is_kept or not case.is_promised)
         verdict = ("yes" if is_kept else "**no**") if case.is_promised else "counted only"
-        rows.append([case.name, str(len(done)), " ".join(map(str, twice)), str(unsettled), verdict])
-    head = [
-        "disturbance",
-        "repetitions",
-        f"of {MESSAGES} messages started twice",
-        "repetitions with unsettled messages",
-        "0",
-    ]
-    return f"messages that started twice, {len(PODS)} pods with default settings\n\n{table(head, rows)}", is_met
+        rows.append([case.name, " ".join(str(each.twice) for each in runs), str(unsettled), verdict])
+    head = ["disturbance", f"of {MESSAGES} messages started twice", "repetitions with unsettled messages", "none"]
+    facts = f"{len(PODS)} pods with default settings, {repetitions} repetitions of each disturbance"
+    return f"messages that started twice; {facts}\n\n{table(head, rows)}", is_met

@@ -14,7 +14,7 @@ from benchmarks.figures import percentile
 from benchmarks.results import table
 from tests.cluster.errors import MissingTool
 from tests.reliability.acceptance.control import max_lateness
-from tests.reliability.acceptance.group import Group
+from tests.reliability.acceptance.group import Group, retry_until_held
 from tests.reliability.fork_server import ForkServer, Pod
 
 HELD = 100
@@ -62,7 +62,7 @@ def measure_takeover(
     if is_queueing:
         group.let_prefetch("pod-a")
     held = set(group.add(HELD, lambda _: {"ms": "600000", "only_in": "pod-a"}))
-    group.wait(lambda: group.pending_of("pod-a") == HELD, "the first pod does not hold all entries")
+    group.wait_held("pod-a", HELD)
     for name in PEERS:
         group.start_pod(name)
     group.wait(lambda: group.blocked_reads() == len(PEERS) + is_queueing, "the peers do not wait for messages")
@@ -100,8 +100,12 @@ def measure_kills(kills: int, folder: Path) -> tuple[str, bool]:
 
         def kill_one(_: int) -> Sample:
             number = next(numbers)
-            with _new_group(fork_server, folder / f"kill-{number}", CONCURRENCIES[number % 2]) as group:
-                return measure_takeover(group, lambda victim: victim.signal(signal.SIGKILL))
+
+            def measure(own_folder: Path) -> Sample:
+                with _new_group(fork_server, own_folder, CONCURRENCIES[number % 2]) as group:
+                    return measure_takeover(group, lambda victim: victim.signal(signal.SIGKILL))
+
+            return retry_until_held(measure, folder / f"kill-{number}")
 
         samples = list(_until_valid(kill_one, kills))
     valid = [sample for sample in samples if sample.is_valid]
@@ -146,10 +150,13 @@ def measure_lost_nodes(min_idles: list[float], folder: Path) -> tuple[str, bool]
         def lose_one(number: int) -> Sample:
             options = {"bind": f"127.0.0.1 {LOST_NODE_ADDRESS}"}
             min_idle = {"DELIVERY_MIN_IDLE": f"{min_idles[number]:g}s"}
-            name = folder / f"lost-node-{number}"
-            with _new_group(fork_server, name, CONCURRENCIES[number % 2], options, **min_idle) as group:
-                url = group.server.url.replace(group.server.host, LOST_NODE_ADDRESS)
-                return measure_takeover(group, lambda _: _drop(LOST_NODE_ADDRESS, group.server.port), url)
+
+            def measure(own_folder: Path) -> Sample:
+                with _new_group(fork_server, own_folder, CONCURRENCIES[number % 2], options, **min_idle) as group:
+                    url = group.server.url.replace(group.server.host, LOST_NODE_ADDRESS)
+                    return measure_takeover(group, lambda _: _drop(LOST_NODE_ADDRESS, group.server.port), url)
+
+            return retry_until_held(measure, folder / f"lost-node-{number}")
 
         with ThreadPoolExecutor(PARALLEL) as pool:
             samples = list(pool.map(lose_one, range(len(min_idles))))
