@@ -82,8 +82,13 @@ class Proxy:
         self.stop()
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._listener.sockets[0].getsockname()
+        return host, port
+
+    @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.address[1]}/0"
 
     def cut_all(self) -> None:
         """Cut every connection."""

@@ -21,7 +21,7 @@ from tests.reliability.acceptance.takeover import in_own_network, measure_kills,
 from tests.reliability.fork_server import ROOT
 
 NAMES = ("kill", "lost-node", "twice", "rollout", "idle")
-IN_NETWORK = "lost-node-in-own-network"
+IN_OWN_NETWORK = "-in-own-network"
 
 
 def main() -> int:
@@ -30,22 +30,21 @@ def main() -> int:
     min_idles = [3.0] * options.repetitions + [30.0]
     measurements: dict[str, Callable[[], tuple[str, bool]]] = {
         "kill": lambda: measure_kills(options.kills, folder),
-        IN_NETWORK: lambda: measure_lost_nodes(min_idles, folder),
+        f"lost-node{IN_OWN_NETWORK}": lambda: measure_lost_nodes(min_idles, folder),
         "twice": lambda: measure_started_twice(
             [case for case in CASES if options.only in case.name], options.repetitions, folder
         ),
         "rollout": lambda: measure_rollout(5, folder),
         "idle": lambda: measure_idle_cost(options.seconds, folder),
     }
-    is_met, reports = True, []
+    is_met = True
     for name in options.names:
         if name == "lost-node":
             is_met &= _lost_nodes(options.repetitions)
             continue
         report, is_kept = measurements[name]()
         is_met &= is_kept
-        reports.append(f"## {name}\n\n{report}\n")
-        print(f"\n{reports[-1]}", flush=True)
+        print(f"\n## {name.removesuffix(IN_OWN_NETWORK)}\n\n{report}\n", flush=True)
     if is_met:
         shutil.rmtree(folder)
     else:
@@ -55,7 +54,14 @@ def main() -> int:
 
 def _lost_nodes(repetitions: int) -> bool:
     """Run the measurement in a network namespace, so that its packet filter affects nothing else."""
-    command = [sys.executable, "-m", "tests.reliability.acceptance", IN_NETWORK, "--repetitions", str(repetitions)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.reliability.acceptance",
+        f"lost-node{IN_OWN_NETWORK}",
+        "--repetitions",
+        str(repetitions),
+    ]
     try:
         return subprocess.run(in_own_network(command), cwd=ROOT, check=False).returncode == 0
     except MissingTool as missing:
@@ -71,7 +77,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120, help="seconds in which idle commands are counted")
     parser.add_argument("--only", default="", help="part of the names of the `twice` cases")
     options = parser.parse_args()
-    if unknown := set(options.names) - {*NAMES, IN_NETWORK}:
+    if unknown := set(options.names) - {*NAMES, f"lost-node{IN_OWN_NETWORK}"}:
         parser.error(f"found {', '.join(sorted(unknown))}, expected {', '.join(NAMES)}")
     return options
 

@@ -41,11 +41,12 @@ def max_lateness(ledger: Path, consumers: set[str], begin: float, end: float) ->
 async def handle(data: dict[str, Any]) -> None:
     """Start the control timer, and do the same as `scripted_handler.handle`."""
     if not _timers:
-        _timers.append(asyncio.create_task(_measure(current_message().consumer)))
+        _timers.append(asyncio.create_task(measure_lateness(current_message().consumer)))
     await scripted_handler.handle(data)
 
 
-async def _measure(consumer: str) -> None:
+async def measure_lateness(consumer: str) -> None:
+    """Record late wake-ups until the task is cancelled."""
     with control_file(Path(os.environ["LEDGER"])).open("a", buffering=1) as lines:
         while True:
             due = time.monotonic() + INTERVAL_SECONDS

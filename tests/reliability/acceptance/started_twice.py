@@ -59,7 +59,7 @@ class Case:
 
 @dataclass
 class Run:
-    """One repetition of a case."""
+    """Repetition of a case."""
 
     case: Case
     group: Group
