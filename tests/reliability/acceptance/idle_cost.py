@@ -58,8 +58,11 @@ def _count_calls(fork_server: ForkServer, folder: Path, pods: int, seconds: floa
         time.sleep(WARM_UP_SECONDS)
         with Redis.from_url(group.server.url) as ending:
             ending.ping()  # connects before the count starts
-            threading.Timer(seconds, ending.echo, (_END,)).start()
-            return _monitor_calls(group.client)
+            timer = threading.Timer(seconds, ending.echo, (_END,))
+            timer.start()
+            calls = _monitor_calls(group.client)
+            timer.join()
+    return calls
 
 
 def _monitor_calls(client: Redis) -> Calls:
