@@ -7,9 +7,6 @@ from typing import Any
 
 from streamconsumer.processor import current_message
 
-REGISTRATIONS = "registrations"
-"""The companion key of `benchmarks.lowest_unsettled`."""
-
 
 async def handle(data: dict[str, Any]) -> None:
     """Sleep for the seconds that the message states."""

@@ -1,10 +1,9 @@
-"""Workload: XGROUP DESTROY under load. Compares the group snapshot with one lowest unsettled ID per consumer."""
+"""Workload: XGROUP DESTROY under load, and the cost of the group snapshot."""
 
 import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import redis
 
 from benchmarks.contenders.harness import GROUP, STREAM
-from benchmarks.lost_group import REGISTRATIONS
 from benchmarks.pods import Pod
 from benchmarks.results import Section, table
 from benchmarks.runs import connect, fill, reset_server
 from streamconsumer.processor.consumer import group_snapshot
-from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, entry_keys, group_key
 from tests.cluster.redis_servers import REDIS, VALKEY, RedisServer
 from tests.cluster.runs import wait_until
 
@@ -25,11 +23,7 @@ ROUNDS = 1
 TRIES, CALLS = 10, 20
 PODS, CONCURRENCY = 4, 20
 BEFORE_SECONDS, AFTER_SECONDS, TIMEOUT_SECONDS = 25.0, 3.0, 90.0
-HANDLERS = {
-    "snapshot": "benchmarks.lost_group:handle",
-    "lowest id": "benchmarks.lowest_unsettled:handle",
-    "lowest id, walked": "benchmarks.lowest_unsettled:handle",
-}
+HANDLER = "benchmarks.lost_group:handle"
 LOADS = {
     "200/s, 5 ms, one in 200 takes 20 s": (200, (0.005,) * 199 + (20,)),
     "200/s, 5 ms": (200, (0.005,)),
@@ -39,7 +33,6 @@ HEAD = [
     "server",
     "load",
     "kill -9",
-    "form",
     "produced",
     "run again",
     "in two pods at a time",
@@ -47,44 +40,25 @@ HEAD = [
     "lost",
     "settled after s",
 ]
-COST_HEAD = ["server", "pending", "consumers", "save, µs", "save, skipped, µs", "save, bytes", "HSETs, µs", "bytes"]
-
-DESTROY = """
-for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local lowest = each[2] ~= ARGV[2] and redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, each[2])[1]
-  if lowest then
-    local ms, sequence = lowest[1]:match('^(%d+)-(%d+)$')
-    local before = sequence ~= '0' and string.format('%s-%d', ms, sequence - 1)
-    before = before or string.format('%d-18446744073709551615', ms - 1)
-    redis.call('HSET', KEYS[2], each[2], before)
-  end
-end
-if ARGV[3] == 'yes' then redis.call('HSET', KEYS[2], ARGV[2], 'walk') end
-return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-"""
-"""Destroy the group. Just before, each consumer that has pending entries registers the position before the lowest."""
+COST_HEAD = ["server", "pending", "consumers", "save, µs", "save, skipped, µs", "save, bytes"]
 
 
 def measure(number: int) -> Section:
-    """Measure all forms at the same time on one server, each with its own stream."""
+    """Measure each load with and without a killed pod."""
     rows, costs = [], []
     for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
         with RedisServer(flavour=flavour) as server, connect(server.url) as client:
             for load, kill in itertools.product(LOADS, (False, True)):
-                runs = [_Run(server.url, load, form, kill) for form in HANDLERS]
-                reset_server(client, *(run.stream for run in runs))
-                with ThreadPoolExecutor(len(runs)) as threads:
-                    rows += [[flavour.name, *cells] for cells in threads.map(_Run.run, runs)]
+                run = _Run(server.url, load, kill)
+                reset_server(client, run.stream)
+                rows.append([flavour.name, *run.run()])
             for pending, names in itertools.product((0, 1000, 10_000), (4, 1000)):
                 costs.append([flavour.name, *_snapshot_cost(client, pending, names)])
     facts = (
         f"loopback, {PODS} pods per row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} s; "
         "with kill -9, one pod is killed just before."
     )
-    note = (
-        "A busy pod saves the snapshot once per second and group, and every other busy pod skips it. "
-        "HSETs write one registration per consumer."
-    )
+    note = "A busy pod saves the snapshot once per second and group, and every other busy pod skips it."
     return Section("lost_group", facts, HEAD, rows, closing=[note, table(COST_HEAD, costs)])
 
 
@@ -94,29 +68,21 @@ class _Run:
 
     url: str
     load: str
-    form: str
     kills_pod: bool
 
     @property
     def stream(self) -> str:
-        return f"{self.form} {self.kills_pod}"
+        return f"lost {self.kills_pod}"
 
     def run(self) -> list[str]:
         settings = {"stream": self.stream, "consumer_group": GROUP, "concurrency": str(CONCURRENCY)}
         with connect(self.url) as client, ExitStack() as stack:
-            pods = [
-                stack.enter_context(Pod(self.url, HANDLERS[self.form], f"pod-{i}", **settings)) for i in range(PODS)
-            ]
+            pods = [stack.enter_context(Pod(self.url, HANDLER, f"pod-{i}", **settings)) for i in range(PODS)]
             for pod in pods:
                 pod.wait_until_started()
             produced = self._produce(client, BEFORE_SECONDS)
             killed = pods[0].kill() if self.kills_pod else None
-            registrations = group_key(self.stream, GROUP, REGISTRATIONS)
-            if self.form == "snapshot":
-                client.xgroup_destroy(self.stream, GROUP)
-            else:
-                walk = "yes" if "walked" in self.form else "no"
-                client.eval(DESTROY, 2, self.stream, registrations, GROUP, POSTPONED_CONSUMER, walk)
+            client.xgroup_destroy(self.stream, GROUP)
             destroyed = time.monotonic()
             produced += self._produce(client, AFTER_SECONDS)
             wait_until(lambda: self._is_done(client, produced[-1]), TIMEOUT_SECONDS, pause=0.2)
@@ -127,7 +93,6 @@ class _Run:
         return [
             self.load,
             "yes" if self.kills_pod else "no",
-            self.form,
             *(f"{cell:,}" for cell in cells),
             f"{seconds:.0f}",
         ]
@@ -176,25 +141,24 @@ def _events(text: str) -> list[list[str]]:
 
 
 def _snapshot_cost(client: redis.Redis, pending: int, names: int) -> list[str]:
-    """Measure the server's time for one save of the snapshot, and for one HSET of each consumer."""
+    """Measure the server's time for one save of the snapshot."""
     reset_server(client)
     fill(client, pending)
     for name in (POSTPONED_CONSUMER, *range(names)):
         client.xgroup_createconsumer(STREAM, GROUP, name)
     for number in range(names if pending else 0):
         client.xreadgroup(GROUP, str(number), {STREAM: ">"}, max(1, pending // names))
-    keys = [STREAM, *(group_key(STREAM, GROUP, suffix) for suffix in ("postponed", "last-known", REGISTRATIONS))]
+    keys = [*entry_keys(STREAM, GROUP), group_key(STREAM, GROUP, "last-known")]
 
     def save(*, is_due: bool) -> None:
         if is_due:
-            client.hdel(keys[2], "at")
-        client.eval(group_snapshot.SAVE, 3, *keys[:3], GROUP, 0)
+            client.hdel(keys[-1], "at")
+        client.eval(group_snapshot.SAVE, len(keys), *keys, GROUP, 0)
 
     saved = _microseconds(client, "eval", lambda: save(is_due=True))
     skipped = _microseconds(client, "eval", lambda: save(is_due=False))
-    size = len(group_snapshot.SAVE) + sum(len(value) for value in client.hvals(keys[2]))
-    hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
-    cells = [pending, names, saved, skipped, size, hset, names * len("pod-01764000000000-0")]
+    size = len(group_snapshot.SAVE) + sum(len(value) for value in client.hvals(keys[-1]))
+    cells = [pending, names, saved, skipped, size]
     return [f"{cell:,.0f}" for cell in cells]
 
 

@@ -1,9 +1,7 @@
 """Code that is mutated: the Lua scripts, and the modules that hold leases, liveness and claiming."""
 
-import ast
 import gc
 import importlib
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,22 +23,17 @@ MODULES = (
 )
 """Modules whose functions are mutated."""
 
-SCRIPT_PACKAGES = ("processor", "cli")
-"""Packages whose Lua scripts are mutated, including the scripts that they import."""
-
-_LUA = re.compile(r"\bredis\.p?call\(|\blocal function\b")
+LUA_FOLDER = "redis_client/lua"
+"""Folder whose scripts are mutated."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A constant that contains a Lua script, or the common first part of several scripts."""
+    """A file with a Lua script or a library function."""
 
     path: str
     name: str
     text: str
-    """Text without the text of the script with which this script begins."""
-    first_line: int
-    """Line of the module at which the text begins."""
 
     def mark(self, offset: int) -> str:
         """Return the mark of a statement."""
@@ -57,7 +50,7 @@ def mutants() -> list[Mutant]:
 
 def _mutants_of_script(script: Script) -> Iterator[Mutant]:
     for edit in lua.edits(script.text):
-        line = script.first_line + script.text.count("\n", 0, edit.start)
+        line = 1 + script.text.count("\n", 0, edit.start)
         marks = frozenset({script.mark(edit.statement)})
         yield Mutant(script.path, script.name, line, edit, script.text, marks, is_script=True)
 
@@ -74,46 +67,9 @@ def _mutants_of_module(path: str) -> Iterator[Mutant]:
 
 @cache
 def scripts() -> tuple[Script, ...]:
-    """Return the scripts of `SCRIPT_PACKAGES`, and the scripts that their modules import from other packages."""
-    found = {path: list(_scripts_in(path)) for path in _paths() if _LUA.search((PACKAGE / path).read_text())}
-    imported = {name for path in _paths(*SCRIPT_PACKAGES) for name in _names((PACKAGE / path).read_text())}
-    return tuple(
-        script
-        for path, each in found.items()
-        for script in each
-        if path.startswith(SCRIPT_PACKAGES) or script.name in imported & _USED_BY_ENGINE
-    )
-
-
-_USED_BY_ENGINE = {"DELETE_IDLE_CONSUMER"}
-"""Scripts of other packages that the engine runs."""
-
-
-def _paths(*packages: str) -> list[str]:
-    paths = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
-    return [path for path in paths if not packages or path.startswith(packages)]
-
-
-def _scripts_in(path: str) -> Iterator[Script]:
-    module = module_of(path)
-    nodes = [node for node in ast.parse((PACKAGE / path).read_text()).body if isinstance(node, ast.Assign)]
-    constants = {node.targets[0].id: node for node in nodes if isinstance(node.targets[0], ast.Name)}
-    for name, node in constants.items():
-        value = getattr(module, name)
-        if not isinstance(value, str) or not _LUA.search(value) or "\n" not in value:
-            continue
-        own, first_line = value, node.lineno
-        if isinstance(node.value, ast.JoinedStr) and isinstance(node.value.values[0], ast.FormattedValue):
-            part = node.value.values[0].value
-            assert isinstance(part, ast.Name)
-            own = value.removeprefix(getattr(module, part.id))
-        yield Script(path, name, own, first_line)
-
-
-def _names(source: str) -> set[str]:
-    return {
-        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
+    """Return the scripts and the library functions."""
+    paths = sorted((PACKAGE / LUA_FOLDER).rglob("*.lua"))
+    return tuple(Script(str(path.relative_to(PACKAGE)), path.stem.upper(), path.read_text()) for path in paths)
 
 
 # -- application -------------------------------------------------------------------------------------------------------

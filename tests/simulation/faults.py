@@ -307,8 +307,8 @@ def _set_option(simulation: "Simulation", name: str, value: str, default: str) -
 
 def eval_refused(simulation: "Simulation", fault: FaultPlan) -> End:
     """An administrator removes the permission for EVAL, and grants it again."""
-    simulation.server.inspect("ACL", "SETUSER", "default", "-eval")
-    return lambda: simulation.server.inspect("ACL", "SETUSER", "default", "+eval")
+    simulation.server.inspect("ACL", "SETUSER", "default", "-eval", "-evalsha")
+    return lambda: simulation.server.inspect("ACL", "SETUSER", "default", "+eval", "+evalsha")
 
 
 def misconf(simulation: "Simulation", fault: FaultPlan) -> End:

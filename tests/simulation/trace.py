@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 
 import streamconsumer.processor
+from streamconsumer.redis_client.scripts import Script
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.server import Arguments
 
@@ -49,7 +50,7 @@ class Trace:
 
 def command_text(arguments: Arguments) -> str:
     """Return a command on one line. A Lua script is shown by its name."""
-    if arguments[0].upper() == b"EVAL":
+    if arguments[0].upper() in {b"EVAL", b"EVALSHA"}:
         arguments = [b"EVAL", operation_name(arguments).encode(), *arguments[3 + int(arguments[2]) :]]
     return shortened(b" ".join(arguments))
 
@@ -66,7 +67,7 @@ def operation_name(arguments: Arguments) -> str:
     """Return the name of a command: for EVAL the name of the script, for commands with subcommands both words."""
     name = arguments[0].upper().decode(errors="replace")
     match name:
-        case "EVAL":
+        case "EVAL" | "EVALSHA":
             return script_names().get(arguments[1], "EVAL")
         case "XGROUP" | "XINFO" | "CLIENT" | "CONFIG":
             return f"{name} {arguments[1].upper().decode(errors='replace')}"
@@ -87,4 +88,6 @@ def script_names() -> dict[bytes, str]:
         for name, value in vars(import_module(module.name)).items():
             if isinstance(value, str) and name.isupper() and ("redis.call" in value or "redis.pcall" in value):
                 names.setdefault(value.encode(), name)
+                if isinstance(value, Script):
+                    names.setdefault(value.sha1.encode(), name)
     return names

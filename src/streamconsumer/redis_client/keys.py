@@ -39,6 +39,22 @@ POSTPONED_CONSUMER = "~postponed"
 The sorted set `group_key(…, "postponed")` stores when each entry is due.
 """
 
-COMPANION_SUFFIXES = ("postponed", "consumers", "readers", "last-known", "committed")
+ENTRY_SUFFIXES = ("postponed", "claimed", "claimed-before", "committed")
+"""Suffixes of the companion keys that the scripts about single entries use."""
+
+COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, "consumers", "readers", "last-known")
 """Suffixes of all companion keys that contain group state. The list omits the dead-letter stream, because dead letters
 are messages."""
+
+CLAIM_HASH_SIZE, CLAIM_SECONDS = 5000, 86_400
+"""Maximum number of claims in each of the two companion hashes that record claims, and the time after which a hash
+expires if no claim is added."""
+
+MAX_REMEMBERED_COMMITS = 50_000
+"""Maximum number of remembered commits and dead letters per group. The ids of 50,000 commits occupy about 6 MB."""
+
+
+def entry_keys(stream: str, group: str) -> list[str]:
+    """Return the first keys of each script about single entries: the stream, and the companion keys of
+    ENTRY_SUFFIXES."""
+    return [stream, *(group_key(stream, group, suffix) for suffix in ENTRY_SUFFIXES)]

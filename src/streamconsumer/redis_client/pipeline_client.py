@@ -18,6 +18,7 @@ from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_o
 from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
+from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -107,7 +108,14 @@ class PipelineClient:
         return host if port is None else f"{host}:{port}"
 
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
-        connection = await self._connect()
+        found = await self._send(connection := await self._connect(), [tuple(by_hash(command)) for command in commands])
+        if unknown := [index for index, reply in enumerate(found) if is_unknown_script(reply)]:
+            repeated = await self._send(connection, [commands[index] for index in unknown])
+            for index, reply in zip(unknown, repeated, strict=True):
+                found[index] = reply
+        return [classify_errors(reply, self._server_name) for reply in found]
+
+    async def _send(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
         await connection.send_packed_command(connection.pack_commands(commands))
         replies, turn_began = [], time.monotonic()
         for command in commands:
@@ -119,9 +127,9 @@ class PipelineClient:
 
     async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
         try:
-            return classify_errors(await connection.read_response(), self._server_name)
+            return await connection.read_response()
         except ResponseError as error:
-            return classify_error(error, self._server_name)
+            return error
         except ReplyTooLarge as error:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
 

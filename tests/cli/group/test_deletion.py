@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.group.deletion import MAX_REGISTRATIONS, DeletionResult, delete_group
+from streamconsumer.cli.group.deletion import DeletionResult, delete_group
 from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, Reject, Retry
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
-from streamconsumer.redis_client.scripts import MAX_CONSUMERS
+from streamconsumer.redis_client.scripts import MAX_CONSUMERS, MAX_REGISTRATIONS
 from tests.cli.target_command import TargetCommand
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer

@@ -15,16 +15,22 @@ from redis.exceptions import NoPermissionError, ResponseError
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.consumer import effects_commit as applying
 from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
+from streamconsumer.processor.consumer.large_entries import BoundedReads
+from streamconsumer.processor.consumer.memory_limit import memory_limits
+from streamconsumer.processor.consumer.pending_entries import PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key, hash_slot
+from streamconsumer.redis_client.outcome import Outcome
+from streamconsumer.redis_client.scripts import load_script
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES
 
-MEMORY = group_key(STREAM, GROUP, "committed")
+MEMORY, COMPANIONS = group_key(STREAM, GROUP, "committed"), group_key(STREAM, GROUP, "*")
 CHILD = Path(__file__).with_name("effects_child.py")
 
 
@@ -45,8 +51,17 @@ async def start_entry(group: Group, count: int = 1, consumer: str = "pod-a") -> 
     return await group.read_as(consumer, count)
 
 
-async def commit_on(group: Group, message_id: str, effects: Effects) -> bool:
+async def commit_on(group: Group, message_id: str, effects: Effects) -> Outcome:
     return await commit_effects(group.manager().execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, effects)
+
+
+async def claim_as(group: Group, consumer: str, message_id: str) -> None:
+    """Claim an entry as a processor does."""
+    manager, limits = group.manager(), memory_limits(group.delivery.max_entry_bytes)
+    reads = BoundedReads(manager, limits, ReadSize(limits))
+    pending = PendingEntries(manager.execute, reads, STREAM, GROUP, consumer)
+    await pending.claim([PendingEntry(message_id, 1)], timedelta(0))
+    await reads.close()
 
 
 async def server_content(group: Group) -> dict[str, Any]:
@@ -71,7 +86,7 @@ async def test_effects_and_acknowledgement_happen_together(any_group: Group) -> 
         .delete("old")
         .delete("never")
     )
-    assert await commit_on(any_group, message_id, effects)
+    assert await commit_on(any_group, message_id, effects) is Outcome.DONE
     assert await any_group.pending() == 0
     assert await client.xlen("invoices") == 2
     assert await client.mget("last", "soon", "count", "new", "old") == ["7", "gone", "42", "-3", None]
@@ -81,7 +96,7 @@ async def test_effects_and_acknowledgement_happen_together(any_group: Group) -> 
 
 async def test_empty_effects_only_acknowledge(any_group: Group) -> None:
     [message_id] = await start_entry(any_group)
-    assert await commit_on(any_group, message_id, Effects())
+    assert await commit_on(any_group, message_id, Effects()) is Outcome.DONE
     assert await any_group.pending() == 0
 
 
@@ -90,30 +105,63 @@ async def test_effect_adds_an_entry_with_the_maximum_number_of_fields(any_group:
     effects = Effects()
     for number in range(50):
         effects.add(f"out-{number}", {str(each): "v" for each in range(1000)})
-    assert await commit_on(any_group, message_id, effects)
+    assert await commit_on(any_group, message_id, effects) is Outcome.DONE
     assert await any_group.client.xlen("out-49") == 1
 
 
 async def test_effects_are_not_applied_when_another_consumer_owns_the_entry(any_group: Group) -> None:
     [message_id] = await start_entry(any_group)
     await any_group.claim([message_id], "pod-b")
-    assert not await commit_on(any_group, message_id, Effects().increment("count").add("out", {"a": "b"}))
+    assert await commit_on(any_group, message_id, Effects().increment("count").add("out", {"a": "b"})) is Outcome.LOST
     assert await server_content(any_group) == {STREAM: "stream"}
     assert [each.consumer for each in await any_group.entries()] == ["pod-b"]
 
 
-async def test_effects_are_not_applied_when_the_entry_is_already_acknowledged(any_group: Group) -> None:
+async def test_effects_are_applied_when_another_program_has_acknowledged_the_entry(any_group: Group) -> None:
+    """Such an entry looks like an entry whose group or consumer was deleted."""
     [message_id] = await start_entry(any_group)
     await any_group.client.xack(STREAM, GROUP, message_id)
-    assert not await commit_on(any_group, message_id, Effects().increment("count"))
-    assert await server_content(any_group) == {STREAM: "stream"}
+    assert await commit_on(any_group, message_id, Effects().increment("count")) is Outcome.DONE
+    assert await any_group.client.get("count") == "1"
+
+
+@pytest.mark.parametrize("loss", ["consumer deleted", "group destroyed", "entry trimmed"])
+async def test_effects_are_applied_once_when_the_entry_has_no_owner(any_group: Group, loss: str) -> None:
+    [message_id] = await start_entry(any_group)
+    client = any_group.client
+    if loss == "consumer deleted":
+        await client.xgroup_delconsumer(STREAM, GROUP, "pod-a")
+    elif loss == "group destroyed":
+        await client.xgroup_destroy(STREAM, GROUP)
+        await client.xgroup_create(STREAM, GROUP, "$")
+    else:
+        await client.xdel(STREAM, message_id)
+        await client.xack(STREAM, GROUP, message_id)
+    for _ in range(2):
+        assert await commit_on(any_group, message_id, Effects().increment("count")) is Outcome.DONE
+    assert await client.get("count") == "1"
+
+
+async def test_effects_are_not_applied_when_a_peer_has_claimed_and_settled_the_entry(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    await claim_as(any_group, "pod-b", message_id)
+    await any_group.client.xack(STREAM, GROUP, message_id)
+    assert await commit_on(any_group, message_id, Effects().increment("count")) is Outcome.LOST
+    assert await any_group.client.get("count") is None
+
+
+async def test_effects_with_two_increments_need_the_permission_only_once_checked(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    effects = Effects().increment("first").increment("second")
+    assert await commit_on(any_group, message_id, effects) is Outcome.DONE
+    assert await any_group.client.mget(["first", "second"]) == ["1", "1"]
 
 
 async def test_effects_are_applied_once_when_two_consumers_commit_them(any_group: Group) -> None:
     ids = await start_entry(any_group, 50)
     execute = any_group.manager().execute
 
-    async def one(consumer: str, message_id: str) -> bool:
+    async def one(consumer: str, message_id: str) -> Outcome:
         await any_group.claim([message_id], consumer)
         return await commit_effects(
             execute, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count")
@@ -127,27 +175,27 @@ async def test_effects_are_applied_once_when_two_consumers_commit_them(any_group
 async def test_repeated_commit_applies_nothing_more_after_a_lost_reply(any_group: Group) -> None:
     [message_id] = await start_entry(any_group)
     effects = Effects().increment("count")
-    assert await commit_on(any_group, message_id, effects)
-    assert not await commit_on(any_group, message_id, effects)
+    for _ in range(2):
+        assert await commit_on(any_group, message_id, effects) is Outcome.DONE
     assert await any_group.client.get("count") == "1"
 
 
 async def test_repeated_commit_applies_nothing_more_after_a_late_renewal(any_group: Group) -> None:
     [message_id] = await start_entry(any_group)
     effects = Effects().increment("count")
-    assert await commit_on(any_group, message_id, effects)
+    assert await commit_on(any_group, message_id, effects) is Outcome.DONE
     await any_group.client.xclaim(STREAM, GROUP, "pod-a", 0, [message_id], force=True, justid=True)
     assert await any_group.pending() == 1
-    assert await commit_on(any_group, message_id, effects)
+    assert await commit_on(any_group, message_id, effects) is Outcome.DONE
     assert await any_group.pending() == 0
     assert await any_group.client.get("count") == "1"
 
 
 async def test_only_the_last_commits_are_remembered(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(applying, "MAX_REMEMBERED_COMMITS", 3)
+    monkeypatch.setattr(applying, "COMMIT", load_script("commit_effects", MAX_REMEMBERED_COMMITS=3))
     ids = await start_entry(any_group, 5)
     for message_id in ids:
-        assert await commit_on(any_group, message_id, Effects())
+        assert await commit_on(any_group, message_id, Effects()) is Outcome.DONE
     assert sorted(await any_group.client.zrange(MEMORY, 0, -1)) == ids[2:]
 
 
@@ -199,7 +247,7 @@ async def test_value_that_is_not_a_number_rejects_all_effects(any_group: Group, 
 @pytest.mark.parametrize("value", ["0", "-7", "9" * 18, "-" + "9" * 18])
 async def test_whole_numbers_are_incremented(any_group: Group, message_id: str, value: str) -> None:
     await any_group.client.set("count", value)
-    assert await commit_on(any_group, message_id, Effects().increment("count", MAX_INCREMENT))
+    assert await commit_on(any_group, message_id, Effects().increment("count", MAX_INCREMENT)) is Outcome.DONE
     assert await any_group.client.get("count") == str(int(value) + MAX_INCREMENT)
 
 
@@ -209,7 +257,7 @@ async def test_effects_on_the_own_stream_may_only_add_entries(any_group: Group, 
     trimming = await rejection_of(any_group, message_id, Effects().add(STREAM, {"a": "b"}, max_length=1))
     assert "set spec.retention" in trimming
     assert "is reserved for StreamConsumer" in await rejection_of(any_group, message_id, Effects().delete(MEMORY))
-    assert await commit_on(any_group, message_id, Effects().add(STREAM, {"a": "b"}))
+    assert await commit_on(any_group, message_id, Effects().add(STREAM, {"a": "b"})) is Outcome.DONE
     assert await any_group.client.xlen(STREAM) == 2
 
 
@@ -219,9 +267,10 @@ async def test_effects_on_the_own_stream_may_only_add_entries(any_group: Group, 
 @pytest.mark.parametrize("lacking", REQUIRED_PERMISSIONS.split())
 async def test_missing_permission_rejects_all_effects(any_group: Group, message_id: str, lacking: str) -> None:
     rights = [each for each in REQUIRED_PERMISSIONS.split() if each != lacking]
-    keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "count", "old")]
+    keys = [f"~{key}" for key in (STREAM, COMPANIONS, "out", "value", "count", "old")]
     await any_group.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)  # type: ignore[no-untyped-call] # ships no types
     await any_group.client.set("count", "1")
+    await any_group.client.script_flush()
     execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError) as raised:
         await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
@@ -231,7 +280,7 @@ async def test_missing_permission_rejects_all_effects(any_group: Group, message_
     assert await any_group.client.get("count") == "1"
     assert await any_group.pending() == 1
     await any_group.client.execute_command("ACL", "SETUSER", "shop", lacking)  # type: ignore[no-untyped-call] # ships no types
-    assert await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+    assert await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL) is Outcome.DONE
     assert await server_content(any_group) == dict.fromkeys(("count", "value"), "string") | {
         "out": "stream",
         STREAM: "stream",
@@ -240,7 +289,7 @@ async def test_missing_permission_rejects_all_effects(any_group: Group, message_
 
 
 async def test_inaccessible_key_rejects_all_effects(any_group: Group, message_id: str) -> None:
-    keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "old")]
+    keys = [f"~{key}" for key in (STREAM, COMPANIONS, "out", "value", "old")]
     await any_group.client.execute_command(
         "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *REQUIRED_PERMISSIONS.split()
     )  # type: ignore[no-untyped-call] # ships no types
@@ -256,7 +305,7 @@ async def test_server_out_of_memory_rejects_all_effects_except_deletions(any_gro
         await commit_on(any_group, message_id, FULL)
     assert str(raised.value).removeprefix("OOM ").startswith("command not allowed when used memory > 'maxmemory'")
     assert await server_content(any_group) == KEPT
-    assert await commit_on(any_group, message_id, Effects().delete("old"))
+    assert await commit_on(any_group, message_id, Effects().delete("old")) is Outcome.DONE
     await any_group.client.config_set("maxmemory", 0)
     assert await server_content(any_group) == {STREAM: "stream", MEMORY: "zset"}
 

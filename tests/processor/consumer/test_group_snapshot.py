@@ -308,6 +308,7 @@ async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(an
     written = await _saved_at(any_group)
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await peer.restore_group("0-0", "0")
+    await peer.restore_entries()
 
     async def saved_again() -> bool:
         await peer.save()
@@ -317,10 +318,13 @@ async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(an
     if way == "heartbeat":
         assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     else:
-        await dead.restore_group("0-0", "0", in_flight=ids)
+        await dead.restore_group("0-0", "0")
+        await dead.restore_entries()
+        assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     assert {each.consumer for each in await any_group.entries()} == {"dead"}
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await peer.restore_group(ids[-1], "0")
+    await peer.restore_entries()
     assert [each.message_id for each in await any_group.entries()] == ids
 
 
@@ -334,6 +338,7 @@ async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await any_group.client.xdel(STREAM, trimmed)
     await peer.restore_group("0-0", "0")
+    await peer.restore_entries()
     assert [each.message_id for each in await any_group.entries()] == ids
     due: list[str] = []
 

@@ -24,9 +24,10 @@ SMALLEST = [
         "+xinfo|groups",
         "+xinfo|consumers",
     ),
-    *("+hset", "+hget", "+hscan", "+hdel", "+zadd", "+zrem", "+zrangebyscore", "+zremrangebyscore", "+zscore"),
-    "+time",
-    *("+eval", "+client|id", "+client|unblock"),
+    *("+hset", "+hget", "+hscan", "+hdel", "+hlen"),
+    *("+zadd", "+zrem", "+zrangebyscore", "+zremrangebyscore", "+zremrangebyrank", "+zscore", "+zscan"),
+    *("+expire", "+rename", "+del", "+time"),
+    *("+eval", "+evalsha", "+client|id", "+client|unblock"),
 ]
 """On these keys; docs/redis.md says the same."""
 

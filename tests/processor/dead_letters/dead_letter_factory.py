@@ -7,6 +7,7 @@ from streamconsumer.processor.dead_letters.record import DeadLetterReason, Failu
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.group import GROUP, STREAM, Group
 
 KEY = group_key(STREAM, GROUP, "dead-letters")
@@ -25,7 +26,7 @@ def dead_letter_writer(group: Group, key: str = KEY, max_length: int = 100_000) 
     return DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, key, max_length)
 
 
-async def write_dead_letter(writer: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]) -> bool:
+async def write_dead_letter(writer: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]) -> Outcome:
     """Dead-letter one entry of the consumer `pod-a`. Raises the error of the server."""
     [answer] = await writer.write_many("pod-a", [(message_id, fields_and_failure)])
     if isinstance(answer, Exception):
@@ -74,7 +75,7 @@ async def command(group: Group, *words: Any) -> Any:
     return await group.client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types
 
 
-async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{KEY}")) -> None:
+async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{{{STREAM}}}:*")) -> None:
     """Grant the group's managers only these permissions from now on."""
     await command(group, "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)
     group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"

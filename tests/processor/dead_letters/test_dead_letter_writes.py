@@ -5,6 +5,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from streamconsumer.processor.dead_letters.record import from_fields, to_fields
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
+from streamconsumer.redis_client.outcome import Outcome
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
@@ -18,7 +19,7 @@ from tests.processor.dead_letters.dead_letter_factory import (
 )
 from tests.processor.group import STREAM, Group
 
-RIGHTS = ["+xadd", "+xack", "+xpending", "+eval"]
+RIGHTS = ["+xadd", "+xack", "+xpending", "+eval", "+evalsha", "+zadd", "+zscore", "+zremrangebyrank", "+hget", "+time"]
 
 
 @pytest.fixture
@@ -33,7 +34,10 @@ async def test_dead_letter_is_written_and_its_entry_acknowledged(
     any_group: Group, dead_letters: DeadLetterWriter
 ) -> None:
     message_id = await add_pending_message(any_group)
-    assert await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+    assert (
+        await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+        is Outcome.DONE
+    )
     assert await any_group.pending() == 0
     [(dead_letter_id, fields)] = await raw(any_group, KEY)
     record = from_fields(dead_letter_id, fields)
@@ -44,15 +48,19 @@ async def test_dead_letter_is_written_and_its_entry_acknowledged(
 async def test_entry_of_another_consumer_is_not_dead_lettered(any_group: Group, dead_letters: DeadLetterWriter) -> None:
     message_id = await add_pending_message(any_group)
     await any_group.claim([message_id], "pod-b")
-    assert not await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+    assert (
+        await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+        is Outcome.LOST
+    )
     assert [each.consumer for each in await any_group.entries()] == ["pod-b"]
     assert await raw(any_group, KEY) == []
 
 
 async def test_entry_is_dead_lettered_only_once(any_group: Group, dead_letters: DeadLetterWriter) -> None:
     message_id = await add_pending_message(any_group)
-    assert await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
-    assert not await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+    record = to_fields(FIELDS, failure_details(message_id))
+    for _ in range(2):
+        assert await write_dead_letter(dead_letters, message_id, record) is Outcome.DONE
     assert len(await raw(any_group, KEY)) == 1
 
 
@@ -63,7 +71,10 @@ async def test_a_key_of_another_type_leaves_the_entry_pending(any_group: Group, 
         await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
     assert await any_group.pending() == 1
     await any_group.client.delete(KEY)
-    assert await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+    assert (
+        await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
+        is Outcome.DONE
+    )
     assert await any_group.pending() == 0
 
 
@@ -101,8 +112,11 @@ async def test_dead_letter_contains_all_fields_of_an_original_of_any_width(any_g
     await any_group.create_group()
     original = [part for number in range(count) for part in (b"\xff%d" % number, b"")]
     message_id = await add_pending_message(any_group, original)
-    assert await write_dead_letter(
-        dead_letter_writer(any_group), message_id, to_fields(original, failure_details(message_id))
+    assert (
+        await write_dead_letter(
+            dead_letter_writer(any_group), message_id, to_fields(original, failure_details(message_id))
+        )
+        is Outcome.DONE
     )
     assert await any_group.pending() == 0
     [(dead_letter_id, fields)] = await raw(any_group, KEY)
@@ -119,7 +133,10 @@ async def test_oldest_dead_letters_are_trimmed_above_the_maximum_length(any_grou
     dead_letters = dead_letter_writer(any_group, max_length=100)
     for _ in range(500):
         message_id = await add_pending_message(any_group, [b"n", b"1"])
-        assert await write_dead_letter(dead_letters, message_id, to_fields([b"n", b"1"], failure_details(message_id)))
+        assert (
+            await write_dead_letter(dead_letters, message_id, to_fields([b"n", b"1"], failure_details(message_id)))
+            is Outcome.DONE
+        )
     kept = await raw(any_group, KEY)
     assert 100 <= len(kept) <= 250
     last = from_fields(*kept[-1])

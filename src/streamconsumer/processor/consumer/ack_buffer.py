@@ -83,6 +83,10 @@ class AckBuffer:
             self._sent_ns = time.time_ns()
         return acks
 
+    def clear(self) -> None:
+        """Drop all acknowledgements that Redis has not confirmed."""
+        self._buffered, self._unconfirmed = {}, []
+
     def confirm(self, acks: AckBatch, confirmed: int) -> None:
         """Process Redis's reply to a batch of acknowledgements. `confirmed` is the number of ids that XACK
         acknowledged.

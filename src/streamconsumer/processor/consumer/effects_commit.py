@@ -3,8 +3,8 @@
 Other clients never see an intermediate state, but a failed script does not undo the writes that it has already made.
 The script therefore makes four checks before its first write.
 
-The first check is for the owner of the entry. The script applies no effect if the entry is pending with another
-consumer, or not pending.
+The first check is for the owner of the entry. The script applies no effect if another consumer owns the entry. If no
+consumer owns the entry, because the group was lost or the entry was trimmed, the script applies the effects.
 
 The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again, either
 through a lease renewal at the same time or because a lost group was recreated at an earlier position. A companion key
@@ -30,8 +30,10 @@ from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
-from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, entry_keys, group_key
+from streamconsumer.redis_client.outcome import Outcome
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
+from streamconsumer.redis_client.scripts import load_script
 
 log = logging.getLogger(__name__)
 
@@ -40,98 +42,32 @@ _SUBJECT = "the script that applies effects"
 _EXPECTED_TYPES = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}
 """Type of the key that each command expects."""
 
-MAX_REMEMBERED_COMMITS = 50_000
-"""Maximum number of remembered commits per group. The ids of 50,000 commits occupy about 6 MB."""
-
 REQUIRED_PERMISSIONS = (
-    "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
+    "+eval +evalsha +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
 )
 """Permissions that the Redis user needs on the keys of the effects and on the key of remembered commits."""
 
-COMMIT = """
-local stream, commits, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
-if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
-if redis.call('ZSCORE', commits, id) then
-  redis.call('XACK', stream, group, id)
-  return 'before'
-end
-
-local steps, deletions, at = {}, {}, 5
-while at <= #ARGV do
-  local step = {ARGV[at], KEYS[tonumber(ARGV[at + 1])]}
-  local last = at + 2 + tonumber(ARGV[at + 2])
-  for i = at + 3, last do step[#step + 1] = ARGV[i] end
-  local target = step[1] == 'DEL' and deletions or steps
-  target[#target + 1] = step
-  at = last + 1
-end
-
-local all_probes = {
-  {'XACK', {stream, group, '0-0'}, ''},  -- succeeds without free memory, as do the probes after it
-  {'ZADD', {commits, 'XX', 0, ''}, ''},
-  {'ZREMRANGEBYRANK', {commits, 1, 0}, ''},
-  {'TIME', {}, ''},
-}
-local probes = {
-  XADD = {'XADD', {stream, 'NOMKSTREAM', '0-0', 'f', 'v'}, 'must be greater than 0-0'},
-  SET = {'SET', {stream, '', 'NX'}, ''},
-  INCRBY = {'INCRBY', {stream, 0}, 'WRONGTYPE'},
-}
-for _, step in ipairs(steps) do
-  table.insert(all_probes, 1, probes[step[1]])
-  probes[step[1]] = nil
-end
-for _, probe in ipairs(all_probes) do
-  local reply = redis.pcall(probe[1], unpack(probe[2]))
-  if type(reply) == 'table' and reply.err and (probe[3] == '' or not reply.err:find(probe[3], 1, true)) then
-    return {err = (reply.err:gsub('^@user_script: %d+: %-?', ''))}  -- Redis 6.2 adds this prefix to each error
-  end
-end
-
-local expected_types = {XADD = 'stream', SET = 'string', INCRBY = 'string'}
-for _, step in ipairs(steps) do
-  local key, actual = step[2], redis.call('TYPE', step[2]).ok
-  if actual ~= 'none' and actual ~= expected_types[step[1]] then return {step[1], key, actual} end
-  if actual == 'string' and step[1] == 'INCRBY' then
-    local value = redis.call('STRLEN', key) <= 19 and redis.call('GET', key) or ''
-    local digits = value:match('^-?([1-9]%d*)$')
-    if value ~= '0' and not (digits and #digits <= 18) then return {step[1], key, 'no number'} end
-  end
-end
-
-for _, step in ipairs(deletions) do redis.call(unpack(step)) end  -- first: DEL has no probe without an effect
-local now = redis.call('TIME')
-redis.call('ZADD', commits, now[1] * 1000 + math.floor(now[2] / 1000), id)
-redis.call('ZREMRANGEBYRANK', commits, 0, -1 - tonumber(ARGV[4]))
-redis.call('XACK', stream, group, id)
-for _, step in ipairs(steps) do redis.call(unpack(step)) end
-return 'done'
-"""
-"""Lua script that applies effects and acknowledges the entry. KEYS: the stream, the remembered commits, the keys of the
-effects. ARGV: the group, the consumer, the entry id, and the maximum number of remembered commits. For each effect,
-ARGV then contains the command, the index of the key in KEYS, the number of arguments, and the arguments. Returns `done`
-if the effects were applied, `before` if an earlier call committed the effects, and `lost` if the entry is not pending
-with this consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
+COMMIT = load_script("commit_effects")
 
 
-async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> bool:
+async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> Outcome:
     """Apply the effects and acknowledge the entry.
 
-    Returns False and applies no effect if the entry is not pending with this consumer. Raises EffectsRejected if the
+    Returns LOST and applies no effect if another consumer owns the entry. Raises EffectsRejected if the
     effects of this message cannot be applied. Raises a Redis error for a cause outside this message, for example if a
     permission or memory is missing, or if the server is a replica. If Redis replied with an error, no effect was
     applied. If the connection was lost, either all effects were applied or none. The caller may repeat the call until
     Redis replies, because effects are never applied twice.
     """
     stream, group, consumer = consumer_id
-    commits_key = group_key(stream, group, "committed").encode()
-    keys = list(dict.fromkeys([stream.encode(), commits_key, *(operation.key for operation in effects.operations)]))
-    _validate(stream.encode(), keys, effects, message_id)
+    own_keys = [key.encode() for key in entry_keys(stream, group)]
+    keys = list(dict.fromkeys([*own_keys, *(operation.key for operation in effects.operations)]))
+    _validate(consumer_id, effects, message_id)
     key_indexes = {key: index for index, key in enumerate(keys, 1)}
     arguments: list[Any] = []
     for command, key, words in effects.operations:
         arguments += [command, key_indexes[key], len(words), *words]
-    script_call = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, MAX_REMEMBERED_COMMITS, *arguments)
+    script_call = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, *arguments)
     try:
         reply = await execute(*script_call)
     except ClusterCrossSlotError:
@@ -149,13 +85,15 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
     result = replies.one_of(reply, _SUBJECT, (b"done", b"before", b"lost"))
     if result == b"before":
         log.info("effects already committed; acknowledging", extra={"message_id": message_id})
-    return result != b"lost"
+    return Outcome.LOST if result == b"lost" else Outcome.DONE
 
 
-def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
+def _validate(consumer_id: ConsumerId, effects: Effects, message_id: str) -> None:
     """Raise EffectsRejected for mistakes that can be detected without Redis."""
+    stream = consumer_id.stream.encode()
+    reserved = {group_key(consumer_id.stream, consumer_id.group, each).encode() for each in COMPANION_SUFFIXES}
     for command, key, words in effects.operations:
-        if key == keys[1]:
+        if key in reserved:
             raise EffectsRejected(
                 f"message {message_id}: {_quote_key(key)} is reserved for StreamConsumer; use another key"
             )

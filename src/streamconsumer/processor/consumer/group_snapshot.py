@@ -12,19 +12,26 @@ consumer has the entry in flight, the consumer takes the entry back with its nex
 the entry back, the entry becomes due, and any consumer may claim it. The due time of a restored entry ends with half a
 millisecond (.5), and the due time of a postponed entry does not.
 
+The restore of a group with many pending entries takes several scripts, each with one page of entries. The snapshot
+stores how far the restore has come, so that any consumer can continue it. Until all entries are restored, consumers may
+read, renew, settle and claim entries, and save no snapshot.
+
 The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have the
 consumer `~postponed`, another program created the group. In a group that another program created, a processor restores
 the missing entries before it saves the next snapshot.
+
+The snapshot also stores the format of the companion keys. A processor that finds a newer format does not read.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
 
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.replies import Execute
-from streamconsumer.redis_client.scripts import MAX_CONSUMERS
+from streamconsumer.redis_client.scripts import Script, load_script
 
 SNAPSHOT_INTERVAL = timedelta(seconds=1)
 """Interval at which a consumer with entries in flight saves the snapshot."""
@@ -36,122 +43,36 @@ MAX_SNAPSHOT_IDS = 10_000
 """Maximum number of pending ids in a snapshot. If more entries are pending, the previous snapshot is kept, which is
 older but still correct."""
 
-MAX_RESTORED = 1000
+MAX_DELIVERED = 900
 """Maximum number of entries delivered after the snapshot that are restored one by one. If more entries were delivered,
 the restored group begins at the snapshot's position."""
 
-_COMMON = f"""
-local stream, schedule, snapshot, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function dictionary(flat)
-  local values = {{}}
-  for i = 1, #flat, 2 do values[flat[i]] = flat[i + 1] end
-  return values
-end
-local function mark() return redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, '{POSTPONED_CONSUMER}') end
-local function restore(ids)
-  for id in (redis.call('HGET', snapshot, 'pending') or ''):gmatch('%S+') do ids[#ids + 1] = id end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '+inf')) do ids[#ids + 1] = id end
-  for _, id in ipairs(ids) do
-    if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
-      if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then
-        redis.pcall('ZADD', schedule, now + {replies.to_milliseconds(RESTORE_GRACE)} + 0.5, id)  -- or after minIdle
-      end
-      redis.call('XCLAIM', stream, group, '{POSTPONED_CONSUMER}', 0, id, 'FORCE', 'JUSTID')
-    end
-  end
-end
-"""
-"""First part of the Lua scripts `SAVE` and `RESTORE`. KEYS: the stream, the schedule of postponed entries, the
-snapshot. ARGV: the group, this consumer. `mark` creates the consumer `~postponed` and returns 1 if `~postponed` was
-missing. If `mark` returns 1, the caller must restore the entries. `mark` returns an error if there is no group or the
-server is out of memory. XCLAIM ignores an entry that is no longer in the stream; `CLAIM_DUE` later removes such an
-entry from the schedule."""
+FORMAT = 1
+"""Format of the companion keys that this version reads and writes."""
 
-SAVE = f"""{_COMMON}
-local saved_at = redis.call('HGET', snapshot, 'at')
-local max_age = {replies.to_milliseconds(SNAPSHOT_INTERVAL * 0.8)}
-if saved_at and now - saved_at < max_age and now >= tonumber(saved_at) then return 0 end
-local new = mark()
-if type(new) == 'table' then return 0 end
-if new == 1 then restore({{}}) end
-local ids, position = {{}}, nil
-for _, line in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local info = dictionary(line)
-  if info.name == group then
-    if info.consumers > {MAX_CONSUMERS} then return 0 end
-    position = info['last-delivered-id']
-  end
-end
-for _, line in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
-  local name, pending = line[1], tonumber(line[2])
-  if name ~= '{POSTPONED_CONSUMER}' then
-    if #ids + pending > {MAX_SNAPSHOT_IDS} then return 0 end
-    local entries = redis.call('XPENDING', stream, group, '-', '+', pending, name)
-    for _, entry in ipairs(entries) do ids[#ids + 1] = entry[1] end
-  end
-end
-redis.call('HSET', snapshot, 'at', now, 'position', position, 'pending', table.concat(ids, ' '))
-redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
-return 1
-"""
-"""Lua script that saves the snapshot if the previous snapshot is at least 0.8 s old, at most `MAX_SNAPSHOT_IDS`
-entries are pending, and the group has at most `MAX_CONSUMERS` consumers. The script removes every entry with a score
-below zero from the schedule, because the new snapshot contains these entries."""
+SAVE = load_script(
+    "save_snapshot",
+    MIN_AGE=replies.to_milliseconds(SNAPSHOT_INTERVAL * 0.8),
+    MAX_SNAPSHOT_IDS=MAX_SNAPSHOT_IDS,
+    MAX_OWNERS=900,
+    FORMAT=FORMAT,
+)
+RESTORE_GROUP = load_script("restore_group", MAX_DELIVERED=MAX_DELIVERED)
+RESTORE_ENTRIES = load_script("restore_entries", PAGE=100, GRACE=replies.to_milliseconds(RESTORE_GRACE))
 
-RESTORE = f"""{_COMMON}
-local function before(a, b)
-  local am, as = a:match('^(%d+)-(%d+)$')
-  local bm, bs = b:match('^(%d+)-(%d+)$')
-  if am == bm then am, bm = as, bs end
-  if #am ~= #bm then return #am < #bm end
-  return am < bm
-end
-local position, begin, last = ARGV[3], ARGV[4], '0-0'
-local stream_info = redis.pcall('XINFO', 'STREAM', stream)
-if not stream_info.err then last = dictionary(stream_info)['last-generated-id'] end
-local saved = redis.call('HGET', snapshot, 'position')
-if saved and before(last, saved) then
-  saved, begin = false, '0-0'
-  redis.call('HDEL', snapshot, 'at', 'position', 'pending')
-end
-if before(last, position) then position = '0-0' end
-if position ~= '0-0' then begin = position end
-local delivered = {{}}
-if saved and before(position, saved) then
-  begin = saved
-elseif saved then
-  local after = saved
-  while after and #delivered < {MAX_RESTORED} do
-    local entry = redis.call('XRANGE', stream, '(' .. after, position, 'COUNT', 1)[1]
-    after = entry and entry[1]
-    delivered[#delivered + 1] = after
-  end
-  if #delivered == {MAX_RESTORED} then begin, delivered = saved, {{}} end
-end
-local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
-if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
-for i = 5, #ARGV do
-  local pending = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
-  if not pending or pending[2] == '{POSTPONED_CONSUMER}' then
-    redis.pcall('ZADD', schedule, -1, ARGV[i])
-    redis.call('XCLAIM', stream, group, ARGV[2], 0, ARGV[i], 'FORCE', 'JUSTID')
-  end
-end
-if mark() == 1 then restore(delivered) end
-return begin
-"""
-"""Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
-recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
-known. ARGV[5…] contains the ids of the entries in flight in this process. The script ignores a position after the end
-of the stream: such a position means that the stream was deleted and created again. If the snapshot has such a position,
-the group begins at the first entry.
 
-The script also restores entries that other consumers received after the snapshot, because this consumer does not know
-their ids. Entries that this consumer takes back stay in the schedule with a score below zero until a snapshot contains
-them, because the group may be lost again before the next snapshot. The script reads one entry at a time, because Lua
-copies the values of each entry, and these values may be large."""
+class NewerFormat(Exception):
+    """The companion keys have a format that this version does not know."""
+
+
+class RestoredGroup(NamedTuple):
+    """Result of the script that creates a missing group."""
+
+    position: str
+    """Position at which the new group starts. Meaningless if the group existed."""
+
+    is_new_stream: bool
+    """True if the stream was deleted and created again since this consumer last read from it."""
 
 
 class GroupSnapshot:
@@ -159,23 +80,47 @@ class GroupSnapshot:
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._group_and_consumer = execute, (group, consumer)
-        self._keys = [stream, *(group_key(stream, group, suffix) for suffix in ("postponed", "last-known"))]
+        self._stream = stream
+        self._keys = [*entry_keys(stream, group), group_key(stream, group, "last-known")]
 
     async def save(self) -> None:
         """Save the state of the group if no consumer has saved it within the last 0.8 s.
 
-        If the server is out of memory, the previous snapshot is kept.
+        If entries of a lost group must still be restored, restores them first. If the server is out of memory, the
+        previous snapshot is kept. Raises NewerFormat.
         """
-        await self._run_script(SAVE)
+        if await self._save() == b"restoring":
+            await self.restore_entries()
+            await self._save()
 
-    async def restore_group(self, last_delivered_id: str, start_from: str, *, in_flight: Sequence[str] = ()) -> str:
-        """Recreate the group at its previous position. Returns the position where the new group begins.
+    async def _save(self) -> Any:
+        try:
+            reply = await self._run_script(SAVE)
+        except ResponseError as error:
+            if not str(error).startswith("NEWERFORMAT "):
+                raise
+            found = str(error).removeprefix("NEWERFORMAT ")
+            raise NewerFormat(
+                f"stream {self._stream!r}, group {self._group_and_consumer[0]!r}: found companion keys of format "
+                f"{found:.20}, expected at most {FORMAT}; use the StreamConsumer release that wrote them"
+            ) from None
+        subject = "the script that saves the snapshot"
+        return replies.one_of(reply, subject, (b"saved", b"skipped", b"restoring"))
 
-        The entries `in_flight` become pending with this consumer. Other entries that were pending become pending with
-        the pseudo consumer `~postponed`.
+    async def restore_group(self, last_delivered_id: str, start_from: str) -> RestoredGroup:
+        """Recreate the group at its previous position if it is missing.
+
+        The caller must then renew the leases of its entries in flight, and call `restore_entries`.
         """
-        begin = await self._run_script(RESTORE, last_delivered_id, start_from, *in_flight)
-        return replies.text(begin, "the script that recreates the group")
+        subject = "the script that recreates the group"
+        reply = await self._run_script(RESTORE_GROUP, last_delivered_id, start_from)
+        begin, is_new_stream = replies.array(reply, subject, 2)
+        return RestoredGroup(replies.text(begin, subject), bool(replies.count(is_new_stream, subject)))
 
-    async def _run_script(self, script: str, *arguments: Any) -> Any:
+    async def restore_entries(self) -> None:
+        """Make the entries of a lost group pending with the pseudo consumer `~postponed`, unless they are pending."""
+        while replies.one_of(await self._run_script(RESTORE_ENTRIES), "the script that restores entries", (1, 0)):
+            pass
+
+    async def _run_script(self, script: Script, *arguments: Any) -> Any:
         return await self._execute("EVAL", script, len(self._keys), *self._keys, *self._group_and_consumer, *arguments)

@@ -17,7 +17,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES, MemoryLimits
@@ -25,6 +25,7 @@ from streamconsumer.processor.consumer.raw_connection import ConnectionCut, RawC
 from streamconsumer.processor.consumer.read_size import MIN_BYTES, ReadSize
 from streamconsumer.processor.message import Entry, UnreadableEntry
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
 
 log = logging.getLogger(__name__)
 
@@ -44,47 +45,13 @@ fields."""
 
 CLAIM_SUBJECT = "the script that claims entries"
 
-BOUNDED_READ = f"""
-local function measure(fields)
-  local size = 0
-  for i = 1, #fields do size = size + #fields[i] end
-  return size
-end
-local function describe(fields)
-  local last, room, described = #fields, {MAX_NAMES_BYTES}, {{}}
-  if last > 6 and fields[last - 1] == 'streamconsumer.replayed-for' then last = last - 6 end
-  for i = 1, last, 2 do
-    local name = fields[i]:sub(1, {MAX_NAME_BYTES})
-    room = room - #name - {NAME_OVERHEAD_BYTES}
-    if room < 0 then break end
-    described[#described + 1] = name
-    described[#described + 1] = tostring(#fields[i + 1])
-  end
-  for i = last + 1, #fields do described[#described + 1] = fields[i]:sub(1, {MAX_NAME_BYTES}) end
-  return described
-end
-local total, entries = 0, {{}}
-local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
-  local bytes = measure(fields)
-  local size = bytes + {VALUE_BYTES} * #fields
-  local is_readable = size <= entry_bytes
-  if not is_readable then size = {MAX_NAMES_BYTES} end
-  if #entries > 0 and total + size > page_bytes then return false end
-  if claim() then
-    total = total + size
-    if is_readable then
-      entries[#entries + 1] = {{id, deliveries, fields}}
-    else
-      entries[#entries + 1] = {{id, deliveries, describe(fields), bytes, #fields / 2}}
-    end
-  end
-  return true
-end
-"""
-"""First part of the Lua scripts that return the values of entries. `add` claims an entry and adds it to `entries`.
-`add` returns False and does not claim the entry if the size of all entries would exceed `page_bytes`. The first entry
-is always added. If an entry is larger than `entry_bytes`, `add` replaces each value by its size, but keeps the replay
-marks. `add` also adds the size of the entry and its number of fields to `entries`."""
+ENTRY_CONSTANTS = {
+    "MAX_NAME_BYTES": MAX_NAME_BYTES,
+    "MAX_NAMES_BYTES": MAX_NAMES_BYTES,
+    "NAME_OVERHEAD_BYTES": NAME_OVERHEAD_BYTES,
+    "VALUE_BYTES": VALUE_BYTES,
+}
+"""Constants of the library function `bounded_entries`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +113,7 @@ class BoundedReads:
             raise
 
     def parse(self, raw_entries: Any, problem: str = "") -> list[Entry]:
-        """Parse entries that a script with BOUNDED_READ has returned."""
+        """Parse entries that a script with `bounded_entries` has returned."""
         problem = problem or f"the limit for one entry is {self._limits.reply_bytes} bytes"
         return [_to_entry(raw, problem) for raw in replies.array(raw_entries, CLAIM_SUBJECT)]
 
@@ -158,7 +125,12 @@ class BoundedReads:
         async with self._lock:
             try:
                 connection = await self._connect()
-                return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *command)
+                try:
+                    return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *by_hash(command))
+                except ResponseError as error:
+                    if not is_unknown_script(error):
+                        raise
+                    return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *command)
             except (RedisError, OSError) as error:
                 await self._close()
                 await self._manager.handle_error(error)

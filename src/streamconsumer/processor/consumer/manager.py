@@ -23,7 +23,7 @@ from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
-from streamconsumer.redis_client.scripts import FIND_GROUP
+from streamconsumer.redis_client.scripts import FIND_GROUP, by_hash, is_unknown_script
 from streamconsumer.redis_client.topology import topology
 
 MAX_REPLY_BYTES = 33_554_432
@@ -171,7 +171,12 @@ class StreamManager:
     async def execute(self, *command: Any) -> Any:
         """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
-            return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+            try:
+                return await self.control.execute_command(*by_hash(command))  # type: ignore[no-untyped-call]
+            except ResponseError as error:
+                if not is_unknown_script(error):
+                    raise
+                return await self.control.execute_command(*command)  # type: ignore[no-untyped-call]
         except ReplyTooLarge as error:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
         except RedisError as error:
@@ -189,6 +194,15 @@ class StreamManager:
 
     async def execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Execute commands in one round trip. Returns one reply or error for each command. Raises connection errors."""
+        found = await self._execute_pipeline([by_hash(command) for command in commands])
+        unknown = [index for index, reply in enumerate(found) if is_unknown_script(reply)]
+        if unknown:
+            repeated = await self._execute_pipeline([commands[index] for index in unknown])
+            for index, reply in zip(unknown, repeated, strict=True):
+                found[index] = reply
+        return found
+
+    async def _execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         pipeline = self.control.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)

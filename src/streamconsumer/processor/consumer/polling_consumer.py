@@ -9,6 +9,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.dead_letters.writer import EncodedDeadLetter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
+from streamconsumer.redis_client.outcome import Outcome
 
 _NEEDS_STREAM_MANAGER = "{} need a StreamManager; a custom manager has only create_group, read_events and ack_event"
 
@@ -20,6 +21,8 @@ class PollingConsumer:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
         self.is_blocking = False
         self.replay = None
+        self.on_stream_recreated: Callable[[], object] = lambda: None
+        """Not called, because this consumer does not detect a stream that was deleted and created again."""
         self.encoding: Encoding = "utf-8"
         self.ack_nowait: Callable[[str], None] | None = None
         self.claimer = None
@@ -46,21 +49,22 @@ class PollingConsumer:
     async def flush(self) -> None:
         """Do nothing, because no acknowledgement is buffered."""
 
-    async def start_attempt(self, message_id: str, deliveries: int) -> int:  # noqa: ARG002 - the manager cannot count
-        """Return 1, because every attempt may start."""
-        return 1
+    async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:  # noqa: ARG002 - the manager cannot count
+        """Return DONE, because every attempt may start."""
+        return Outcome.DONE
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
         """Do nothing, because the manager has no coroutine for delivery counts."""
 
-    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Do nothing, because the manager has no coroutine for postponing. The entries stay pending."""
+        return [Outcome.DONE] * len(entries)
 
-    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:  # noqa: ARG002 - always raises
+    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:  # noqa: ARG002 - always raises
         """Raise InvalidSettings, because the manager has no coroutine for dead letters."""
         raise InvalidSettings(_NEEDS_STREAM_MANAGER.format("dead letters"))
 
-    async def commit_effects(self, message_id: str, effects: Effects) -> bool:  # noqa: ARG002 - always raises
+    async def commit_effects(self, message_id: str, effects: Effects) -> Outcome:  # noqa: ARG002 - always raises
         """Raise InvalidSettings, because the manager has no coroutine for effects."""
         raise InvalidSettings(_NEEDS_STREAM_MANAGER.format("effects"))
 

@@ -26,7 +26,7 @@ MIN_SERVER_VERSION = (6, 2)
 NO_SUCH_ID = "0-0"
 """Entry id that no entry can have."""
 
-OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
+OPTIONAL_PERMISSIONS = {"+evalsha", "+client|id", "+client|unblock"}
 """Optional permissions. If an optional permission is missing, the processor works with limitations."""
 
 _MAX_QUOTED_LENGTH = 120
@@ -171,8 +171,15 @@ def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionP
         ("zrangebyscore", companion, (companion, "x", "x")),
         ("zremrangebyscore", companion, (companion, "x", "x")),
         ("zscore", companion, (companion, "")),
+        ("zscan", companion, (companion, "x")),
+        ("zremrangebyrank", companion, (companion, "x", "x")),
+        ("hlen", companion, (companion,)),
+        ("expire", companion, (companion, "x")),
+        ("rename", companion, (companion, companion)),
+        ("del", companion, (companion,)),
         ("time", "", ()),
         ("eval", stream, ("return 1", 1, stream)),
+        ("evalsha", stream, ("x", 1, stream)),
         ("client|id", "", ()),
         ("client|unblock", "", (0,)),
     ]

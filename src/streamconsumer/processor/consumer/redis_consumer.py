@@ -41,6 +41,7 @@ from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.outcome import Outcome
 
 if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
@@ -88,6 +89,7 @@ class RedisConsumer:
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
+        self.set_delivery_counts = self.leases.set_delivery_counts
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
@@ -98,6 +100,8 @@ class RedisConsumer:
             manager.execute_pipeline, stream, group, self.dead_letter_stream, delivery.dead_letter_max_length
         )
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
+        self.on_stream_recreated: Callable[[], object] = lambda: None
+        """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
         """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
@@ -118,7 +122,8 @@ class RedisConsumer:
                 raise InvalidSettings(report.problem)
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # checked first: a server out of memory refuses to create even an existing group
-                await self.snapshot.restore_group("0-0", self.manager.start_from, in_flight=list(self.in_flight_ids()))
+                await self.snapshot.restore_group("0-0", self.manager.start_from)
+                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
             await self._connect()
@@ -316,57 +321,48 @@ class RedisConsumer:
     async def _send_acks(self, acks: Collection[str]) -> int:
         return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
 
-    async def start_attempt(self, message_id: str, deliveries: int) -> int:
-        """Store the delivery count of an entry before its next attempt.
-
-        Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if the entry was trimmed.
-        """
+    async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:
+        """Store the delivery count of an entry before its next attempt, which may start if the outcome is DONE."""
         return await self.leases.start_attempt(message_id, deliveries)
 
-    async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Correct the delivery counts of entries that stay in flight, given as (id, deliveries)."""
-        for first in range(0, len(entries), PAGE_SIZE):
-            await self.leases.set_delivery_counts(entries[first : first + PAGE_SIZE])
-
-    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
 
-        If an entry has no delay, another consumer is woken to claim the entry.
+        If an entry has no delay, another consumer is woken to claim the entry. Returns the outcome of each entry.
         """
-        for first in range(0, len(entries), PAGE_SIZE):
-            page = entries[first : first + PAGE_SIZE]
-            with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in page]):
-                await self.leases.postpone(page)
-                self.ack_buffer.record_postponed(ids)
+        with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in entries]):
+            outcomes = await self.leases.postpone(entries)
+            self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
             await self._reader_registry.wake_one(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
             )
+        return outcomes
 
-    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
+    async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:
         """Write each dead letter and acknowledge its entry in one atomic step.
 
-        Sends about one megabyte per round trip. Returns one result per entry: True, False (another consumer owns the
-        entry) or the Redis error.
+        Sends about one megabyte per round trip. Returns one result per entry: the outcome or the Redis error.
         """
-        results: list[bool | Exception] = []
+        results: list[Outcome | Exception] = []
         for page in chunks_by_size(dead_letters):
             with self.ack_buffer.settled_by_script([message_id for message_id, _ in page]):
                 page_results = await self._dead_letter_writer.write_many(self._consumer_name, page)
                 for (message_id, _), result in zip(page, page_results, strict=True):
                     if isinstance(result, Exception):
                         await self.manager.handle_error(result)
-                    elif result:
+                    elif result is Outcome.DONE:
                         self.ack_buffer.record_acked(message_id)
             results += page_results
         return results
 
-    async def commit_effects(self, message_id: str, effects: Effects) -> bool:
-        """Apply effects and acknowledge the entry atomically. Returns False if another consumer owns the entry."""
+    async def commit_effects(self, message_id: str, effects: Effects) -> Outcome:
+        """Apply effects and acknowledge the entry atomically."""
         with self.ack_buffer.settled_by_script([message_id]):
-            if committed := await commit_effects(self.manager.execute, self.consumer_id, message_id, effects):
+            outcome = await commit_effects(self.manager.execute, self.consumer_id, message_id, effects)
+            if outcome is Outcome.DONE:
                 self.ack_buffer.record_acked(message_id)
-            return committed
+            return outcome
 
     async def close(self) -> None:
         """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect."""
@@ -385,16 +381,20 @@ class RedisConsumer:
     async def _recover_group(self) -> None:
         """Recreate a missing group at its previous position, and make the entries in flight pending again."""
         self._is_group_lost = True
-        begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
+        position, is_new_stream = await self.snapshot.restore_group(self._last_delivered_id, "0")
         self._metrics.groups_recreated += 1
-        log_fields = {"stream": self._stream, "group": self._group, "position": begin}
-        log.warning("recreated the missing consumer group", extra=log_fields)
+        found = {"stream": self._stream, "group": self._group, "position": position}
+        log.warning("recreated the missing consumer group", extra=found)
+        if is_new_stream:  # the new stream may contain the same ids
+            log.warning("stream was deleted and created again; dropping its previous entries")
+            self.ack_buffer.clear()
+            self.on_stream_recreated()
+            self._last_delivered_id = "0-0"
         await self._restore_ownership()
+        await self.snapshot.restore_entries()
 
     async def _restore_ownership(self) -> None:
         """Make all entries in flight pending again, even if they were received while the group was recreated."""
-        in_flight = list(self.in_flight_ids())
-        for first in range(0, len(in_flight), PAGE_SIZE):
-            await self.leases.renew(in_flight[first : first + PAGE_SIZE])
+        await self.leases.renew(list(self.in_flight_ids()))
         await self.leases.register()
         self._is_group_lost = False

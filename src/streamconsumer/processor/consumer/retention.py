@@ -29,28 +29,15 @@ from redis.exceptions import ResponseError
 from streamconsumer.model import processor_settings
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
-from streamconsumer.redis_client.scripts import SCRIPT_FUNCTIONS
+from streamconsumer.redis_client.scripts import load_script
 
 EntryId = tuple[int, int]
 """Entry id as two numbers: milliseconds and sequence. A bound is the smallest id that is not trimmed."""
 
-MAX_GROUPS = 1000
+MAX_GROUPS = 999
 """Maximum number of groups of a stream that is trimmed. Redis has no command that reads only some of the groups."""
 
-GROUP_BOUNDS = f"""{SCRIPT_FUNCTIONS}
-local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
-local lines = {{}}
-if #groups > {MAX_GROUPS} then return {{#groups, lines}} end
-for _, line in ipairs(groups) do
-  local info = dictionary(line)
-  local pending = redis.call('XPENDING', KEYS[1], info.name, '-', '+', 1)[1]
-  lines[#lines + 1] = {{info.name == ARGV[1] and 1 or 0, info['last-delivered-id'], pending and pending[1] or ''}}
-end
-return {{#groups, lines}}
-"""
-"""Lua script that returns the number of groups of the stream, and three values for each group if there are at most
-MAX_GROUPS: 1 for the group ARGV[1] and 0 for other groups, the last delivered id, and the smallest pending id, which
-is empty if no entry is pending."""
+GROUP_BOUNDS = load_script("group_bounds", MAX_GROUPS=MAX_GROUPS)
 
 ZERO_ID: EntryId = (0, 0)
 """Bound that trims nothing, because no entry has a smaller id."""

@@ -13,47 +13,15 @@ from redis.exceptions import ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, from_fields, replay_fields
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.keys import entry_keys
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.reply_limits import ReplyTooLarge
-from streamconsumer.redis_client.scripts import LIST_GROUPS
+from streamconsumer.redis_client.scripts import LIST_GROUPS, load_script
 
-REPLAY = """
-if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
-local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
-redis.call('XDEL', KEYS[2], ARGV[1])
-return id
-"""
-"""KEYS: the stream, the dead-letter stream. ARGV: the dead letter's id, then the fields to add. If XADD
-fails, the script ends before XDEL. Returns the new entry's id, or an empty string if the dead letter does not exist."""
-
-FIRST_ID = """
-local entries = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', 1)
-return entries[1] and entries[1][1] or ''
-"""
-"""KEYS: the dead-letter stream. ARGV: the first and the last id. Returns the id of the first entry in the range."""
-
-LAST_ID = """
-local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-return entries[1] and entries[1][1] or ''
-"""
-"""KEYS: the dead-letter stream. Returns the id of the last entry in the dead-letter stream, or an empty string. The
-reply does not contain the fields of the entry, which may be large."""
-
-REDELIVER = """
-if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
-if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return 'gone' end
-if #redis.call('XPENDING', KEYS[1], ARGV[2], ARGV[3], ARGV[3], 1) == 0 then
-  redis.call('ZADD', KEYS[3], 0, ARGV[3])
-  redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[4], 0, ARGV[3], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
-end
-redis.call('XDEL', KEYS[2], ARGV[1])
-return ARGV[3]
-"""
-"""Lua script that makes the original entry of a dead letter pending again and due immediately. KEYS: the stream, the
-dead-letter stream, the schedule of postponed entries. ARGV: the dead letter's id, the group, the entry's id, the pseudo
-consumer of postponed entries. Returns the entry's id, `gone` if the entry is no longer in the stream, or an empty
-string if the dead letter does not exist."""
+REPLAY = load_script("replay_dead_letter")
+FIRST_ID = load_script("first_id")
+LAST_ID = load_script("last_id")
+REDELIVER = load_script("redeliver")
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
@@ -146,9 +114,9 @@ class DeadLetterStore:
         return replies.text(await self._execute(*move), "XADD") or None
 
     async def _redeliver(self, dead_letter: DeadLetter) -> str | None:
-        keys = (self._stream, self._key, group_key(self._stream, self._group, "postponed"))
+        keys = (*entry_keys(self._stream, self._group), self._key)
         entry_id = dead_letter.failure.message_id
-        arguments = (dead_letter.dead_letter_id, self._group, entry_id, POSTPONED_CONSUMER)
+        arguments = (self._group, "", dead_letter.dead_letter_id, entry_id)
         replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)
         if replayed == b"gone":
             raise InvalidSettings(

@@ -6,19 +6,12 @@ If the dead letter cannot be written (Redis is out of memory, or the key has ano
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import entry_keys
+from streamconsumer.redis_client.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client.replies import UnexpectedReply
+from streamconsumer.redis_client.scripts import load_script
 
-WRITE_AND_ACK = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-return 1
-"""
-"""KEYS: the stream, the dead-letter stream. ARGV: group, consumer, entry id, maximum number of dead letters, then the
-dead letter's fields. Redis does not roll back a script, but the script ends at the first command that fails. XADD
-therefore runs before XACK. Returns 1, or 0 if the entry is not pending with this consumer."""
-
+WRITE_AND_ACK = load_script("write_dead_letter")
 
 MAX_CHUNK_BYTES = 1_000_000
 """Approximate maximum size in bytes of the dead letters in one round trip."""
@@ -51,26 +44,26 @@ class DeadLetterWriter:
         self._execute_pipeline, self._stream, self._group, self._key = execute_pipeline, stream, group, key
         self._max_length = max_length
 
-    async def write_many(self, consumer: str, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
+    async def write_many(self, consumer: str, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:
         """Write dead letters and acknowledge their entries in one round trip. Raises connection errors.
 
-        Returns one result per entry: True if the dead letter was written, False if the entry is not pending with this
-        consumer, or the Redis error. After a Redis error, the entry is still pending.
+        Returns one result per entry: DONE if the dead letter was written, LOST if another consumer owns the entry, or
+        the Redis error. After a Redis error, the entry is still pending.
         """
         raw_replies = await self._execute_pipeline(
             [self._command(consumer, *dead_letter) for dead_letter in dead_letters]
         )
-        return [_is_written(reply) for reply in raw_replies]
+        return [_parse(reply) for reply in raw_replies]
 
     def _command(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> tuple[Any, ...]:
         arguments = (self._group, consumer, message_id, self._max_length, *fields)
-        return ("EVAL", WRITE_AND_ACK, 2, self._stream, self._key, *arguments)
+        return ("EVAL", WRITE_AND_ACK, 6, *entry_keys(self._stream, self._group), self._key, *arguments)
 
 
-def _is_written(reply: Any) -> bool | Exception:
+def _parse(reply: Any) -> Outcome | Exception:
     if isinstance(reply, Exception):
         return reply
     try:
-        return replies.one_of(reply, "the script that writes dead letters", (1, 0)) == 1
+        return parse_outcome(reply, "the script that writes dead letters")
     except UnexpectedReply as error:
         return error

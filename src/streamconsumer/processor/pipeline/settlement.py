@@ -30,6 +30,7 @@ from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
+from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -127,15 +128,12 @@ class Settler:
             await self._consumer.flush()
         entry.is_uncounted = entry.is_trial and not entry.owner_died and not self._breaker.counts_trials()
         entry.had_uncounted_attempt = entry.had_uncounted_attempt or entry.is_uncounted or not entry.deliveries
-        reply = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
-        if reply == 1:
+        outcome = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
+        if outcome is Outcome.DONE:
             entry.deliveries += 1
             entry.attempt_counted = True
             return True
-        if reply == 0:
-            self._metrics.lost_ownership += 1
-        else:
-            self._metrics.lost_to_trimming += 1
+        self._count_lost(outcome)
         return False
 
     # -- after the attempt ---------------------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ class Settler:
 
     async def _commit_effects(self, entry: Entry, effects: Effects) -> None:
         try:
-            if not await self._consumer.commit_effects(entry.message_id, effects):
+            if await self._consumer.commit_effects(entry.message_id, effects) is Outcome.LOST:
                 self._metrics.lost_ownership += 1
                 log.warning("message was claimed by another consumer; effects not applied")
         except EffectsRejected as error:
@@ -283,13 +281,20 @@ class Settler:
         if not entries:
             return set()
         try:
-            await self._consumer.postpone(
+            outcomes = await self._consumer.postpone(
                 [(entry.message_id, entry.deliveries, retry.delay) for entry, retry in entries]
             )
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
+        for outcome in outcomes:
+            self._count_lost(outcome)
         return {entry.message_id for entry, _ in entries}
+
+    def _count_lost(self, outcome: Outcome) -> None:
+        """Count an entry that another consumer owns, or that was trimmed."""
+        self._metrics.lost_ownership += outcome is Outcome.LOST
+        self._metrics.lost_to_trimming += outcome is Outcome.TRIMMED
 
     async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
         self._metrics.failed += 1
@@ -300,7 +305,7 @@ class Settler:
     async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
         if not entries:
             return
-        replies: Sequence[bool | Exception]
+        replies: Sequence[Outcome | Exception]
         start_ns = time.time_ns()
         try:
             replies = await self._consumer.dead_letter_many(
@@ -326,19 +331,16 @@ class Settler:
         return entry.message_id, to_fields(entry.fields, failure)
 
     def _on_dead_lettered(
-        self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
+        self, entry: Entry, decision: FailureDecision, reply: Outcome | Exception, start_ns: int
     ) -> None:
-        """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
-
-        After an error, the write of the dead letter is retried. If the result is False, another consumer has claimed
-        the entry."""
+        """Process one result of `dead_letter_many`. After an error, the write of the dead letter is retried."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):
             log_redis_error("failed to write dead letter; message stays pending", self._log_context, reply)
             entry.decision = decision
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
-        elif reply:
+        elif reply is Outcome.DONE:
             self._metrics.dead_lettered += 1
             if self._telemetry is not None:
                 self._telemetry.on_dead_lettered(entry, start_ns, was_started=reason == DeadLetterReason.CRASHED)
@@ -346,7 +348,7 @@ class Settler:
             log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
             log.error("message dead-lettered", extra=log_fields)
         else:
-            self._metrics.lost_ownership += 1
+            self._count_lost(reply)
 
     def _record_breaker_failure(self, entry: Entry) -> None:
         was_open, is_trial = self._breaker.is_open, entry.is_trial
@@ -387,9 +389,8 @@ class Settler:
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
         """Log one line and one stack trace for all failed messages of a batch."""
         self._metrics.failed += len(entries)
-        to_dead_letter = (
-            sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
-        )
+        actions = [entry.decision.action for entry in entries] if self._consumer.claimer else []
+        to_dead_letter = sum(isinstance(action, ToDeadLetter) for action in actions)
         log_fields = {
             "stream": self._consumer_id.stream,
             "messages": len(entries),

@@ -1,0 +1,40 @@
+-- uses: entry_keys, bounded_entries, record_claim, is_delivered, now_milliseconds
+-- Claims up to ARGV[3] postponed entries that are due. ARGV[4] and ARGV[5] are `page_bytes` and `entry_bytes`. Returns
+-- the number of trimmed entries, the claimed entries, and the number of examined entries.
+--
+-- Claimed entries stay in the schedule with a score below zero until a snapshot is saved. If the reply to the claim is
+-- lost and the group is lost afterwards, only the schedule still contains the claimed entries.
+local page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local now, trimmed, examined = now_milliseconds(), 0, 0
+local function leave_schedule(id)
+  local stored = redis.pcall('ZADD', schedule, -now, id)
+  if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, ARGV[3])) do
+  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local is_free = pending and pending[2] == POSTPONED
+  if not pending then  -- lost with the group, or acknowledged by the consumer that the entry was restored for
+    is_free = redis.call('ZSCORE', schedule, id) % 1 == 0 and is_delivered(id)
+  end
+  local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
+  local deliveries = pending and pending[4] or 0
+  local function claim()
+    leave_schedule(id)
+    redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
+    record_claim(id)
+    return true
+  end
+  if entry then
+    if not add(id, entry[2], deliveries, page_bytes, entry_bytes, claim) then break end
+  elseif is_free then
+    trimmed = trimmed + 1
+    redis.call('ZREM', schedule, id)
+    redis.call('XACK', stream, group, id)
+  elseif pending then
+    leave_schedule(id)
+  else
+    redis.call('ZREM', schedule, id)
+  end
+  examined = examined + 1
+end
+return {trimmed, entries, examined}

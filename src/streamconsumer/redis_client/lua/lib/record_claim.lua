@@ -1,0 +1,10 @@
+-- uses: entry_keys
+-- Records that `me` has claimed an entry. With the record, the previous owner finds out that the entry is no longer its own, even
+-- after `me` has settled the entry. Each of two hashes contains at most CLAIMS_PER_HASH entries, and expires.
+-- A server that is out of memory rejects the record.
+local function record_claim(id)
+  local stored = redis.pcall('HSET', claimed, id, me)
+  if type(stored) == 'table' then return end
+  redis.call('EXPIRE', claimed, CLAIM_SECONDS)
+  if redis.call('HLEN', claimed) >= CLAIMS_PER_HASH then redis.call('RENAME', claimed, claimed_before) end
+end

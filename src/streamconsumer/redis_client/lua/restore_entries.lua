@@ -1,0 +1,49 @@
+-- uses: entry_keys, now_milliseconds
+-- Restores one page of the entries of a lost group. Returns 1 if more entries must be restored, otherwise 0.
+--
+-- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored. The
+-- three stages are the entries that were delivered after the snapshot, the entries in the snapshot, and the entries in
+-- the schedule. An entry without a due time becomes due after GRACE milliseconds, unless its consumer takes it back.
+local snapshot, ids, done = KEYS[6], {}, true
+local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', snapshot, 'cursor')
+if not stage then return 0 end
+if stage == 'delivered' then
+  local last = redis.call('HGET', snapshot, 'until')
+  while #ids < PAGE do
+    local entry = redis.call('XRANGE', stream, '(' .. cursor, last, 'COUNT', 1)[1]
+    if not entry then break end
+    cursor = entry[1]
+    ids[#ids + 1] = cursor
+  end
+  done = #ids < PAGE
+elseif stage == 'pending' then
+  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor)
+  while #ids < PAGE do
+    local from, to = text:find('%S+', at)
+    if not from then break end
+    ids[#ids + 1], at = text:sub(from, to), to + 1
+  end
+  done, cursor = #ids < PAGE, at
+else
+  local page = redis.call('ZSCAN', schedule, cursor, 'COUNT', PAGE)
+  for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
+  done, cursor = page[1] == '0', page[1]
+end
+local due = now_milliseconds() + GRACE + 0.5
+for _, id in ipairs(ids) do
+  if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+    if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then redis.pcall('ZADD', schedule, due, id) end
+    redis.call('XCLAIM', stream, group, POSTPONED, 0, id, 'FORCE', 'JUSTID')
+  end
+end
+if not done then
+  redis.call('HSET', snapshot, 'cursor', cursor)
+elseif stage == 'schedule' then
+  redis.call('HDEL', snapshot, 'stage', 'cursor', 'until')
+  return 0
+elseif stage == 'delivered' then
+  redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1)
+else
+  redis.call('HSET', snapshot, 'stage', 'schedule', 'cursor', 0)
+end
+return 1
