@@ -8,7 +8,7 @@
 #   make simulate      run the engine with virtual time on SEEDS seeds, or for SECONDS seconds (docs/reliability.md)
 #   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
-#   make check         run linters, type checker, import contracts, and the checks of generated files and wording
+#   make check         run linters, type checkers, import contracts, and the checks of generated files and wording
 #   make fix           fix what linter and formatter can fix
 #   make generate      write the files that are computed from the models: CRD, docs/reference.md
 #   make lock          pin dependencies again (UPGRADE=1 for newer versions); needs uv
@@ -19,8 +19,9 @@ PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 pytho
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # pip compiles on one core. compileall uses all cores, and skips a file that does not compile, as pip does.
+# Of the excluded packages, processes import few modules.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib src || true
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(pip|pygments|setuptools|kubernetes/.*/(api|models))/[^_]' .venv/lib src || true
 # A user's own `user = true` in pip.conf would make pip refuse the virtual environment.
 export PIP_USER := 0
 # Without bytecode on disk, each process of a test compiles the package again.
@@ -29,28 +30,25 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@sed -n 's/^#   make/make/p' Makefile
 
+# The pip of Python 3.11 needs twice the processor time of the pinned pip, which therefore comes first.
 .venv/made:
 	@test -n "$(PYTHON)" || { echo 'found no Python 3.11 or newer on PATH; name its path: make PYTHON=/path/to/python3' >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
+	$(INSTALL) --require-hashes -r locks/build.txt
 	@touch $@
 
-.venv/dev: .venv/made locks/dev.txt pyproject.toml
-	$(INSTALL) --require-hashes -r locks/dev.txt
+.venv/%: .venv/made locks/%.txt pyproject.toml
+	$(INSTALL) --require-hashes -r locks/$*.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
-	$(COMPILE)
-	@touch $@
-
-.venv/development: .venv/dev locks/development.txt
-	$(INSTALL) --require-hashes -r locks/development.txt
 	$(COMPILE)
 	@touch $@
 
 demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
-# Most tests wait more than they compute, so there are more workers than the two cores that CI has.
-test: .venv/development
-	$(PYTEST) -n 4 --dist worksteal -m 'not cluster and not slow and not e2e and not chaos' tests
+# Most tests wait more than they compute, so there are three workers for each of the two cores that CI has.
+test: .venv/test
+	$(PYTEST) -n 6 --dist worksteal -m 'not check and not cluster and not slow and not e2e and not chaos' tests
 
 # The build is a step of its own, because pytest-xdist does not show the output of its workers.
 test-cluster: .venv/development
@@ -94,6 +92,8 @@ check: .venv/development
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 	$(BIN)/python -m tools.prose
+	$(PYTEST) -m check tests/test_documentation_types.py
+	$(PYTEST) -q -p no:cacheprovider tests/redis_client/test_lua.py -k "compiles or function"
 	$(BIN)/hadolint --ignore DL3008 --ignore DL3013 Dockerfile examples/orders/Dockerfile
 
 lock:

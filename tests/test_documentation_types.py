@@ -86,6 +86,7 @@ def test_readme_has_python_examples() -> None:
     assert [name for name in examples() if name.startswith("README")]
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("check", [run_mypy, run_pyright])
 def test_documentation_examples_pass_a_strict_type_checker(check: Callable[[Path], list[str]], tmp_path: Path) -> None:
     """Checks all files in one run, because a type checker needs seconds to read the package.

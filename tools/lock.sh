@@ -10,6 +10,8 @@ lock() { # NAME, then the inputs of `uv pip compile`
 }
 lock development pyproject.toml --extra processor --extra operator --extra dev \
     --group test --group check --group bench --group build
+lock test pyproject.toml --extra processor --extra operator --extra dev --group test --group build \
+    --constraint locks/development.txt
 lock dev pyproject.toml --extra dev --group build --constraint locks/development.txt
 for image in processor operator; do
     lock "$image" pyproject.toml --extra "$image" --constraint locks/development.txt

@@ -7,6 +7,7 @@ StreamConsumerError
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      the bytes of one entry do not match `encoding`; only this entry fails
 ├── EffectsRejected       a handler's effects cannot be applied; none was applied and the message has failed
+├── ConsumerNameInUse     another process uses the consumer name of this process
 ├── NameConflict          an object that has another owner already uses the name of a child object
 ├── ChildRejected         the API server rejects a child object
 ├── PermissionDenied      the operator lacks a permission that it does not strictly need
@@ -45,6 +46,10 @@ class UndecodableEntry(StreamConsumerError):
 
 class EffectsRejected(StreamConsumerError):
     """A handler's effects conflict with the data in Redis or with each other. None of the effects was applied."""
+
+
+class ConsumerNameInUse(StreamConsumerError):
+    """Another process uses the consumer name of this process. This process waits until the other process has ended."""
 
 
 class NameConflict(StreamConsumerError):

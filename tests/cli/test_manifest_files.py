@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconsumer.cli.manifest_files import read, to_yaml
@@ -18,6 +18,7 @@ _values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(max_examples=40)  # generating and parsing one takes tens of milliseconds
 @given(st.lists(st.dictionaries(_text, _values), max_size=3))
 def test_documents_are_equal_after_writing_and_parsing_yaml(documents: list[dict[str, Any]]) -> None:
     assert list(yaml.safe_load_all(to_yaml(documents))) == documents

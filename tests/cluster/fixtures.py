@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "cluster: needs a Kubernetes API server, Helm, a collector or promtool (make test-cluster); "
         "a fixture that starts one of them adds this marker",
     )
+    config.addinivalue_line("markers", "check: needs the linters and type checkers (make check)")
     config.addinivalue_line("markers", "slow: needs much real time or processor time (make test-cluster)")
     config.addinivalue_line("markers", "e2e: needs the whole single-node cluster (make e2e)")
     config.addinivalue_line("markers", "chaos: tries every fault instead of a sample (make chaos)")

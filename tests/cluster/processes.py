@@ -106,7 +106,7 @@ class Program:
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
         """Wait until the server is ready. Raises ProgramFailed with the end of its log if it exits or is too slow."""
-        wait_until(lambda: not self.is_running or ready(), timeout, pause=0.03)
+        wait_until(lambda: not self.is_running or ready(), timeout, pause=0.01)
         if not self.is_running:
             raise self.failure("exited during its start")
         if not ready():

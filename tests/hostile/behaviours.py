@@ -107,7 +107,12 @@ WORKING: Mapping[str, Reply] = {
 }
 """The replies of the working server. All other commands succeed with OK."""
 
-SCRIPTS = {text.encode(): f"EVAL {name}" for name, text in vars(scripts).items() if isinstance(text, str)}
+SCRIPTS = {
+    word.encode(): f"EVAL {name}"
+    for name, script in vars(scripts).items()
+    if isinstance(script, scripts.Script)
+    for word in (script, script.sha1)
+}
 COMMANDS = tuple(dict.fromkeys(name for name in WORKING if name.startswith(("XINFO", "XLEN", "XPENDING", "EVAL"))))
 """The commands that read the state of a group. EVAL stands for the scripts that `WORKING` does not name."""
 

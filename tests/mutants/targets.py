@@ -95,7 +95,8 @@ def apply(mutant: Mutant) -> None:
 
 @cache
 def functions() -> list[FunctionType]:
-    """Return the functions of `MODULES`. The first call must come before `gc.freeze`, which hides objects."""
+    """Return the functions of `MODULES`. Undoes `gc.freeze`, which hides objects."""
+    gc.unfreeze()
     files = {str(PACKAGE / path) for path in MODULES}
     objects = (each for each in gc.get_objects() if type(each) is FunctionType)
     return [function for function in objects if function.__code__.co_filename in files]

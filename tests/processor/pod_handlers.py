@@ -90,3 +90,13 @@ async def fail_or_crash(data: dict[str, Any]) -> None:
     if "kills" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     raise ConnectionResetError("the bank hung up")
+
+
+async def fork_and_sleep(data: dict[str, Any]) -> None:
+    """Fork a child that survives this process, as `multiprocessing` does."""
+    child = os.fork()
+    if not child:
+        time.sleep(60)  # noqa: ASYNC251 - the child runs no event loop
+        os._exit(0)
+    log.info("forked", extra={"child": child})
+    await asyncio.sleep(float(data["seconds"]))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.exceptions import RedisError, ResponseError
 
@@ -37,6 +37,7 @@ PARSERS: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("parse", PARSERS)
+@settings(max_examples=30)  # of each of the parsers
 @given(reply=REPLIES)
 def test_any_reply_is_parsed_or_refused(parse: Callable[[Any], Any], reply: Any) -> None:
     message = ""

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 TAKE_OVER_SECONDS = 12.0
-"""Time without a fault within which another pod claims the entries of a process that ended."""
+"""Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
 
 NODE_LOSS_SECONDS = 40.0
-"""Time without a fault within which another pod claims the entries of a process whose connections seem open."""
+"""Time without a fault within which another pod claims the entries of another process that ended."""
 
 FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
@@ -39,16 +39,14 @@ MAX_WAITING = 20
 
 MAX_BACKOFF_SECONDS = 4.0
 
-BACKGROUND_TASKS = (
-    "HeartbeatThread._run",
-    "RecoveryLoop.run",
-    "RecoveryLoop._claim_dead_loop",
-    "RecoveryLoop._claim_idle_loop",
-    "RecoveryLoop._snapshot_loop",
-    "LivenessMonitor.run",
-    "RedisStreamProcessor._consume_loop",
-)
-"""Coroutines that run as long as a pod listens."""
+BACKGROUND_TASKS = {
+    "HeartbeatThread._run": 1,
+    "RecoveryLoop.run": 1,
+    "Supervisor.run": 3,
+    "LivenessMonitor.run": 1,
+    "RedisStreamProcessor._consume_loop": 1,
+}
+"""Coroutines that run as long as a pod listens, with the number of their tasks."""
 
 MAX_IDLE_COMMANDS = 5
 """Maximum number of commands per second of a pod without messages."""
@@ -110,10 +108,19 @@ class Deadlines:
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
         limit = FOREIGN_OWNER_SECONDS
         if previous:
-            limit = NODE_LOSS_SECONDS if any(pod.is_node_lost for pod in previous) else TAKE_OVER_SECONDS
+            is_provable = not any(pod.is_node_lost for pod in previous) and self._is_known(record.owner)
+            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
         seconds = self._ledger.now - since
         if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
+
+    def _is_known(self, name: str) -> bool:
+        """Return True if a pod has seen the connections of the consumer, so that it can prove that they have ended."""
+        consumers = [
+            pod.processor._pipeline.consumer for pod in self._simulation.all_pods if pod.is_listening and pod.processor
+        ]
+        claimers = [consumer.claimer for consumer in consumers]
+        return any(claimer is not None and claimer._observer.has_seen(name) for claimer in claimers)
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
         runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]
@@ -245,9 +252,10 @@ def check_background_tasks(simulation: "Simulation") -> None:
         if not pod.is_listening or pod.plan.manager or not pod.health.liveness()[0]:
             continue
         names = Counter(coroutine_name(task) for task in simulation.loop.tasks_of(pod.process))
-        names["HeartbeatThread._run"] = sum(not task.done() for task in pod.thread_tasks)
-        for name in BACKGROUND_TASKS:
-            if not names[name]:
+        restarts = pod.processor.metrics.background_restarts if pod.processor else 0
+        names["HeartbeatThread._run"] = restarts or sum(not task.done() for task in pod.thread_tasks)
+        for name, count in BACKGROUND_TASKS.items():
+            if names[name] < count:
                 simulation.ledger.report("background", f"{name} of {pod.plan.name} has ended; /livez reports success")
 
 
@@ -261,7 +269,8 @@ def check_readiness(simulation: "Simulation") -> None:
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
         is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
-        if pod.is_listening and not is_ready and not is_new and simulation.has_been_calm:
+        may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
+        if may_be_ready and not is_ready and simulation.has_been_calm:
             simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 

@@ -28,12 +28,11 @@ def real_server() -> Iterator[Callable[[str], RealServer]]:
 
 @pytest.fixture
 def quiet_engine() -> Iterator[None]:
-    """Disable the engine's log, and exempt the objects of the test session from the collections of the simulation."""
+    """Disable the engine's log, and exempt the objects of earlier tests from the collections of the simulation."""
     logging.disable(logging.CRITICAL)
     gc.collect()
     gc.freeze()
     yield
-    gc.unfreeze()
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     gc.collect()  # runs the `finally` blocks of coroutines that a violation's error kept; their errors mean nothing
     sys.unraisablehook = hook

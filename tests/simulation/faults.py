@@ -68,7 +68,8 @@ def restart_listening(simulation: "Simulation", fault: FaultPlan) -> None:
 def twin(simulation: "Simulation", fault: FaultPlan) -> End:
     """A second process with the consumer name of the pod. It is killed at the end."""
     pod = simulation.pod(fault.pod)
-    second = simulation.create_pod(replace(pod.plan, name=f"{pod.plan.name}+"), consumer=pod.consumer)
+    plan = replace(pod.plan, name=f"{pod.plan.name}+")
+    second = simulation.create_pod(plan, consumer=pod.consumer, pod_uid=f"{pod.pod_uid}+")
     simulation.all_pods.append(second)
     second.start()
 
@@ -219,7 +220,7 @@ def server_down(simulation: "Simulation", fault: FaultPlan) -> End:
     """The server ends and starts again with all its data."""
     network = simulation.network
     network.refusals += 1
-    network.cut_all()
+    _restart(simulation)
 
     def end() -> None:
         network.refusals -= 1
@@ -232,10 +233,16 @@ def lost_writes(simulation: "Simulation", fault: FaultPlan) -> End:
     keys, begin = simulation.dump(), simulation.ledger.now
 
     def end() -> None:
-        simulation.network.cut_all()
+        _restart(simulation)
         simulation.restore(keys, begin)
 
     return end
+
+
+def _restart(simulation: "Simulation") -> None:
+    """Cut all connections, and change the run id of the server."""
+    simulation.network.cut_all()
+    simulation.server.incarnation += 1
 
 
 def failover(simulation: "Simulation", fault: FaultPlan) -> End:
@@ -255,7 +262,7 @@ def failover(simulation: "Simulation", fault: FaultPlan) -> End:
     def end() -> None:
         if is_readonly:
             server.inspect("REPLICAOF", "NO", "ONE")
-        simulation.network.cut_all()
+        _restart(simulation)
         simulation.restore(keys, begin)
 
     return end
@@ -263,7 +270,7 @@ def failover(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def empty_replica(simulation: "Simulation", fault: FaultPlan) -> None:
     """A failover to an empty replica."""
-    simulation.network.cut_all()
+    _restart(simulation)
     simulation.restore({}, 0.0)
 
 
@@ -319,7 +326,7 @@ def misconf(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def loading(simulation: "Simulation", fault: FaultPlan) -> End:
     """The server restarts, and rejects all commands while it loads its data."""
-    simulation.network.cut_all()
+    _restart(simulation)
     return _refuse(simulation, lambda _name: b"-LOADING Redis is loading the dataset in memory\r\n")
 
 

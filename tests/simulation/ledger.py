@@ -30,6 +30,9 @@ from tests.simulation.server import SimulatedServer, head_commands, to_dict
 MIN_IDLE_SECONDS = 30.0
 """A live consumer keeps its entries if the server has heard from it within this time."""
 
+DISCONNECTED_SECONDS = 0.95
+"""A consumer without connections keeps its entries if the server has heard from it within this time."""
+
 DETECTION_SECONDS = 2.0
 """Time within which a consumer detects that it has lost an entry."""
 
@@ -240,13 +243,12 @@ class Ledger:
             return "released"
         if process is None or self._is_foreign(record):
             return "foreign"
-        if self._activity.was_held(run.process, heard_at, "freeze"):
-            return "frozen"
         if run.process.is_stopping:
             return "stopping"
-        if not self._activity.is_connected(run.process):
+        silent = self._loop.time() - heard_at
+        if not self._activity.is_connected(run.process) and silent >= DISCONNECTED_SECONDS:
             return "disconnected"
-        return "silent" if self._loop.time() - heard_at >= MIN_IDLE_SECONDS else ""
+        return "silent" if silent >= MIN_IDLE_SECONDS else ""
 
     def _check_orphaned(self, record: EntryRecord, cause: str) -> None:
         if record.state != "orphaned":

@@ -26,11 +26,22 @@ class Pod:
     """Simulated pod. After a crash, a new pod with a new name continues, as a Deployment does."""
 
     def __init__(
-        self, plan: PodPlan, loop: SimulationLoop, ledger: Ledger, random: Random, *, consumer: str = ""
+        self,
+        plan: PodPlan,
+        loop: SimulationLoop,
+        ledger: Ledger,
+        random: Random,
+        *,
+        consumer: str = "",
+        pod_uid: str = "",
     ) -> None:
-        """Create a pod that has not started. `consumer` is its consumer name, by default the name of the pod."""
+        """Create a pod that has not started. `consumer` is its consumer name, by default the name of the pod.
+
+        The default of `pod_uid` is the same for all containers of a pod.
+        """
         self.plan, self._loop, self._ledger = plan, loop, ledger
         self.consumer = consumer or plan.name
+        self.pod_uid = pod_uid or f"uid-{self.consumer}"
         self.process = Process(plan.name)
         self._context = context_of(self.process.threads["main"])
         self.runtime = Runtime(
@@ -38,6 +49,7 @@ class Pod:
             random=random,
             start_thread=self._start_thread,
             create_thread_pool=self._create_thread_pool,
+            pod_uid=self.pod_uid,
         )
         self.processor: RedisStreamProcessor | None = None
         self.main_task: asyncio.Task[None] | None = None

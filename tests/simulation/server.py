@@ -1,7 +1,7 @@
 """Simulated server: a real Redis or Valkey that runs on the virtual clock, and one command at a time.
 
 The simulation serves blocking reads itself: it sends them without BLOCK, and again as soon as the stream contains a new
-entry. It also assigns the client ids, because the ids of the real server depend on earlier connections.
+entry. It also assigns the client ids and the run id, because those of the real server depend on earlier events.
 """
 
 import asyncio
@@ -67,6 +67,8 @@ class RealServer:
         self.clock = ServerClock(folder, START_MICROSECONDS)
         self._socket_path = folder / "socket"
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
+        # The thread of the memory allocator would wait until a virtual time. Virtual times are in the past.
+        options += ["--jemalloc-bg-thread", "no"]
         self._program = Program(flavour.name, [flavour.find(), *options], folder, self.clock.environment())
         self._program.start()
         try:
@@ -75,6 +77,8 @@ class RealServer:
             self._program.kill()
             raise
         self.control = self.connect()
+        info: bytes = self.control.execute("INFO", "server")
+        self.run_id = info.partition(b"run_id:")[2].split()[0]
 
     def connect(self) -> "RealConnection":
         """Open a connection."""
@@ -191,6 +195,9 @@ class SimulatedServer:
         """Commands that change nothing, and that `inspect_many` often executes after a command that can change data."""
         self._observations: dict[Command, Any] = {}
         """Replies to commands that change nothing, since the last command that can change data."""
+        self.incarnation = 0
+        """Number of restarts and failovers. It is the run id, because that of the real server is random."""
+        self._client_names: dict[int, bytes] = {}
         self._held: list[Callable[[], None]] = []
         self._sessions: dict[int, RealConnection] = {}
 
@@ -204,6 +211,7 @@ class SimulatedServer:
         """Close the real connection of a client. Drops its parked read."""
         if read := self.parked.pop(client_id, None):
             read.timer.cancel()
+        self._client_names.pop(client_id, None)
         if session := self._sessions.pop(client_id, None):
             session.close()
 
@@ -229,7 +237,8 @@ class SimulatedServer:
             self.on_executed(client_id, arguments, error)
             reply(error)
             return
-        if name == b"CLIENT" and (answer := self._answer_client_command(client_id, arguments)) is not None:
+        answer = self._answer_client_command(client_id, arguments) if name in {b"CLIENT", b"INFO"} else None
+        if answer is not None:
             self.on_executed(client_id, arguments, answer)
             reply(answer)
             return
@@ -318,7 +327,8 @@ class SimulatedServer:
         """Execute a command of a client. If it can change data, the same round trip executes the observed commands."""
         self.sync_clock()
         observed = self.observed if arguments[0].upper() in WRITE_COMMANDS else ()
-        raw, parsed, observations = self._sessions[client_id].send(arguments, *observed)
+        translated = [self.real.run_id if each == self.run_id else each for each in arguments]
+        raw, parsed, observations = self._sessions[client_id].send(translated, *observed)
         self._observations = dict(zip(observed, observations, strict=True))
         return raw, parsed
 
@@ -355,14 +365,31 @@ class SimulatedServer:
                 return bool(last) and parse_id(last[0][0].decode()) > parse_id(group[b"last-delivered-id"].decode())
         return True
 
+    @property
+    def run_id(self) -> bytes:
+        """Simulated run id of the server."""
+        return b"%040d" % self.incarnation
+
     def _answer_client_command(self, client_id: int, arguments: Arguments) -> bytes | None:
-        match arguments[1].upper():
-            case b"ID":
+        match [arguments[0].upper(), arguments[1].upper()]:
+            case [b"CLIENT", b"ID"]:
                 return b":%d\r\n" % client_id
-            case b"UNBLOCK":
+            case [b"CLIENT", b"UNBLOCK"]:
                 return b":%d\r\n" % self.end_parked_read(int(arguments[2]))
+            case [b"CLIENT", b"SETNAME"]:
+                self._client_names[client_id] = arguments[2]
+                return b"+OK\r\n"
+            case [b"CLIENT", b"LIST"]:
+                ids = [each for each in map(int, arguments[3:]) if each in self._sessions]
+                return _bulk(b"".join(b"id=%d name=%s\n" % (each, self._client_names.get(each, b"")) for each in ids))
+            case [b"INFO", b"SERVER"]:
+                return _bulk(b"# Server\r\nrun_id:%s\r\n" % self.run_id)
             case _:
                 return None
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
 def _index(arguments: Arguments, word: bytes) -> int:

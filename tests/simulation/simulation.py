@@ -221,9 +221,10 @@ class Simulation:
     def _start_pod(self, name: str) -> None:
         self._launch(self.create_pod(next(each for each in self.plan.pods if each.name == name)))
 
-    def create_pod(self, plan: PodPlan, *, consumer: str = "") -> Pod:
+    def create_pod(self, plan: PodPlan, *, consumer: str = "", pod_uid: str = "") -> Pod:
         """Create a pod without starting it."""
-        return Pod(plan, self.loop, self.ledger, Random(f"{self.plan.seed} {plan.name}"), consumer=consumer)
+        random = Random(f"{self.plan.seed} {plan.name}")
+        return Pod(plan, self.loop, self.ledger, random, consumer=consumer, pod_uid=pod_uid)
 
     def _launch(self, pod: Pod) -> None:
         base_name = pod.plan.name.partition("~")[0]

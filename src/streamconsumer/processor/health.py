@@ -32,6 +32,10 @@ class Health:
         self._stuck_after, self._clock = stuck_after, runtime.clock
         self._last_heartbeat = self._clock()
         self._not_ready_reason = "starting"
+        self.problems: dict[str, str] = {}
+        """Reasons why the pod is not ready although it can read, by the component that reports the reason."""
+        self.failures: dict[str, str] = {}
+        """Reasons why the pod is not alive although its event loop runs, by the component that reports the reason."""
 
     def heartbeat(self) -> None:
         """Record that the event loop is running."""
@@ -45,16 +49,26 @@ class Health:
         """Record the reason why the pod cannot read entries."""
         self._not_ready_reason = reason
 
+    def set_problem(self, component: str, reason: str) -> None:
+        """Record the reason why a component makes the pod not ready. An empty reason ends the problem."""
+        if reason:
+            self.problems[component] = reason
+        else:
+            self.problems.pop(component, None)
+
     def liveness(self) -> tuple[bool, str]:
         """Return whether the pod is alive, and the reason."""
         seconds = self._clock() - self._last_heartbeat
+        if failures := list(self.failures.values()):
+            return False, failures[0]
         if seconds < self._stuck_after.total_seconds():
             return True, "ok"
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
 
     def readiness(self) -> tuple[bool, str]:
         """Return whether the pod can read entries, and the reason."""
-        return not self._not_ready_reason, self._not_ready_reason or "ok"
+        reason = next(iter([*self.problems.values(), self._not_ready_reason]))
+        return not reason, reason or "ok"
 
 
 class LivenessMonitor:

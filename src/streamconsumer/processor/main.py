@@ -25,6 +25,7 @@ from streamconsumer.processor.handler.loader import BatchHandler, Handler, add_h
 from streamconsumer.processor.health import Health, ProbeServer
 from streamconsumer.processor.metrics import Metrics, build_registry
 from streamconsumer.processor.processor import RedisStreamProcessor
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import FLUSH_BUDGET, SpanRecorder, telemetry_from_env
 from streamconsumer.processor.telemetry.otlp_metrics import MetricsExporter, exporter_from_env
 from streamconsumer.text import printable
@@ -149,6 +150,7 @@ async def _serve(
         telemetry=telemetry,
         metrics=metrics,
         health=health,
+        runtime=Runtime(pod_uid=settings.pod_uid),
     )
     processor.set_message_callback(handler)
     stop = _install_signal_handlers(processor)

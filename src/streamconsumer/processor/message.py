@@ -7,10 +7,12 @@ entries of its read. Default values are class attributes, so that creating an en
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, NamedTuple
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, has_replay_marks, strip_replay_marks
+from streamconsumer.processor.entry_state import LOST, QUEUED, RUNNING, TRANSITIONS, EntryState, Transition
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.replies import UnexpectedReply
 
@@ -31,18 +33,27 @@ class ConsumerId(NamedTuple):
         return f"stream {self.stream!r}, group {self.group!r}"
 
 
+class Origin(Enum):
+    """How an entry came to its next attempt. The origin decides the order in which entries start."""
+
+    NEW = "new"
+    """XREADGROUP has delivered the entry for the first time, and has counted one attempt."""
+
+    CLAIMED = "claimed"
+    """Another process owned the entry, and may have started its handler. No attempt has ended since then."""
+
+    DUE = "due"
+    """The delay of a retry has ended, in this process or in Redis."""
+
+
 class Entry:
     """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
     deliveries: int = 1
-    """Delivery count in Redis: the number of attempts, including the current attempt if `attempt_counted` is True.
+    """Number of attempts that have started. For a new entry, the attempt that XREADGROUP has counted is included."""
 
-    XREADGROUP sets the count to 1, because Redis does not know whether the handler of an entry has started."""
-
-    attempt_counted = True
-    """True if the delivery count in Redis includes the current attempt.
-
-    The attempt of a redelivered entry must be counted before the handler starts."""
+    state: EntryState = QUEUED
+    origin: Origin = Origin.NEW
 
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
@@ -58,17 +69,11 @@ class Entry:
     is_standalone = False
     """True if the entry is not in the in-flight table."""
 
-    is_replay = False
-    """True if the entry was replayed from a dead letter. The handler does not get the replay marks."""
-
     may_be_large = False
     """True if the size of the entry must be checked against `delivery.maxEntryBytes`."""
 
     in_large_reply = False
     """True if the entry was read in a large reply, so that the memory it occupies must be measured."""
-
-    is_trial = False
-    """True if the current attempt is a trial. An open circuit breaker allows only one trial at a time."""
 
     decision: Any = None
     """FailureDecision or Effects that must still be applied in Redis. None if there is nothing to apply."""
@@ -76,22 +81,9 @@ class Entry:
     is_suspect = False
     """True if the function `is_suspect` returned True: handling the entry may have crashed a consumer's process."""
 
-    owner_died = False
-    """True if a consumer died while the entry was pending with it, and no attempt has ended since then."""
-
-    is_uncounted = False
-    """True if the delivery count in Redis does not include the current attempt, because the attempt is a trial."""
-
-    disposition: Literal["", "claimed_by_peer", "timeout", "drain_timeout", "retry_scheduled"] = ""
-    """Reason why the result of the handler does not settle the entry. Empty if the result of the handler settles the
-    entry."""
-
     lane: bytes | None = None
     """Value of the ordering key. Entries with the same value are handled in order. None if no ordering key is set, or
     if the entry does not have the key's field."""
-
-    started_seconds = 0.0
-    """Time at which the handler was called, by the event loop's clock. Set only if `delivery.timeout` is set."""
 
     received_ns = 0
     """Time at which this process received the entry, by this machine's clock. 0 if the entry is not traced, or after an
@@ -119,7 +111,7 @@ class Entry:
     def standalone(cls, message_id: str) -> "Entry":
         """Create an entry that is not in the in-flight table, for a direct call of `_process_single_message`."""
         entry = cls(message_id, ())
-        entry.is_standalone = True
+        entry.is_standalone, entry.state = True, RUNNING
         return entry
 
     @classmethod
@@ -127,7 +119,7 @@ class Entry:
         """Create an entry that some consumer has received before. The next attempt of this entry must be counted in
         Redis."""
         entry = cls(message_id, fields)
-        entry.deliveries, entry.attempt_counted = deliveries, False
+        entry.deliveries, entry.origin = deliveries, Origin.DUE
         entry.may_be_large = entry.in_large_reply = True
         return entry
 
@@ -138,8 +130,20 @@ class Entry:
         untrimmed = [pair for pair in pairs if pair[1] is not None]
         return [cls(message_id, fields) for message_id, fields in replies.entries(untrimmed, "XREADGROUP")]
 
-    def has_replay_marks(self) -> bool:
-        """Return whether the entry may have replay marks."""
+    def apply(self, transition: Transition) -> None:
+        """Change the state. A lost entry stays lost, and never starts."""
+        sources, target = TRANSITIONS[transition]
+        if self.state is not LOST or transition == "start":
+            assert self.state in sources, f"entry {self.message_id}: {transition} while {self.state.value}"
+            self.state = target
+
+    def mark_attempted(self) -> None:
+        """Record that an attempt has started in this process, so that the next attempt must be counted in Redis."""
+        self.origin, self.is_first_delivery = Origin.DUE, False
+
+    @property
+    def is_replay(self) -> bool:
+        """True if the entry was replayed from a dead letter. The handler does not get the replay marks."""
         return has_replay_marks(self.fields)
 
     def field_value(self, name: bytes) -> bytes | None:
@@ -156,7 +160,7 @@ class Entry:
         """Return a dict of the fields. If a name is repeated, the last value is used.
 
         Raises UndecodableEntry if `encoding` is utf-8 and a name or value is not valid UTF-8."""
-        fields = strip_replay_marks(self.fields) if self.is_replay else self.fields
+        fields = strip_replay_marks(self.fields)
         if encoding == "bytes":
             return dict(zip(fields[::2], fields[1::2], strict=True))
         try:
@@ -176,7 +180,7 @@ class UnreadableEntry(Entry):
 
     If the entry has replay marks, the fields end with these marks."""
 
-    attempt_counted = False
+    origin = Origin.DUE
 
     def __init__(self, message_id: str, fields: Sequence[bytes], deliveries: int, problem: str) -> None:
         super().__init__(message_id, fields)
@@ -210,11 +214,12 @@ class TextEntry(Entry):
     def fields(self) -> Sequence[bytes]:  # type: ignore[override] # only a few entries need bytes
         return [text.encode(errors="surrogateescape") for text in self.texts]
 
-    def has_replay_marks(self) -> bool:
+    @property
+    def is_replay(self) -> bool:
         return len(self.texts) >= MIN_LENGTH_WITH_MARKS and has_replay_marks(self.texts)
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
-        if self.is_replay:
+        if len(self.texts) >= MIN_LENGTH_WITH_MARKS and self.is_replay:
             return super().data(encoding)
         if not self.is_ascii:
             for text in self.texts:
@@ -314,4 +319,4 @@ def is_suspect(deliveries: int, max_deliveries: int) -> bool:
     An entry that must be handled alone is a suspect: handling the entry may have crashed the process of the dead
     consumer. If the delivery count is 1, the entry's handler may never have started. If the count is at least 2, the
     handler has started. If `max_deliveries` is 1 or 2, a delivery count of 1 makes the entry a suspect."""
-    return deliveries >= min(2, max_deliveries - 1)
+    return deliveries >= (2 if max_deliveries > 2 else 1)

@@ -71,6 +71,8 @@ class Metrics:
     abandoned: int = _counter("Messages that were still running at the drain timeout and stayed pending")
     groups_recreated: int = _counter("Times that the missing consumer group was recreated", unit="{group}")
     redis_errors: int = _counter("Redis errors in the consume loop", unit="{error}")
+    lease_renewals_failed: int = _counter("Failed renewals of the leases of messages in flight", unit="{renewal}")
+    background_restarts: int = _counter("Background tasks restarted after an error", unit="{restart}")
     spans_dropped: int = _counter("Recorded spans that never reached the collector", unit="{span}")
     exceptions_dropped: int = _counter(
         "Log records of handler exceptions that never reached the collector", unit="{record}"

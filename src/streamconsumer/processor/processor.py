@@ -10,12 +10,14 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.consumer import StreamManager, unique_consumer_name
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
+from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
 from streamconsumer.processor.health import Health, LivenessMonitor
@@ -23,6 +25,7 @@ from streamconsumer.processor.message import ConsumerId, Entry, reset_current, s
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, ProcessorHooks, build_pipeline
 from streamconsumer.processor.pipeline.reconnect import ReconnectBackoff
+from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.processor.telemetry import MessageTracing
 
@@ -42,6 +45,9 @@ class RedisStreamProcessor:
     object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
     returned no entries. A polling processor neither renews leases nor claims entries.
 
+    No two processes may use the same `consumer_name` at the same time. If it is empty, the processor uses a new name
+    that consists of the host name, the process id and a random number.
+
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
     """
@@ -51,7 +57,7 @@ class RedisStreamProcessor:
         stream_manager: StreamManagerProtocol,
         stream_name: str,
         consumer_group_name: str,
-        consumer_name: str,
+        consumer_name: str = "",
         batch_count: int = 10,
         poll_interval: float = 1.0,
         *,
@@ -68,7 +74,7 @@ class RedisStreamProcessor:
         self.stream_manager = stream_manager
         self.stream_name = stream_name
         self.consumer_group_name = consumer_group_name
-        self.consumer_name = consumer_name
+        self.consumer_name = consumer_name or unique_consumer_name()
         self.batch_count = batch_count
         self.poll_interval = poll_interval
         self.concurrency = concurrency
@@ -81,7 +87,7 @@ class RedisStreamProcessor:
         self.metrics = metrics or Metrics()
         self.health = health or Health()
         self._telemetry, self._runtime = telemetry, runtime
-        self._thread_pool = HandlerThreadPool(concurrency, runtime)
+        self._thread_pool = HandlerThreadPool(concurrency, runtime, self.health.failures)
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
@@ -133,6 +139,7 @@ class RedisStreamProcessor:
             log.warning("processor is already listening", extra={"stream": self.stream_name})
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
+        self._keep_stuck_handlers()
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
             event.clear()
@@ -143,6 +150,13 @@ class RedisStreamProcessor:
                 await self._first_attempt_done.wait()
         if self._fatal_error is not None:
             await self.wait_stopped()
+
+    def _keep_stuck_handlers(self) -> None:
+        """Prevent the next run from starting entries whose handlers of the previous run are still running."""
+        busy_ids = self._thread_pool.busy_ids
+        for message_id, task in self._pipeline.in_flight.tasks.items():
+            busy_ids.add(message_id)
+            task.add_done_callback(partial(_discard, busy_ids, message_id))
 
     async def wait_stopped(self) -> None:
         """Wait until the processor has stopped.
@@ -173,7 +187,8 @@ class RedisStreamProcessor:
 
     async def _run_tasks(self) -> None:
         """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
-        recovery = self._pipeline.recovery_loop.run(lambda: self.health.liveness()[0])
+        self._pipeline.in_flight.owner = asyncio.current_task()
+        recovery = self._pipeline.recovery_loop.run(self.health)
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
@@ -181,11 +196,11 @@ class RedisStreamProcessor:
             if self._fatal_error is None:
                 await self._drain()
         finally:
+            self._pipeline.in_flight.close()
             self._pipeline.recovery_loop.is_stopped = True
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-        if self._fatal_error is not None:
             self._loop_task = None
 
     async def _consume_loop(self) -> None:
@@ -249,7 +264,7 @@ class RedisStreamProcessor:
 
     async def _handle_entry(self, entry: Entry) -> None:
         """Handle one entry. An error that this method raises ends the worker slot."""
-        data = await self._pipeline.settler.prepare_data(entry)
+        data = await self._pipeline.preparation.data_for_handler(entry)
         if data is not None:
             await self._process_single_message(entry.message_id, data)
 
@@ -258,26 +273,25 @@ class RedisStreamProcessor:
 
         If the handler fails, the error is logged and the entry stays pending until it is retried or dead-lettered."""
         pipeline = self._pipeline
-        entry = pipeline.in_flight.get(message_id) or Entry.standalone(message_id)
+        entry = pipeline.in_flight.entries.get(message_id) or Entry.standalone(message_id)
         context = (entry, pipeline.consumer_id, data)
-        result, decision = None, None
+        result = None
         token, started = set_current(context), self._runtime.clock()
         try:
             result = await pipeline.attempt_runner.run(entry, context, data)
-        except BaseException:
-            decision = entry.decision
-            if decision is None:  # cancelled, or the process ends
+        except BaseException as error:
+            if entry.state is RUNNING or process_exit(error):  # cancelled by the handler, or the process ends
                 raise
         finally:
             self.metrics.record_duration(self._runtime.clock() - started)
             reset_current(token)
         if entry.is_standalone:
-            if decision is None:  # called without the loop, so no read would send the acknowledgement
+            if entry.state is RUNNING:  # called without the loop, so no read would send the acknowledgement
                 await self._ack_directly(message_id)
-        elif decision is not None:
+        elif entry.state is SETTLING:
             await pipeline.settler.apply_decision(entry)
         # A handler that is cancelled, because a drain ended or another consumer claimed the entry, may still return.
-        elif not entry.disposition:
+        elif entry.state is RUNNING:
             await pipeline.settler.on_success(entry, result)
 
     def _require_handler(self) -> AsyncHandler:
@@ -307,8 +321,7 @@ class RedisStreamProcessor:
         self._stopping.set()
         in_flight.close()
         await self._interrupt_read()
-        await loop_task
-        self._loop_task = None
+        await asyncio.wait([loop_task])
         log.info("stopped listening to the stream", extra={"stream": self.stream_name})
 
     async def _interrupt_read(self) -> None:
@@ -363,7 +376,7 @@ class RedisStreamProcessor:
                 handle_entry=self._handle_entry,
                 fast_path_handler=None if self._overrides_single_message else self._callback,
                 may_claim=self._may_claim,
-                busy_ids=self._thread_pool.busy_ids,
+                thread_pool=self._thread_pool,
             ),
             metrics=self.metrics,
             telemetry=self._telemetry,
@@ -380,3 +393,7 @@ class RedisStreamProcessor:
 
     def _may_claim(self) -> bool:
         return self._is_open and not self._reconnect_backoff.consecutive_failures and not self._stopping.is_set()
+
+
+def _discard(ids: set[str], message_id: str, _: object) -> None:
+    ids.discard(message_id)

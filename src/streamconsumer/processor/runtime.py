@@ -44,6 +44,8 @@ class Runtime:
     """Starts a thread with its own event loop."""
     create_thread_pool: Callable[[int], Executor] = create_thread_pool
     """Creates the threads for handlers that are not async. The argument is the maximum number of threads."""
+    pod_uid: str = "-"
+    """UID of the Kubernetes pod whose main process this is. `-` for another process."""
 
 
 DEFAULT_RUNTIME = Runtime()

@@ -164,7 +164,12 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 }
 """Connection class by URL scheme."""
 
-NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+NO_RETRY_OPTIONS: dict[str, Any] = {
+    "decode_responses": False,
+    "encoding_errors": "surrogateescape",
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 0),
+}
 """Connection options for raw replies, without retries. By default, redis-py 8 would send each command, even a read, up
 to eleven times. The consume loop, not the connection, retries after an error."""
 

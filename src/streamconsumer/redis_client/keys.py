@@ -42,7 +42,7 @@ The sorted set `group_key(…, "postponed")` stores when each entry is due.
 ENTRY_SUFFIXES = ("postponed", "claimed", "claimed-before", "committed")
 """Suffixes of the companion keys that the scripts about single entries use."""
 
-COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, "consumers", "readers", "last-known")
+COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, "consumers", "readers", "registrations", "last-known")
 """Suffixes of all companion keys that contain group state. The list omits the dead-letter stream, because dead letters
 are messages."""
 

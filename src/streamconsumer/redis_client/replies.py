@@ -24,6 +24,8 @@ MAX_ID_PART = 2**64 - 1
 T = TypeVar("T")
 
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
+_RUN_ID = re.compile(r"^run_id:([0-9a-zA-Z]{1,64})\r?$", re.MULTILINE)
+_CLIENT = re.compile(r"^id=([0-9]{1,19}) .*?\bname=(\S*)", re.MULTILINE)
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 _quotes = reprlib.Repr()
 _quotes.maxlevel, _quotes.maxlist, _quotes.maxstring, _quotes.maxother = 2, 4, 60, 60
@@ -64,8 +66,8 @@ def numbers(reply: Any, subject: str) -> dict[str, int]:
 
     Values that are not such numbers are omitted, because any program may write to the hash.
     """
-    parsed = {text(name, subject): _number(value) for name, value in to_dict(reply, subject).items()}
-    return {name: number for name, number in parsed.items() if number is not None and 0 <= number <= MAX_COUNT}
+    parsed = {name(field_name, subject): _number(value) for field_name, value in to_dict(reply, subject).items()}
+    return {each: number for each, number in parsed.items() if number is not None and 0 <= number <= MAX_COUNT}
 
 
 def text(reply: Any, subject: str) -> str:
@@ -73,6 +75,29 @@ def text(reply: Any, subject: str) -> str:
     if not isinstance(reply, bytes):
         raise UnexpectedReply(subject, reply, "a string")
     return reply.decode(errors="backslashreplace")
+
+
+def name(reply: Any, subject: str) -> str:
+    """Return the name of a consumer as text, which a command can contain again. Bytes that are not UTF-8 become lone
+    surrogates."""
+    if isinstance(reply, str):
+        return reply
+    if not isinstance(reply, bytes):
+        raise UnexpectedReply(subject, reply, "a string")
+    return reply.decode(errors="surrogateescape")
+
+
+def run_id(reply: Any) -> str:
+    """Return the server's run id in the reply to INFO."""
+    match = _RUN_ID.search(name(reply, "INFO"))
+    if match is None:
+        raise UnexpectedReply("INFO", reply, "a line run_id")
+    return match[1]
+
+
+def client_names(reply: Any) -> dict[int, str]:
+    """Return the names of the connections in the reply to CLIENT LIST, by id."""
+    return {int(client_id): found for client_id, found in _CLIENT.findall(name(reply, "CLIENT LIST"))}
 
 
 def entry_id(reply: Any, subject: str) -> str:

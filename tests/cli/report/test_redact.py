@@ -169,14 +169,14 @@ def test_value_within_a_document_is_removed_alone(secret: str) -> None:
 
 
 def test_document_nested_beyond_the_parser_limit_is_removed() -> None:
-    secret = "[" * 4000
+    secret = "[" * 1500
     assert redactor(secret).redact(f"a {secret} b").startswith("a (removed: ")
 
 
 @pytest.mark.parametrize("fragment", ["-----BEGIN KEY-----\n", "a://"])
 def test_repeated_prefix_of_a_pem_block_or_url_is_scanned_in_linear_time(fragment: str) -> None:
     started = time.process_time()
-    text = redactor().redact(fragment * 100_000 + " end")
+    text = redactor().redact(fragment * 20_000 + " end")
     assert time.process_time() - started < 10
     assert text.endswith("end")
 

@@ -201,7 +201,7 @@ def test_reasons_and_remedies_of_conditions_are_unchanged() -> None:
 )
 def test_long_text_of_one_fragment_is_scanned_in_linear_time(fragment: str) -> None:
     started = time.process_time()
-    redact(fragment * (200_000 // len(fragment)))
+    redact(fragment * (100_000 // len(fragment)))
     assert time.process_time() - started < 5
 
 

@@ -25,10 +25,12 @@ from tests.operator.foreign_server import foreign_server
 from tests.operator.name_server import running_name_server
 
 SLOW_ENDPOINTS = 500
-MANY_ENDPOINTS = 1000
+MANY_ENDPOINTS = 600
 SAMPLES = 10
 OPEN_FILES = 512
 TIMEOUT_SECONDS = 120
+LOAD_SECONDS = 2.0
+"""Delay that other load on the machine may cause. A silent server that delayed a poll would delay it by 10 s."""
 
 
 class Monitor(RedisMonitor):
@@ -74,7 +76,7 @@ async def running_monitor(interval: timedelta, *, scaled_to_zero: bool = False) 
 
 @pytest.fixture
 def few_open_files() -> Iterator[None]:
-    """A limit of open files that 1,000 connections would exceed."""
+    """A limit of open files that the connections to MANY_ENDPOINTS would exceed."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, before[1]))
     yield
@@ -115,7 +117,7 @@ async def test_slow_servers_delay_only_their_namespace(many_addresses: RedisServ
             await monitor.wait_for(StreamReason.UNREACHABLE, ("hostile", "slow-0"))
             during = await median_until_connected(monitor, many_addresses, "during")
             assert silent.connections >= MAX_CONCURRENT_POLLS
-    assert during <= 2 * before, (before, during)
+    assert during <= 2 * before + LOAD_SECONDS, (before, during)
 
 
 async def test_silent_name_servers_delay_only_their_namespace(many_addresses: RedisServer) -> None:
@@ -139,7 +141,7 @@ async def test_silent_name_servers_delay_only_their_namespace(many_addresses: Re
                 monitor.add("hostile", f"slow-{number}", f"redis://h{number}.silent.example.:6379/0")
             await monitor.wait_for(StreamReason.UNREACHABLE, ("hostile", "slow-0"))
             during = await median("during")
-    assert during <= 2 * before, (before, during)
+    assert during <= 2 * before + LOAD_SECONDS, (before, during)
 
 
 @pytest.mark.usefixtures("few_open_files")

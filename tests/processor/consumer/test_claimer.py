@@ -4,27 +4,34 @@ A message that crashes its process becomes a dead letter without the other messa
 """
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from streamconsumer.processor import BatchFailed, Reject, Retry
+from streamconsumer.processor import BatchFailed, RedisStreamProcessor, Reject, Retry
 from streamconsumer.processor.consumer import liveness
-from streamconsumer.processor.consumer.heartbeat import HeartbeatThread
+from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
+from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
+from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.liveness import (
     ABSENT_AFTER,
+    BUSY_CHECK_INTERVAL,
     CHECK_INTERVAL,
-    CONFIRMATION_DELAY,
     EXPIRE_AFTER,
-    SILENCE_THRESHOLD,
-    ConsumerInfo,
+    MAX_CHECK_INTERVAL,
 )
+from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
-from streamconsumer.processor.runtime import start_thread
+from streamconsumer.processor.consumer.registration import Identity, Registration
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
@@ -34,6 +41,40 @@ from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
 DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
+
+
+async def wait_until_seen(observer: RedisStreamProcessor, name: str) -> None:
+    """Wait until a processor can prove the death of a consumer by its connections."""
+    consumer = observer._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
+    assert consumer.claimer is not None
+    await eventually(partial(consumer.claimer._observer.has_seen, name))
+
+
+class Heart:
+    """Heartbeat of a processor, whose beats a test runs in the event loop of the processor."""
+
+    def __init__(self, consumer: RedisConsumer, in_flight_ids: Callable[[], list[str]] = list) -> None:
+        self.lost: list[str] = []
+        hooks = HeartbeatHooks(
+            in_flight_ids=in_flight_ids,
+            is_alive=lambda: True,
+            is_receiving=lambda: False,
+            on_lost=self.lost.extend,
+            on_name_lost=lambda: None,
+            on_leases_valid=lambda _until: None,
+            on_problem=lambda _problem: None,
+        )
+        self.connection = DedicatedConnection(consumer.manager, 5.0, 10**6)
+        self.leases = Leases(self.connection.execute, *consumer.consumer_id)
+        self.thread = HeartbeatThread(
+            consumer.manager,
+            consumer.registration,
+            consumer.ack_buffer,
+            hooks,
+            metrics=Metrics(),
+            runtime=DEFAULT_RUNTIME,
+        )
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread"])
@@ -47,9 +88,8 @@ async def test_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
     await pod.wait_for_log("started", times=100)
     peer = Recorder()
-    await group.start(peer, "pod-b", concurrency=10)
-    await group.wait_until_reading()
-    await asyncio.sleep(1)
+    processor = await group.start(peer, "pod-b", concurrency=10)
+    await wait_until_seen(processor, "pod-a")
     pod.signal(signal.SIGKILL)
     killed = time.monotonic()
     await peer.wait_until_finished(100)
@@ -71,7 +111,7 @@ async def test_handler_keeps_its_message_when_it_blocks_the_event_loop(group: Gr
 
 
 async def test_live_consumers_keep_their_entries_after_an_outage(group: Group) -> None:
-    """Every consumer was silent. Live ones send a heartbeat before the second check."""
+    """Every consumer was silent, and each observer has lost its connection or waits for its reply."""
     handler, peer = Recorder(gate=False), Recorder()
     await group.add(3)
     await group.start(handler, concurrency=4)
@@ -97,7 +137,7 @@ async def test_messages_of_a_dead_pod_are_claimed_when_the_server_is_out_of_memo
     await any_group.client.hset(group_key(STREAM, GROUP, "consumers"), "pod-a", "1")
     await any_group.client.config_set("maxmemory", "1")
     peer = Recorder()
-    await any_group.start(peer, "pod-b", min_idle=60)
+    await any_group.start(peer, "pod-b", min_idle=2)
     await peer.wait_until_finished(3)
     assert peer.ids == ids
 
@@ -144,12 +184,12 @@ async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Grou
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
     await group.wait_until_reading()
-    await asyncio.sleep(3)  # until each pod has read the members
+    await asyncio.sleep(6)  # until each pod has read the registrations
     await group.reset_command_counts()
     await asyncio.sleep(8)
     commands = await group.command_counts()
-    assert set(commands) <= {"xinfo", "hscan", "hset"}, "no other command is sent while the group is idle"
-    assert 4 <= commands["xinfo"] + commands.get("hscan", 0) <= 8 + 1
+    assert set(commands) <= {"evalsha", "xinfo", "hget", "hdel", "hscan", "hset"}, "only the checks are sent"
+    assert 4 <= commands["evalsha"] <= 8 + 1
 
 
 @ON_ONE_SERVER
@@ -197,24 +237,14 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
     processor = await group.start(handle, manager=manager)
     intake = processor._pipeline.consumer
     assert isinstance(intake, RedisConsumer)
-    lost: list[str] = []
-    heart = HeartbeatThread(
-        manager,
-        intake.consumer_id,
-        intake.ack_buffer,
-        in_flight_ids=list,
-        on_lost=lost.extend,
-        is_alive=lambda: True,
-        is_receiving=lambda: False,
-        start_thread=start_thread,
-    )
+    heart = Heart(intake)
     target = intake._dead_letter_writer if script == "write_many" else intake.leases
     run = getattr(target, script)
 
     async def run_and_renew(*arguments: Any) -> Any:
         reply = await run(*arguments)
         with intake.ack_buffer.acked_during() as acked_ids:
-            await heart._renew(manager, intake.leases, [message_id], acked_ids)
+            await heart.thread._renew(heart.leases, heart.connection, [message_id], acked_ids)
         return reply
 
     setattr(target, script, run_and_renew)
@@ -222,7 +252,8 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
     await eventually(lambda: processor.metrics.failed == 1 and not processor._pipeline.in_flight.ids())
     await processor.stop_listening()
     assert Counter(each.consumer for each in await group.entries()) == left
-    assert not lost
+    assert not heart.lost
+    await heart.connection.close()
     assert processor.metrics.lost_ownership == 0
 
 
@@ -244,22 +275,12 @@ async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settl
     processor = await group.start(handle, manager=manager, settings={"batch": True})
     consumer, in_flight = processor._pipeline.consumer, processor._pipeline.in_flight
     assert isinstance(consumer, RedisConsumer)
-    lost: list[str] = []
-    heart = HeartbeatThread(
-        manager,
-        consumer.consumer_id,
-        consumer.ack_buffer,
-        in_flight_ids=in_flight.ids,
-        on_lost=lost.extend,
-        is_alive=lambda: True,
-        is_receiving=lambda: False,
-        start_thread=start_thread,
-    )
+    heart = Heart(consumer, in_flight.ids)
     write_many = consumer._dead_letter_writer.write_many
 
     async def beat_and_write(*arguments: Any) -> Any:
         for _ in range(2):  # a heartbeat renews only entries that were in flight at the last beat
-            await heart._beat(manager, consumer.leases)
+            await heart.thread._beat(heart.connection, heart.leases)
         return await write_many(*arguments)
 
     monkeypatch.setattr(consumer._dead_letter_writer, "write_many", beat_and_write)
@@ -267,36 +288,156 @@ async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settl
     await eventually(lambda: processor.metrics.failed == 5 and not in_flight.ids())
     await processor.stop_listening()
     assert Counter(entry.consumer for entry in await group.entries()) == {POSTPONED_CONSUMER: len(sizes)}
-    assert not lost
+    assert not heart.lost
+    await heart.connection.close()
     assert not consumer.ack_buffer.ids_in_scripts
+
+
+async def test_frozen_pod_keeps_its_messages(group: Group, new_pod: NewPod) -> None:
+    """Its connections exist, so that only `minIdle` proves its death. The CPU limit of a container also freezes it."""
+    await group.add(3, {"seconds": "6"})
+    pod = new_pod("pod_handlers:slow", concurrency="3").start()
+    await pod.wait_for_log("started", times=3)
+    peer = Recorder()
+    processor = await group.start(peer, "pod-b")
+    await wait_until_seen(processor, "pod-a")
+    pod.signal(signal.SIGSTOP)
+    await asyncio.sleep(5)
+    pod.signal(signal.SIGCONT)
+    await group.wait_settled()
+    assert not peer.received
+    assert len(pod.find_log("started")) == 3
+
+
+async def test_messages_of_a_dead_pod_are_claimed_after_min_idle_without_permission_to_list_connections(
+    group: Group, new_pod: NewPod, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = ("ACL", "SETUSER", "shop", "on", ">pw", "~*", "+@all", "-client|list", "-info")
+    await group.client.execute_command(*user)  # type: ignore[no-untyped-call] # ships no types
+    await group.add(1, {"seconds": "60"})
+    pod = new_pod("pod_handlers:slow").start()
+    await pod.wait_for_log("started")
+    group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"
+    peer = Recorder()
+    await group.start(peer, "pod-b", min_idle=4)
+    await group.wait_until_reading()
+    pod.signal(signal.SIGKILL)
+    killed = time.monotonic()
+    await peer.wait_until_finished(1)
+    assert time.monotonic() - killed > 3
+    problems = [
+        record for record in caplog.records if "connections of other consumers cannot be listed" in record.message
+    ]
+    assert len(problems) == 1
+
+
+async def test_child_of_a_dead_pod_does_not_make_the_pod_look_alive(group: Group, new_pod: NewPod) -> None:
+    """The child inherits the sockets of the pod."""
+    await group.add(1, {"seconds": "60"})
+    pod = new_pod("pod_handlers:fork_and_sleep").start()
+    [line] = await pod.wait_for_log("forked")
+    peer = Recorder()
+    processor = await group.start(peer, "pod-b")
+    try:
+        await wait_until_seen(processor, "pod-a")
+        pod.signal(signal.SIGKILL)
+        await peer.wait_until_finished(1)
+        os.kill(int(line["child"]), 0)  # the child still runs
+    finally:
+        os.kill(int(line["child"]), signal.SIGKILL)
+
+
+@ON_ONE_SERVER
+async def test_live_entry_behind_many_trimmed_ones_is_claimed(any_group: Group) -> None:
+    await any_group.create_group()
+    trimmed = await any_group.add(2000)
+    [live] = await any_group.add()
+    await any_group.read_as("stranger", 2001)
+    await any_group.client.xdel(STREAM, *trimmed)
+    peer = Recorder()
+    processor = await any_group.start(peer, min_idle=1)
+    await peer.wait_until_finished(1)
+    assert peer.ids == [live]
+    assert processor.metrics.lost_to_trimming == 2000
+
+
+@ON_ONE_SERVER
+async def test_consumer_whose_name_is_not_utf_8_stops_nothing(any_group: Group) -> None:
+    await any_group.create_group()
+    ids = await any_group.add(3)
+    await any_group.client.xreadgroup(GROUP, b"worker-\xff\xfe", {STREAM: ">"}, 10)  # type: ignore[arg-type]
+    peer = Recorder()
+    await any_group.start(peer, min_idle=1)
+    await peer.wait_until_finished(3)
+    assert sorted(peer.ids) == sorted(ids)
+
+
+@ON_ONE_SERVER
+async def test_new_owner_keeps_the_entries_of_a_dead_consumer(any_group: Group) -> None:
+    """The evidence is about one consumer. An entry that a third consumer has claimed meanwhile is not claimed."""
+    await any_group.create_group()
+    [message_id] = await any_group.add()
+    await any_group.read_as("pod-a")
+    await any_group.claim([message_id], "pod-c", idle_ms=5000)
+    processor = await any_group.start(Recorder())
+    consumer = processor._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
+    pending = [PendingEntry(message_id, 1)]
+    claimed = await consumer.pending_entries.claim(pending, Dead("pod-a", timedelta(seconds=1)))
+    assert not claimed.entries
+    claimed = await consumer.pending_entries.claim(pending, Dead("pod-c", timedelta(seconds=1)))
+    assert [entry.message_id for entry in claimed.entries] == [message_id]
+
+
+@ON_ONE_SERVER
+@pytest.mark.parametrize(("registration", "run_id"), [("changed", ""), ("", "other run")])
+async def test_claim_needs_the_judged_registration_on_the_same_server(
+    any_group: Group, registration: str, run_id: str
+) -> None:
+    await any_group.create_group()
+    [message_id] = await any_group.add()
+    await any_group.read_as("pod-a")
+    await any_group.claim([message_id], "pod-a", idle_ms=5000)
+    await any_group.client.hset(group_key(STREAM, GROUP, "registrations"), "pod-a", "judged")
+    processor = await any_group.start(Recorder(), "pod-b")
+    consumer = processor._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
+    server_run_id = str((await any_group.client.info("server"))["run_id"])
+    dead = Dead("pod-a", timedelta(seconds=1), registration or "judged", run_id or server_run_id)
+    assert not (await consumer.pending_entries.claim([PendingEntry(message_id, 1)], dead)).entries
+    dead = Dead("pod-a", timedelta(seconds=1), "judged", server_run_id)
+    assert (await consumer.pending_entries.claim([PendingEntry(message_id, 1)], dead)).entries
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
 
-
-def _consumer(name: str, pending: int, idle: Any) -> ConsumerInfo:
-    return ConsumerInfo(name, pending, idle)
-
-
-def test_only_silent_consumers_with_pending_entries_may_be_dead() -> None:
-    consumers = [
-        _consumer("me", 1, SILENCE_THRESHOLD * 2),
-        _consumer("busy", 1, SILENCE_THRESHOLD / 2),
-        _consumer("idle", 0, SILENCE_THRESHOLD * 2),
-        _consumer("gone", 1, SILENCE_THRESHOLD * 2),
-        _consumer(POSTPONED_CONSUMER, 9, SILENCE_THRESHOLD * 2),
-    ]
-    assert liveness.silent_consumers(consumers, "me") == {"gone": SILENCE_THRESHOLD * 2}
+REGISTRATION = Registration("run", "token", (5, 6))
+OBSERVER = Identity(9, "run")
 
 
-def test_heartbeat_between_two_checks_proves_that_a_consumer_is_alive() -> None:
-    before = {"dead": SILENCE_THRESHOLD, "alive": SILENCE_THRESHOLD * 2}
-    now = {
-        "dead": SILENCE_THRESHOLD + CONFIRMATION_DELAY,
-        "alive": SILENCE_THRESHOLD * 1.1,
-        "new": SILENCE_THRESHOLD * 2,
-    }
-    assert liveness.confirmed_dead(before, now) == ["dead"]
+@pytest.mark.parametrize(
+    ("clients", "observer", "expected"),
+    [
+        ({9: "mine"}, OBSERVER, True),
+        ({5: "other program", 9: "mine"}, OBSERVER, True),
+        ({6: "token", 9: "mine"}, OBSERVER, False),
+        ({}, OBSERVER, False),  # the list is not that of the observer's server
+        ({9: "other program"}, OBSERVER, False),
+        ({9: "mine"}, Identity(9, "another run"), False),
+    ],
+)
+def test_missing_connections_are_evidence_only_on_the_same_server(
+    clients: dict[int, str], observer: Identity, expected: bool
+) -> None:
+    assert liveness.is_disconnected(REGISTRATION, clients, observer, "mine") is expected
+
+
+def test_idle_time_is_evidence_only_without_activity_between_two_checks() -> None:
+    seconds = {"dead": 29.5, "alive": 29.5, "young": 5.0}
+    before = {name: timedelta(seconds=each) for name, each in seconds.items()}
+    now = {"dead": timedelta(seconds=30.5), "alive": timedelta(seconds=0.3), "young": timedelta(seconds=6)}
+    now["new"] = timedelta(seconds=40)
+    assert liveness.expired(before, now, timedelta(seconds=1), timedelta(seconds=30)) == ["dead"]
 
 
 def test_consumers_check_in_turns() -> None:
@@ -310,10 +451,26 @@ def test_consumers_check_in_turns() -> None:
     assert liveness.seconds_until_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
         "its turn has started"
     )
+    busy = BUSY_CHECK_INTERVAL.total_seconds()
+    assert liveness.seconds_until_turn(now + 0.25, order, "b", is_busy=True) == pytest.approx(busy - 0.25)
 
 
-def test_members_expire_when_they_are_absent_and_own_no_entries() -> None:
-    names = ("me", "old", "holding", "reading", "stranger")
-    consumers = [_consumer(name, int(name == "holding"), SILENCE_THRESHOLD) for name in names]
-    members = {"me": 0.0, "old": 0.0, "holding": 0.0, "reading": 900.0}
-    assert liveness.expired_members(consumers, members, "me", EXPIRE_AFTER.total_seconds() + 1) == ["old"]
+def test_consumer_of_a_large_group_checks_at_least_every_20_seconds() -> None:
+    order = [f"pod-{number:03}" for number in range(100)]
+    assert all(liveness.seconds_until_turn(0.0, order, name) <= MAX_CHECK_INTERVAL.total_seconds() for name in order)
+
+
+def test_consumer_that_was_found_dead_by_mistake_takes_turns() -> None:
+    assert liveness.active_members({"me": 0.0}, ["me"], "me", 0.0) == ["me"]
+
+
+def test_next_check_is_due_when_a_silent_consumer_has_been_idle_long_enough() -> None:
+    min_idle, silent = timedelta(seconds=30), {"a": timedelta(seconds=20), "b": timedelta(seconds=31)}
+    assert liveness.seconds_until_expired(silent, [], min_idle) == pytest.approx(10)
+    assert liveness.seconds_until_expired(silent, ["b"], min_idle) == pytest.approx(0.9)
+    assert liveness.seconds_until_expired({}, [], min_idle) == float("inf")
+
+
+def test_members_expire_when_they_are_absent() -> None:
+    members = {"me": 0.0, "old": 0.0, "reading": 900.0}
+    assert liveness.expired_members(members, "me", EXPIRE_AFTER.total_seconds() + 1) == ["old"]

@@ -12,6 +12,7 @@ from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer import large_entries, memory_limit, raw_connection
 from streamconsumer.processor.message import Message
 from streamconsumer.redis_client.keys import group_key
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.dead_letters.dead_letter_factory import dead_letter_store
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -93,6 +94,7 @@ async def test_entry_of_a_refused_reply_keeps_its_only_attempt(group: Group) -> 
     await unreadable(group, 0)
 
 
+@ON_ONE_SERVER
 async def test_many_small_values_count_as_objects(any_group: Group) -> None:
     """A million values of one byte have 8 MB on the wire, and 100 MB as objects."""
     handler = Recorder()
@@ -134,6 +136,7 @@ async def test_binary_and_emoji_values_below_the_budget_are_handled(any_group: G
 # -- redelivered entries -----------------------------------------------------------------------------------------------
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("owner", ["pod-a", "dead"])
 async def test_large_entries_of_an_ended_process_are_settled(any_group: Group, owner: str) -> None:
     """The entries are this consumer's own, or those of a consumer that another consumer finds dead."""
@@ -260,6 +263,7 @@ async def test_small_entries_stay_readable_while_connections_are_cut(any_group: 
     await unreadable(any_group, 0)
 
 
+@ON_ONE_SERVER
 async def test_reply_that_arrives_slowly_is_awaited(any_group: Group, proxy: Proxy) -> None:
     """The reply takes longer than the read timeout, but it grows all the time."""
     proxy.delay_seconds = 0.25  # for 64 kB: 12 s for the entry
@@ -271,6 +275,7 @@ async def test_reply_that_arrives_slowly_is_awaited(any_group: Group, proxy: Pro
     assert processor.metrics.redis_errors == 0
 
 
+@ON_ONE_SERVER
 async def test_entry_that_arrives_too_slowly_becomes_a_dead_letter(
     any_group: Group, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +292,7 @@ async def test_entry_that_arrives_too_slowly_becomes_a_dead_letter(
     assert len(handler.finished) == 1
 
 
+@ON_ONE_SERVER
 async def test_peer_does_not_claim_an_entry_that_arrives_slowly(any_group: Group, proxy: Proxy) -> None:
     proxy.delay_seconds = 0.15
     handler = Recorder()

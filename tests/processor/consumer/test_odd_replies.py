@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconsumer.errors import EffectsRejected, InvalidSettings
@@ -82,6 +82,7 @@ CALLS: dict[str, Callable[[Execute], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@settings(max_examples=30)  # of each of the calls
 @given(reply=REPLIES)
 async def test_odd_reply_is_an_error_of_the_command(call: Callable[[Execute], Awaitable[Any]], reply: Any) -> None:
     if isinstance(reply, Exception):

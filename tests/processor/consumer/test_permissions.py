@@ -27,7 +27,7 @@ SMALLEST = [
     *("+hset", "+hget", "+hscan", "+hdel", "+hlen"),
     *("+zadd", "+zrem", "+zrangebyscore", "+zremrangebyscore", "+zremrangebyrank", "+zscore", "+zscan"),
     *("+expire", "+rename", "+del", "+time"),
-    *("+eval", "+evalsha", "+client|id", "+client|unblock"),
+    *("+eval", "+evalsha", "+client|id", "+client|unblock", "+client|list", "+client|setname", "+info"),
 ]
 """On these keys; docs/redis.md says the same."""
 

@@ -280,7 +280,7 @@ def history(any_redis: RedisServer) -> Callable[[], AnyHistory]:
 @ON_ONE_SERVER
 def test_no_needed_entry_is_trimmed_in_any_history(history: Callable[[], AnyHistory]) -> None:
     quick = settings(
-        max_examples=150,
+        max_examples=75,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

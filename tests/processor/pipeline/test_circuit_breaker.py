@@ -246,4 +246,4 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=200, deadline=None)
+TestAnyOrder.settings = settings(max_examples=100, deadline=None)

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 from datetime import timedelta
 
 from streamconsumer.model.processor_settings import Backoff, Delivery
-from streamconsumer.processor import Reject, current_message
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor import Reject, Retry, current_message
+from streamconsumer.processor.message import Entry, Origin
 from streamconsumer.processor.pipeline.ready_queue import ReadyQueue
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
@@ -120,3 +120,30 @@ def test_suspects_alternate_with_other_entries() -> None:
         order.append(popped.message_id)
         ready_queue.complete(popped)
     assert order == ["0-0", "2-0", "1-0", "3-0"]
+
+
+def test_claimed_entries_start_first_and_due_and_new_entries_in_turns() -> None:
+    ready_queue = ReadyQueue()
+    for number, origin in enumerate([Origin.NEW] * 4 + [Origin.DUE] * 2 + [Origin.CLAIMED] * 2):
+        entry = Entry(f"{number}-0", ())
+        entry.origin = origin
+        ready_queue.put(entry)
+    order = [entry.message_id[0] for entry in iter(ready_queue.pop, None)]
+    assert order[:2] == ["6", "7"], "claimed"
+    assert order[2:] == ["4", "0", "5", "1", "2", "3"]
+
+
+async def test_failing_head_of_a_long_lane_does_not_stop_the_other_keys(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        if data["n"] == "head":
+            raise Retry(after=timedelta(seconds=10))
+        handled.append(data["customer"])
+
+    await group.add(1, {"customer": "a", "n": "head"})
+    await group.add(3000, {"customer": "a", "n": "behind"})
+    await group.add(5, {"customer": "b", "n": "other"})
+    await group.start(handle, concurrency=4, batch=500, settings=BY_CUSTOMER)
+    await eventually(lambda: handled.count("b") == 5)
+    assert "a" not in handled

@@ -82,6 +82,7 @@ def http_url(handler: HttpHandlerSpec, host: str) -> str:
 def _identity_vars() -> list[Manifest]:
     return [
         _pod_field(env_name("consumer_name"), "metadata.name"),
+        _pod_field(env_name("pod_uid"), "metadata.uid"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_NAME", "metadata.name"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_UID", "metadata.uid"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_NODE_NAME", "spec.nodeName"),

@@ -4,10 +4,12 @@
 `ack_buffer` contains the acknowledgements that Redis has not confirmed. `leases` changes entries that the consumer
 owns, `pending_entries` lists and claims entries, and `replay` reads the consumer's own pending entries again after a
 lost reply. `read_size` adapts the size of reads and claims to `memory_limit` and to the sizes of received entries, and
-`large_entries` handles entries that are too large. `liveness` detects dead consumers, `claimer` claims the entries of
-dead consumers, and `heartbeat` renews the leases of the entries in flight. `reader_registry` wakes an idle consumer.
-`group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention` trims the stream.
-`preflight` checks the permissions and settings of the server, and `early_reads` detects a server that ignores BLOCK.
+`large_entries` handles entries that are too large. `registration` announces the connections of this process, `observer`
+checks the connections and the silence of other consumers, `liveness` decides which consumers are dead, and `claimer`
+claims their entries. `heartbeat` renews the leases of the entries in flight. `dedicated_connection` keeps one
+connection for one purpose, and `inherited_sockets` closes the connections in forked children. `reader_registry` wakes
+an idle consumer. `group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention`
+trims the stream. `preflight` checks the permissions and settings of the server, and `early_reads` detects a server that ignores BLOCK.
 `polling_consumer` serves a user's own manager.
 
 The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
@@ -44,6 +46,7 @@ from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.processor.consumer.registration import unique_consumer_name
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import Runtime
@@ -59,6 +62,7 @@ __all__ = [
     "StreamManagerProtocol",
     "build_consumer",
     "redact_url",
+    "unique_consumer_name",
 ]
 
 Consumer = RedisConsumer | PollingConsumer

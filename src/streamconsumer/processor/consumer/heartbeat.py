@@ -1,26 +1,31 @@
-"""Heartbeat: renews the leases of the entries in flight from a separate thread.
+"""Heartbeat: renews the leases of the entries in flight from a separate thread, and registers the consumer.
 
-The thread keeps the leases alive while a handler blocks the event loop.
+The thread keeps the leases alive while a handler blocks the event loop. Its connection is opened at the start and stays
+open, because a server that has reached `maxclients` accepts no new connection.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 from redis.exceptions import RedisError
 
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
+from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.leases import Leases
-from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL
-from streamconsumer.processor.consumer.manager import StreamManager
-from streamconsumer.processor.message import ConsumerId
-from streamconsumer.processor.runtime import ThreadMain
+from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL, command_timeout
+from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES, StreamManager
+from streamconsumer.processor.consumer.raw_connection import RawConnection
+from streamconsumer.processor.consumer.registration import OwnRegistration, identify
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 200
+PAGE_SIZE = 190
 """Maximum number of leases that one command renews. The server needs 2 ms to renew this number of leases."""
 
 STOP_TIMEOUT_SECONDS = 0.5
@@ -29,6 +34,35 @@ STOP_TIMEOUT_SECONDS = 0.5
 RENEWALS_PER_MIN_IDLE = 4
 """Minimum number of renewals of each lease within `min_idle`. A lease that is not renewed for `min_idle` expires."""
 
+VALID_SECONDS = 1.2
+"""Time after each tick of the heartbeat for which the leases are valid while the connection is open."""
+
+DISCONNECTED_VALID_SECONDS = 1.0
+"""Time after the last successful renewal for which the leases are valid while the connection is lost."""
+
+MAX_FAILING_SECONDS = 2.0
+"""Time for which renewals may fail before the heartbeat reports a problem."""
+
+
+@dataclass(frozen=True)
+class HeartbeatHooks:
+    """Functions of the rest of the process that the heartbeat calls."""
+
+    in_flight_ids: Callable[[], list[str]]
+    is_alive: Callable[[], bool]
+    """While it returns False, no lease is renewed."""
+    is_receiving: Callable[[], bool]
+    """While it returns True, the heartbeat also resets the idle time of the consumer. While a reply is incomplete, the
+    ids of its entries are unknown, so that the heartbeat cannot renew their leases."""
+    on_lost: Callable[[list[str]], None]
+    """Called in the event loop of the processor with the ids of entries that another consumer has claimed."""
+    on_name_lost: Callable[[], None]
+    """Called in the event loop of the processor after another process has taken over the consumer name."""
+    on_leases_valid: Callable[[float], None]
+    """Called with the time until which the leases are valid, in seconds of the clock."""
+    on_problem: Callable[[str], None]
+    """Called with the reason why the leases cannot be renewed. Empty after the problem has ended."""
+
 
 class HeartbeatThread:
     """Thread that renews the leases of the entries in flight."""
@@ -36,37 +70,50 @@ class HeartbeatThread:
     def __init__(
         self,
         manager: StreamManager,
-        consumer_id: ConsumerId,
+        registration: OwnRegistration,
         ack_buffer: AckBuffer,
+        hooks: HeartbeatHooks,
         *,
-        in_flight_ids: Callable[[], list[str]],
-        on_lost: Callable[[list[str]], None],
-        is_alive: Callable[[], bool],
-        is_receiving: Callable[[], bool],
-        start_thread: Callable[[str, ThreadMain], object],
+        metrics: Metrics,
+        runtime: Runtime,
     ) -> None:
-        """Prepare the thread.
-
-        `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
-        lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread also resets the
-        idle time of the consumer. While a reply is incomplete, the ids of its entries are unknown, so the thread cannot
-        renew their leases.
-        """
-        self._is_receiving = is_receiving
-        self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
-        self._in_flight_ids, self._on_lost, self._is_alive = in_flight_ids, on_lost, is_alive
+        """Prepare the thread. `run` starts it."""
+        self._manager, self._registration, self._ack_buffer = manager, registration, ack_buffer
+        self._consumer_id = registration.consumer_id
+        self._hooks, self._metrics, self._runtime, self._clock = hooks, metrics, runtime, runtime.clock
         self._interval = min(HEARTBEAT_INTERVAL, manager.min_idle / RENEWALS_PER_MIN_IDLE)
         self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
+        self._is_stopping = False
+        self._ended = asyncio.Event()
         self._request_stop: Callable[[], object] = lambda: None
         self._abort: Callable[[], object] = lambda: None
-        self._start_thread = start_thread
+        self._error: Exception | None = None
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
+        self._last_tick = self._last_success = self._clock()
+        self._failing_since: float | None = None
+        """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
+        self._is_reported = False
+        self._resumed_at = self._last_success
+        """Time at which the thread ran again after it was stopped for a while, or at which it was created."""
+        self._had_name = False
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._start_thread("heartbeat", self._run)
+    async def run(self) -> None:
+        """Run the thread until `stop` is called. Raises the error with which the thread ended."""
+        if self._is_stopping:
+            return
+        self._ended.clear()
+        self._error = None
+        self._hooks.on_leases_valid(self._clock() + VALID_SECONDS)
+        try:
+            self._runtime.start_thread("heartbeat", self._run)
+        except RuntimeError:
+            self._report_problem("the heartbeat thread cannot start")
+            raise
+        await self._ended.wait()
+        if self._error is not None and not self._is_stopping:
+            self._report_problem("the heartbeat thread has ended")
+            raise self._error
 
     async def stop(self) -> None:
         """Stop the renewal of leases.
@@ -75,68 +122,149 @@ class HeartbeatThread:
         acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
         cancelled.
         """
+        self._is_stopping = True
         self._request_stop()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-                await self._stopped.wait()
+                await self._ended.wait()
         except TimeoutError:
             self._abort()
 
     async def _run(self) -> None:
         try:
             await self._heartbeat_loop()
+        except Exception as error:  # noqa: BLE001 - raised again by `run`
+            self._error = error
         finally:
-            with suppress(RuntimeError):  # the processor's event loop is closed
-                self._loop.call_soon_threadsafe(self._stopped.set)
+            self._call_in_main_loop(self._ended.set)
 
     async def _heartbeat_loop(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
-        stop_requested = asyncio.Event()
-        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(stop_requested.set)
+        wakeup = asyncio.Event()
+        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(wakeup.set)
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         manager = self._manager.clone()
-        leases = Leases(manager.execute, *self._consumer_id)
+        connection = DedicatedConnection(manager, command_timeout(manager.min_idle), MAX_REPLY_BYTES)
+        connection.on_connected, connection.on_lost = self._identify, wakeup.set
+        leases = Leases(connection.execute, *self._consumer_id)
+        ticker = asyncio.create_task(self._tick_loop(connection))
         try:
-            while not stop_requested.is_set():
+            while not self._is_stopping:
+                wakeup.clear()
+                if self._hooks.is_alive():
+                    await self._beat(connection, leases)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval.total_seconds()):
-                        await stop_requested.wait()
-                    break
-                if self._is_alive():
-                    await self._beat(manager, leases)
+                        await wakeup.wait()
+                if ticker.done():
+                    ticker.result()
         finally:
+            ticker.cancel()
+            await connection.close()
             await manager.aclose()
 
-    async def _beat(self, manager: StreamManager, leases: Leases) -> None:
-        # `acked_during` starts before the ids are read: an entry that was acknowledged earlier is no longer in flight.
-        with self._ack_buffer.acked_during() as acked_ids:
-            if ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids())):
-                await self._renew(manager, leases, ids, acked_ids)
-        if self._is_receiving():
-            with suppress(RedisError, OSError):
-                await leases.show_activity()
+    async def _identify(self, connection: RawConnection) -> None:
+        self._registration.set_identity("heartbeat", await identify(connection, self._registration.token))
 
-    async def _renew(self, manager: StreamManager, leases: Leases, ids: list[str], acked_ids: set[str]) -> None:
-        lost: list[str] = []
-        unanswered: set[str] = set()
+    # -- the validity of the leases ------------------------------------------------------------------------------------
+
+    async def _tick_loop(self, connection: DedicatedConnection) -> None:
+        """Publish how long the leases are valid, even while the server delays a renewal."""
+        while True:
+            self._tick(is_connected=connection.is_connected)
+            await asyncio.sleep(self._interval.total_seconds())
+
+    def _tick(self, *, is_connected: bool) -> None:
+        self._detect_stop()
+        now = self._last_tick
+        if self._last_success >= self._resumed_at:  # otherwise the connection may have ended unnoticed
+            valid_until = self._last_success + DISCONNECTED_VALID_SECONDS
+            if is_connected and now - self._last_success < self._manager.min_idle.total_seconds() / 2:
+                valid_until = now + VALID_SECONDS
+            self._hooks.on_leases_valid(valid_until)
+
+    def _detect_stop(self) -> None:
+        """Detect that the process was stopped, or that another thread held the interpreter lock."""
+        now = self._clock()
+        if now - self._last_tick > VALID_SECONDS:
+            self._resumed_at = now
+        self._last_tick = now
+
+    def _record_success(self, began: float) -> None:
+        self._last_success, self._failing_since = began, None
+        if self._is_reported:
+            self._is_reported = False
+            log.info("renewing the leases of messages in flight again")
+            self._hooks.on_problem("")
+
+    def _record_failure(self, error: Exception) -> None:
+        self._metrics.lease_renewals_failed += 1
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since >= MAX_FAILING_SECONDS and not self._is_reported:
+            problem = "failed to renew the leases of messages in flight; other consumers may claim these messages"
+            log.warning(problem, extra={"error": str(error), "seconds": round(now - self._last_success, 1)})
+            self._report_problem(problem)
+
+    def _report_problem(self, problem: str) -> None:
+        self._is_reported = True
+        self._hooks.on_problem(problem)
+
+    # -- one heartbeat -------------------------------------------------------------------------------------------------
+
+    async def _beat(self, connection: DedicatedConnection, leases: Leases) -> None:
+        self._detect_stop()
+        began = self._last_tick
+        is_first = self._last_success < self._resumed_at
         try:
-            try:
-                for begin in range(0, len(ids), PAGE_SIZE):
-                    lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-            finally:  # Redis may have run a renewal even if the command failed here
-                unanswered = self._ack_buffer.record_renewed(ids)
-            await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
+            await connection.connect()
+            if self._registration.has_name and (is_first or not self._registration.is_stored):
+                await self._registration.store(connection.execute)
+            if not self._check_name():
+                return
+            # `acked_during` starts before the ids are read: an entry acknowledged earlier is no longer in flight.
+            with self._ack_buffer.acked_during() as acked_ids:
+                if ids := self._select_ids(self._in_flight_since_last_beat(self._hooks.in_flight_ids())):
+                    await self._renew(leases, connection, ids, acked_ids)
+            if self._hooks.is_receiving():
+                await leases.show_activity()
         except (RedisError, OSError) as error:
-            log.debug("failed to renew the leases of messages in flight", extra={"error": str(error)})
-        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
-            with suppress(RuntimeError):  # the processor's event loop is closed
-                self._loop.call_soon_threadsafe(self._on_lost, claimed)
+            self._record_failure(error)
+        else:
+            self._record_success(began)
 
-    async def _ack_again(self, manager: StreamManager, message_ids: list[str]) -> None:
+    def _check_name(self) -> bool:
+        """Return True if this process has its consumer name. Reports once that another process has taken it over."""
+        had_name, self._had_name = self._had_name, self._registration.has_name
+        if had_name and not self._had_name:
+            self._hooks.on_leases_valid(0.0)
+            self._call_in_main_loop(self._hooks.on_lost, self._hooks.in_flight_ids())
+            self._call_in_main_loop(self._hooks.on_name_lost)
+        return self._had_name
+
+    def _call_in_main_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the processor's event loop is closed
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    async def _renew(
+        self, leases: Leases, connection: DedicatedConnection, ids: list[str], acked_ids: set[str]
+    ) -> None:
+        lost: list[str] = []
+        try:
+            for begin in range(0, len(ids), PAGE_SIZE):
+                lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
+        finally:  # Redis may have run a renewal even if the command failed here
+            unanswered = self._ack_buffer.record_renewed(ids)
+            if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
+                self._call_in_main_loop(self._hooks.on_lost, claimed)
+        await self._ack_again(connection, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
+
+    async def _ack_again(self, connection: DedicatedConnection, message_ids: list[str]) -> None:
         """Acknowledge entries again, because a renewal made them pending again after Redis had acknowledged them."""
         if sent := [id_ for id_ in message_ids if not self._ack_buffer.is_buffered(id_)]:
-            await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *sent)
+            await connection.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *sent)
 
     def _in_flight_since_last_beat(self, ids: list[str]) -> list[str]:
         """Return the ids that were already in flight at the last heartbeat, except ids that a script is settling.

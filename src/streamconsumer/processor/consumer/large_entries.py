@@ -12,20 +12,17 @@ pending with this consumer, and the script returns them again.
 The consumer uses the script only for redelivered entries, so that reading new entries needs no additional command.
 """
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
-
+from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES, MemoryLimits
-from streamconsumer.processor.consumer.raw_connection import ConnectionCut, RawConnection, UnreadableReply
+from streamconsumer.processor.consumer.raw_connection import ConnectionCut, UnreadableReply
 from streamconsumer.processor.consumer.read_size import MIN_BYTES, ReadSize
 from streamconsumer.processor.message import Entry, UnreadableEntry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +67,9 @@ class BoundedReads:
     """Runs the scripts that return the values of entries, on a connection that the first call opens."""
 
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
-        self._manager, self._limits, self._size = manager, limits, size
-        self._connection: RawConnection | None = None
-        self._lock = asyncio.Lock()
+        self._limits, self._size = limits, size
+        # The script limits the reply. The limit of the connection only protects from a faulty server.
+        self.connection = DedicatedConnection(manager, REPLY_TIMEOUT_SECONDS, 2 * limits.reply_bytes, value_bytes=0)
 
     async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
         """Run a script. The last arguments of the script are `page_bytes`, `entry_bytes` and `ids_and_counts`.
@@ -85,7 +82,7 @@ class BoundedReads:
             entry_bytes = MIN_BYTES if problem else self._limits.reply_bytes
             page_bytes = self._size.claim_bytes
             try:
-                reply = await self.execute(*command, page_bytes, entry_bytes, *ids_and_counts)
+                reply = await self.connection.execute(*command, page_bytes, entry_bytes, *ids_and_counts)
             except (ConnectionCut, UnreadableReply) as error:
                 if problem:
                     raise
@@ -107,7 +104,7 @@ class BoundedReads:
         If the connection is cut, the script does not run again: it has already claimed the entries in the lost reply.
         """
         try:
-            return await self.execute(*command, self._size.claim_bytes, self._limits.reply_bytes)
+            return await self.connection.execute(*command, self._size.claim_bytes, self._limits.reply_bytes)
         except (ConnectionCut, UnreadableReply):
             self._size.shrink()
             raise
@@ -116,52 +113,6 @@ class BoundedReads:
         """Parse entries that a script with `bounded_entries` has returned."""
         problem = problem or f"the limit for one entry is {self._limits.reply_bytes} bytes"
         return [_to_entry(raw, problem) for raw in replies.array(raw_entries, CLAIM_SUBJECT)]
-
-    async def execute(self, *command: Any) -> Any:
-        """Execute one command. Closes the connection before it raises a Redis error.
-
-        Raises ConnectionCut only if the connection had been established.
-        """
-        async with self._lock:
-            try:
-                connection = await self._connect()
-                try:
-                    return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *by_hash(command))
-                except ResponseError as error:
-                    if not is_unknown_script(error):
-                        raise
-                    return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *command)
-            except (RedisError, OSError) as error:
-                await self._close()
-                await self._manager.handle_error(error)
-                raise
-            except BaseException:
-                await self._close()  # otherwise the next command would receive the reply to this command
-                raise
-
-    @property
-    def is_receiving(self) -> bool:
-        """True while a large reply is being received."""
-        return self._connection is not None and self._connection.is_receiving
-
-    async def close(self) -> None:
-        """Close the connection. The next call of a script connects to the current primary."""
-        async with self._lock:
-            await self._close()
-
-    async def _connect(self) -> RawConnection:
-        if self._connection is None or not self._connection.is_usable:
-            await self._close()
-            # The script limits the reply. The limit of the connection only protects from a faulty server.
-            max_reply_bytes = 2 * self._limits.reply_bytes
-            connection = await self._manager.connect()
-            self._connection = RawConnection(connection, "bytes", max_reply_bytes, value_bytes=0)
-        return self._connection
-
-    async def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
 
 
 def _to_entry(raw: Any, problem: str) -> Entry:

@@ -30,9 +30,9 @@ ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 
 _RENEWAL, _POSTPONEMENT = "the script that renews leases", "the script that postpones entries"
 
-PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 200
+PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 190
 """Maximum numbers of entries in one call of a script. A script makes up to eight calls of Redis commands per entry, and
-the script that renews leases makes up to four."""
+the script that renews leases makes up to five."""
 
 T = TypeVar("T")
 
@@ -128,7 +128,11 @@ class Leases:
         """Delete a consumer, by default this one. Returns False and deletes nothing if the consumer has pending
         entries."""
         name = self._consumer_name if consumer is None else consumer
-        keys = [self._stream, self._members_key, group_key(self._stream, self._group, "readers")]
+        keys = [
+            self._stream,
+            self._members_key,
+            *(group_key(self._stream, self._group, suffix) for suffix in ("readers", "registrations")),
+        ]
         reply = await self._execute("EVAL", DELETE_IDLE_CONSUMER, len(keys), *keys, self._group, name)
         return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 

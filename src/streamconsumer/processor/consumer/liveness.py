@@ -1,27 +1,43 @@
-"""Liveness of a group's consumers: detects dead consumers and selects the consumer that runs the next check.
+"""Liveness of a group's consumers: decides which consumers are dead, and when this consumer checks next.
 
-The functions in this module have no side effects; the caller passes the current time.
+The functions in this module have no side effects; the caller passes what it has observed.
 
-A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
-consumer that owns pending entries counts as dead after two checks, CONFIRMATION_DELAY apart. Both checks must find that
-the consumer has been silent for SILENCE_THRESHOLD. A single check is not enough, because every consumer appears silent
-right after a Redis outage. Live consumers send a heartbeat before the second check.
+A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. There are two
+kinds of evidence that a consumer is dead:
+
+- Its connections have ended, and its entries have been idle for SILENCE_THRESHOLD. The observer must have seen the
+  connections on the same server before, over the same connection of its own, which is still listed too.
+- Its entries have been idle for `min_idle` in two checks. Each check includes a write, so that a server that delays
+  the writes of all consumers proves nothing.
 
 One check per CHECK_INTERVAL is enough for a group of any size, so the consumers take turns by the server's clock.
 Active consumers announce themselves in a companion hash (the members hash), because Redis before 7.2 does not count a
 blocked read as activity.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
+from streamconsumer.processor.consumer.registration import Identity, Registration
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
+MIN_TIMEOUT = timedelta(seconds=5)
+"""Minimum time after which the server counts as unresponsive on a connection that proves the liveness."""
+
 HEARTBEAT_INTERVAL = timedelta(milliseconds=400)
-SILENCE_THRESHOLD = timedelta(milliseconds=1100)
+SILENCE_THRESHOLD = timedelta(milliseconds=1000)
+
 CONFIRMATION_DELAY = timedelta(milliseconds=900)
+"""Minimum time between the two checks that prove a death by idle time. Live consumers renew their leases meanwhile."""
+
 CHECK_INTERVAL = timedelta(milliseconds=1200)
+"""Time between two checks of an idle group."""
+
+BUSY_CHECK_INTERVAL = timedelta(milliseconds=600)
+"""Time between two checks of a group with pending entries. The turn of a dead consumer delays a check by this time."""
+
+MAX_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL = timedelta(seconds=20), timedelta(seconds=5)
+"""Maximum time between two checks by one consumer, in an idle group and in a group with pending entries."""
 
 ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
@@ -33,33 +49,48 @@ EXPIRE_AFTER = timedelta(minutes=10)
 """Time without an announcement after which a consumer without pending entries is deleted."""
 
 Members = Mapping[str, float]
-"""Registered consumers and the time of their last announcement, in seconds of the server's clock."""
+"""Consumers that have announced themselves, and the time of their last announcement, in seconds of the server's
+clock."""
+
+Clients = Mapping[int, str]
+"""Connections that exist, and their names."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerInfo:
-    """Consumer in the reply to XINFO CONSUMERS."""
+def command_timeout(min_idle: timedelta) -> float:
+    """Return the seconds after which a command on a connection that proves the liveness fails.
 
-    name: str
-    pending: int
-    idle: timedelta
-    """Time since the consumer's last activity, by the server's clock."""
+    The time is long, because a new connection to a slow server takes longer than the reply to the command."""
+    return max(min_idle / 2, MIN_TIMEOUT).total_seconds()
 
 
-def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
-    """Return the idle times of other consumers that own pending entries and have been silent for
-    `SILENCE_THRESHOLD`."""
-    return {
-        info.name: info.idle
-        for info in consumers
-        if info.pending and info.idle > SILENCE_THRESHOLD and info.name not in (consumer_name, POSTPONED_CONSUMER)
-    }
+def is_connected(registration: Registration, clients: Clients) -> bool:
+    """Return True if a registered connection exists."""
+    return any(clients.get(client_id) == registration.token for client_id in registration.client_ids)
 
 
-def confirmed_dead(previous: Mapping[str, timedelta], current: Mapping[str, timedelta]) -> list[str]:
-    """Return the names of the consumers that were silent in the previous check and have been silent since."""
+def is_disconnected(registration: Registration, clients: Clients, observer: Identity, token: str) -> bool:
+    """Return True if the list of connections shows that the registered connections have ended.
+
+    The observer must have seen them before. `token` is the name of the observer's own connection.
+    """
+    return (
+        registration.run_id == observer.run_id
+        and clients.get(observer.client_id) == token
+        and not is_connected(registration, clients)
+    )
+
+
+def expired(
+    previous: Mapping[str, timedelta], current: Mapping[str, timedelta], elapsed: timedelta, min_idle: timedelta
+) -> list[str]:
+    """Return the consumers that have been idle for `min_idle`, and were idle in both of two checks.
+
+    The arguments are the idle times of the silent consumers in both checks, and the time between the checks.
+    """
     return [
-        name for name, idle in current.items() if name in previous and idle >= previous[name] + CONFIRMATION_DELAY * 0.5
+        name
+        for name, idle in current.items()
+        if idle >= min_idle and name in previous and idle >= previous[name] + elapsed * 0.5
     ]
 
 
@@ -68,25 +99,30 @@ def active_members(members: Members, dead: Collection[str], consumer_name: str, 
     `consumer_name`."""
     since = now_seconds - ABSENT_AFTER.total_seconds()
     recent = (name for name, announced_at in members.items() if announced_at > since)
-    return sorted({consumer_name, *recent} - set(dead) - {POSTPONED_CONSUMER})
+    return sorted({*recent} - set(dead) - {POSTPONED_CONSUMER} | {consumer_name})
 
 
-def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str) -> float:
+def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str, *, is_busy: bool = False) -> float:
     """Return the time until this consumer's next check. If n consumers are active, each consumer runs every n-th
-    check."""
-    turn = CHECK_INTERVAL.total_seconds()
+    check, but does not wait longer than the maximum time between two checks."""
+    interval, longest = (
+        (BUSY_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL) if is_busy else (CHECK_INTERVAL, MAX_CHECK_INTERVAL)
+    )
+    turn = interval.total_seconds()
     wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
-    return wait if wait > turn / 10 else wait + len(active) * turn
+    return min(wait if wait > turn / 10 else wait + len(active) * turn, longest.total_seconds())
 
 
-def expired_members(
-    consumers: Iterable[ConsumerInfo], members: Members, consumer_name: str, now_seconds: float
-) -> list[str]:
-    """Return the members that no longer announce themselves and own no pending entries."""
+def seconds_until_expired(silent: Mapping[str, timedelta], suspected: Collection[str], min_idle: timedelta) -> float:
+    """Return the time until the first of the silent consumers has been idle for `min_idle`. If consumers are suspected
+    after one check, returns the time until the second check. Infinite if there is no such consumer."""
+    if suspected:
+        return CONFIRMATION_DELAY.total_seconds()
+    remaining = [min_idle - idle for idle in silent.values() if idle < min_idle]
+    return max(min(remaining), CONFIRMATION_DELAY).total_seconds() if remaining else float("inf")
+
+
+def expired_members(members: Members, consumer_name: str, now_seconds: float) -> list[str]:
+    """Return the members that no longer announce themselves."""
     expired_before = now_seconds - EXPIRE_AFTER.total_seconds()
-    with_pending = {info.name for info in consumers if info.pending}
-    return [
-        name
-        for name, announced_at in members.items()
-        if announced_at < expired_before and name not in with_pending and name != consumer_name
-    ]
+    return [name for name, announced_at in members.items() if announced_at < expired_before and name != consumer_name]

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
+from streamconsumer.processor.consumer.inherited_sockets import close_in_children
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
@@ -31,6 +32,15 @@ MAX_REPLY_BYTES = 33_554_432
 the maximum size also fits into the reply."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
+
+
+class _ControlPool(BlockingConnectionPool):
+    """Connection pool whose sockets are closed in forked children."""
+
+    def make_connection(self) -> AbstractConnection:
+        connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
+        close_in_children(connection)
+        return connection
 
 
 class StreamManager:
@@ -72,9 +82,7 @@ class StreamManager:
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
-        pool = BlockingConnectionPool(
-            connection_class=self._connection_class, max_connections=8, **self._connection_options
-        )
+        pool = _ControlPool(connection_class=self._connection_class, max_connections=8, **self._connection_options)
         control: Redis = Redis(connection_pool=pool)
         control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
         return control
@@ -232,6 +240,7 @@ class StreamManager:
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""
         connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
+        close_in_children(connection)
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
         return connection
 

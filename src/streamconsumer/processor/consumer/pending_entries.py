@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from streamconsumer.processor.consumer.large_entries import CLAIM_SUBJECT, ENTRY_CONSTANTS, BoundedReads, Claimed
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import entry_keys
+from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import load_script
 
@@ -20,6 +20,19 @@ class PendingEntry:
 
     message_id: str
     deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A consumer whose entries may be claimed, and what proves its death."""
+
+    name: str
+    idle: timedelta
+    """Minimum idle time of the entries that may be claimed."""
+    registration: str = ""
+    """Registration whose connections have ended. Empty if the idle time alone proves the death."""
+    run_id: str = ""
+    """Run id of the server whose connections were listed."""
 
 
 PAGE_SIZE = 200
@@ -39,6 +52,7 @@ class PendingEntries:
         self._execute, self._reads = execute, reads
         self._stream, self._group, self._consumer_name = stream, group, consumer
         self._keys = entry_keys(stream, group)
+        self._registrations_key = group_key(stream, group, "registrations")
 
     async def page(
         self, owner: str, count: int, *, after: str = "", idle: timedelta | None = None
@@ -57,18 +71,20 @@ class PendingEntries:
             for message_id, _, _, deliveries in lines
         ]
 
-    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
-        """Claim entries for this consumer.
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
+        """Claim entries of one consumer for this consumer.
 
-        Redis claims an entry only if the entry has been idle for at least `idle`. A claim resets the idle time, so that
-        only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the counts in
-        `pending`, because a claim starts no attempt.
+        Redis claims an entry only if the entry has been idle for at least the idle time of the dead. A claim resets
+        the idle time, so that only the first of several simultaneous claims of an entry succeeds. The delivery counts
+        are set to the counts in `pending`, because a claim starts no attempt.
         """
         if not pending:
             return Claimed([], 0)
-        command = ("EVAL", CLAIM, len(self._keys), *self._keys, self._group, self._consumer_name)
+        keys = (*self._keys, self._registrations_key)
+        command = ("EVAL", CLAIM, len(keys), *keys, self._group, self._consumer_name)
+        evidence = (replies.to_milliseconds(dead.idle), dead.name, dead.registration, dead.run_id)
         ids_and_counts = [part for entry in pending for part in (entry.message_id, entry.deliveries)]
-        return await self._reads.claim(*command, replies.to_milliseconds(idle), ids_and_counts=ids_and_counts)
+        return await self._reads.claim(*command, *evidence, ids_and_counts=ids_and_counts)
 
     async def claim_due(self, count: int) -> Claimed:
         """Claim up to `count` postponed entries that are due, at most MAX_DUE."""

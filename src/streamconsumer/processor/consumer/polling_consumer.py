@@ -1,6 +1,9 @@
 """Consumer for a user's own manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,11 +14,15 @@ from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client.outcome import Outcome
 
+log = logging.getLogger(__name__)
+
 _NEEDS_STREAM_MANAGER = "{} need a StreamManager; a custom manager has only create_group, read_events and ack_event"
 
 
 class PollingConsumer:
     """Consumer that uses the three coroutines of a custom manager."""
+
+    leases_valid_until = math.inf
 
     def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
@@ -24,27 +31,44 @@ class PollingConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Not called, because this consumer does not detect a stream that was deleted and created again."""
         self.encoding: Encoding = "utf-8"
-        self.ack_nowait: Callable[[str], None] | None = None
         self.claimer = None
+        self._read: asyncio.Future[Any] | None = None
+        """Call of the manager's `read_events`. None before the first read."""
 
     async def open(self) -> None:
-        """Create the group."""
-        await self._manager.create_group(self._stream, self._group)
+        """Create the group. A manager may report that the group exists as an error."""
+        try:
+            await _run(self._manager.create_group(self._stream, self._group))
+        except Exception as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
     async def read(self, count: int) -> list[Entry]:
         """Return up to `count` new entries."""
-        events = await self._manager.read_events(self._stream, self._group, self._consumer_name, count)
-        return [DecodedEntry(message_id, data) for message_id, data in events or []]
+        read = self._manager.read_events(self._stream, self._group, self._consumer_name, count)
+        self._read = asyncio.ensure_future(read)
+        events = await _run(self._read)
+        entries: list[Entry] = []
+        for event in events or ():
+            try:
+                message_id, data = event
+                entries.append(DecodedEntry(message_id, data))
+            except (TypeError, ValueError):  # not quoted, because it contains data of users
+                log_fields = {"found": type(event).__name__}
+                log.error("item of read_events ignored; expected (message id, dict)", extra=log_fields)  # noqa: TRY400
+        return entries
 
     def on_entry_removed(self, message_id: str) -> None:
         """Do nothing, because this consumer does not renew leases."""
 
     async def interrupt_read(self) -> None:
-        """Do nothing, because a poll does not wait for entries."""
+        """Wait until the current read has ended. A manager may wait for entries, so the caller limits the time."""
+        if self._read is not None:
+            await asyncio.wait([self._read])
 
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
-        await self._manager.ack_event(self._stream, self._group, message_id)
+        await _run(self._manager.ack_event(self._stream, self._group, message_id))
 
     async def flush(self) -> None:
         """Do nothing, because no acknowledgement is buffered."""
@@ -72,10 +96,29 @@ class PollingConsumer:
         """Do nothing, because the user closes the manager."""
 
 
+async def _run(call: Awaitable[Any]) -> Any:
+    """Await a call of the manager. Ends immediately when the current task is cancelled, even if the call does not.
+
+    Raises RuntimeError if the call itself raises CancelledError or another error that is no Exception."""
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    finally:
+        task.cancel()
+    try:
+        return task.result()
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the stream manager raised {type(error).__name__}") from error
+
+
 class DecodedEntry(Entry):
     """Entry that a user's own manager has already decoded."""
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
+        if not isinstance(message_id, str | bytes) or not isinstance(data, Mapping):
+            raise TypeError(f"entry is ({type(message_id).__name__}, {type(data).__name__}); expected (str, dict)")
         super().__init__(message_id, ())
         self._data = dict(data)
 

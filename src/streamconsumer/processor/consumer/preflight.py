@@ -26,7 +26,7 @@ MIN_SERVER_VERSION = (6, 2)
 NO_SUCH_ID = "0-0"
 """Entry id that no entry can have."""
 
-OPTIONAL_PERMISSIONS = {"+evalsha", "+client|id", "+client|unblock"}
+OPTIONAL_PERMISSIONS = {"+evalsha", "+client|id", "+client|unblock", "+client|list", "+client|setname", "+info"}
 """Optional permissions. If an optional permission is missing, the processor works with limitations."""
 
 _MAX_QUOTED_LENGTH = 120
@@ -182,6 +182,9 @@ def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionP
         ("evalsha", stream, ("x", 1, stream)),
         ("client|id", "", ()),
         ("client|unblock", "", (0,)),
+        ("client|list", "", ("ID", "x")),
+        ("client|setname", "", ("x x",)),
+        ("info", "", ("x",)),
     ]
     if manager.retention.max_age or manager.retention.acknowledged:
         probes.append(("xtrim", stream, (stream, "MAXLEN", "x")))

@@ -60,8 +60,9 @@ class RawConnection(asyncio.Protocol):
         max_reply_bytes: int,
         *,
         value_bytes: int = VALUE_BYTES,
+        on_lost: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take over the transport of a connection.
+        """Take over the transport of a connection. `on_lost` is called when the transport is closed.
 
         If `encoding` is utf-8, replies contain text, and bytes that are not valid UTF-8 become lone surrogates.
         Otherwise, replies contain bytes. The size of a large reply includes `value_bytes` for each value.
@@ -77,6 +78,7 @@ class RawConnection(asyncio.Protocol):
         )
         self._pending_replies: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
         self._error: Exception | None = None
+        self._on_lost = on_lost
         self._max_reply_bytes, self._value_bytes = max_reply_bytes, value_bytes
         self._timer: asyncio.TimerHandle | None = None
         self.bytes_received = 0
@@ -106,7 +108,11 @@ class RawConnection(asyncio.Protocol):
             future.set_exception(self._error or RedisConnectionError("the connection is closed"))
             return future
         self._pending_replies.append((future, on_first_reply))
-        self._transport.write(packed)
+        try:
+            self._transport.write(packed)
+        except BaseException:  # out of memory
+            self._pending_replies.pop()
+            raise
         return future
 
     async def execute(self, *command: Any) -> Any:
@@ -181,6 +187,7 @@ class RawConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail all pending commands."""
+        self._on_lost()
         self._fail(ConnectionCut(f"connection lost: {exc or 'closed by the server'}"))
 
     def _is_too_large(self, data: bytes) -> bool:
@@ -226,6 +233,10 @@ _INCOMPLETE = object()
 
 
 def pack_command(*arguments: str | int | bytes) -> bytes:
-    """Return a command in the wire format."""
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type] # its stub allows a single word only
+    """Return a command in the wire format. Lone surrogates become the bytes that they replaced."""
+    try:
+        packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type] # its stub allows a single word only
+    except UnicodeEncodeError:
+        words = (word.encode(errors="surrogateescape") if isinstance(word, str) else word for word in arguments)
+        return pack_command(*words)
     return packed

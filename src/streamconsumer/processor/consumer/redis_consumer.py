@@ -5,9 +5,11 @@ XACK and XREADGROUP share one round trip over a raw connection. All other comman
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -21,7 +23,7 @@ from streamconsumer.processor.consumer.large_entries import BoundedReads, Claime
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
     LARGE_REPLY_BYTES,
@@ -32,10 +34,11 @@ from streamconsumer.processor.consumer.raw_connection import (
 )
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
+from streamconsumer.processor.consumer.registration import OwnRegistration, identify
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
+from streamconsumer.processor.message import ConsumerId, Entry, Origin, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
@@ -80,7 +83,11 @@ class RedisConsumer:
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
         self._connection: RawConnection | None = None
-        self._client_id: int | None = None
+        token = f"{runtime.random.getrandbits(128):032x}"
+        self.registration = OwnRegistration(self.consumer_id, token, runtime.pod_uid)
+        self.leases_valid_until = inf
+        """Time until which no other consumer can have claimed the entries in flight, in seconds of the clock. The
+        heartbeat thread updates it."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
@@ -103,9 +110,9 @@ class RedisConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
-        self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
-        """Synchronous variant of `ack`. None for a consumer that acknowledges only asynchronously."""
         self.replay = OwnPendingReplay(self)
+        self.leases_valid_until = math.inf
+        """Time until which no other consumer can have claimed the entries in flight, by this process's clock."""
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
         """True from the detection of a missing group until all entries in flight are pending again."""
@@ -126,7 +133,7 @@ class RedisConsumer:
                 await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
-            await self._connect()
+            await self.registration.acquire(await self._connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
         finally:
@@ -146,7 +153,7 @@ class RedisConsumer:
             # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
             self.replay.request()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
             await self.manager.drop_connections()
             raise
         finally:
@@ -156,6 +163,8 @@ class RedisConsumer:
         try:
             await self.recheck_server()
             connection = await self._connect()
+            if not self.registration.has_name:
+                await self.registration.acquire(connection, self.manager.min_idle)
             if self._is_group_lost:
                 await self._restore_ownership()
             if self.replay.is_pending:
@@ -201,14 +210,17 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
+        return self._bounded_reads.connection.is_receiving or (
+            self._connection is not None and self._connection.is_receiving
+        )
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
         while not self._idle.is_set():
-            if self._client_id is not None and self._read_sent.is_set():
+            identity = self.registration.identities.get("reader")
+            if identity is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
-                    await self.manager.execute("CLIENT", "UNBLOCK", self._client_id)
+                    await self.manager.execute("CLIENT", "UNBLOCK", identity.client_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await self._idle.wait()
@@ -218,15 +230,21 @@ class RedisConsumer:
             return self._connection
         await self._disconnect()
         self.replay.request()
-        self._client_id = None
         connection = self._connection = RawConnection(
             await self.manager.connect(), self.encoding, self._max_reply_bytes
         )
-        with suppress(ResponseError):  # without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends
-            self._client_id = replies.count(await connection.execute("CLIENT", "ID"), "CLIENT ID")
-        if self._client_id is not None:
-            await self._reader_registry.register(self._client_id)
+        # Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends.
+        identity = await identify(connection, self.registration.token)
+        self.registration.set_identity("reader", identity)
+        if identity is not None:
+            await self._reader_registry.register(identity.client_id)
         return connection
+
+    def on_name_lost(self) -> None:
+        """End the current read, because another process has taken over the consumer name."""
+        log.error("another process has taken over the consumer name of this process; dropped the messages in flight")
+        if self._connection is not None:
+            self._connection.abort()
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -288,9 +306,9 @@ class RedisConsumer:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
-        """Claim pending entries for this consumer."""
-        claimed = await self.pending_entries.claim(pending, idle)
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
+        """Claim pending entries of a dead consumer, or of this consumer."""
+        claimed = await self.pending_entries.claim(pending, dead)
         self.record_claimed(claimed, len(pending))
         return claimed
 
@@ -303,9 +321,12 @@ class RedisConsumer:
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
         """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
+        max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
-            entry.owner_died = True
-            entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
+            entry.origin = Origin.CLAIMED
+            if max_deliveries == 1:  # see `Settler.marks_first_attempts`
+                entry.deliveries = max(0, entry.deliveries - 1)
+            entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)
         return entries
 
     # -- acknowledging -----------------------------------------------------------------------------------------
@@ -368,13 +389,15 @@ class RedisConsumer:
         """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect."""
         try:
             await self.ack_buffer.flush_final()
-            await self.leases.delete_consumer()
+            self.registration.is_closed = True
+            if self.registration.has_name:
+                await self.leases.delete_consumer()
         except (RedisError, OSError) as error:
             log.warning("failed to leave the consumer group", extra={"error": str(error)})
         finally:
             self.ack_buffer.cancel()
             await self._disconnect()
-            await self._bounded_reads.close()
+            await self._bounded_reads.connection.close()
 
     # -- a lost group ------------------------------------------------------------------------------------------
 

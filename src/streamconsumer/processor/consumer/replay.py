@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntry
 from streamconsumer.redis_client.replies import parse_id
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class OwnPendingReplay:
             excluded = {*consumer.in_flight_ids(), *acked_ids}
             pending = [uncount_lost_read(entry, last_delivered_id) for entry in page]
             pending = [entry for entry in pending if entry.message_id not in excluded]
-            claimed = await consumer.claim(pending, ANY_IDLE_TIME)
+            claimed = await consumer.claim(pending, Dead(consumer.consumer_id.consumer, ANY_IDLE_TIME))
         if claimed.examined < len(pending):
             self._after = pending[claimed.examined - 1].message_id
         else:

@@ -20,6 +20,10 @@ StrOrBytes = str | bytes
 MAX_FIELDS = 1000
 """Maximum number of fields in an added entry. A Redis command in a Lua script must have fewer than 8000 arguments."""
 
+MAX_EFFECTS = 240
+"""Maximum number of effects of one message. The script that applies effects makes up to four calls of Redis commands
+per effect."""
+
 MAX_INCREMENT = 10**18
 """Maximum sum of the absolute values by which one message increments one key. The largest integer in Redis is about
 nine times as large. An increment beyond the range of Redis would fail after other effects have been applied."""
@@ -81,6 +85,8 @@ class Effects:
         return self._append("DEL", key)
 
     def _append(self, command: str, key: StrOrBytes, *arguments: bytes) -> Self:
+        if len(self.operations) == MAX_EFFECTS:
+            raise ValueError(f"found more than {MAX_EFFECTS} effects, expected at most {MAX_EFFECTS} for one message")
         name = _to_bytes(key, "a key")
         other = next((each.command for each in self.operations if each.key == name and each.command != command), None)
         if other:

@@ -6,6 +6,8 @@ import importlib
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +22,79 @@ BatchHandler = Callable[[list[dict[Any, Any]]], Any]
 AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
-class HandlerThreadPool:
-    """Threads for handlers that are not async, at most one per concurrent message. Threads start on demand."""
+THREADS_PER_SLOT = 3
+"""Maximum number of threads per worker slot. A slot whose handler was cancelled gets a new thread, because Python
+cannot end the old thread."""
 
-    def __init__(self, max_threads: int, runtime: Runtime = DEFAULT_RUNTIME) -> None:
-        self._pool = runtime.create_thread_pool(max_threads)
+
+class HandlerThreadPool:
+    """Threads for handlers that are not async. Threads start on demand."""
+
+    def __init__(
+        self, concurrency: int, runtime: Runtime = DEFAULT_RUNTIME, failures: dict[str, str] | None = None
+    ) -> None:
+        """`failures` are the reasons why the pod is not alive. While all threads are busy with handlers that were
+        cancelled, the pool adds a reason."""
+        self._max_threads = THREADS_PER_SLOT * concurrency
+        self._pool = runtime.create_thread_pool(self._max_threads)
+        self._failures = {} if failures is None else failures
+        self._calls: set[Future[Any]] = set()
+        self._abandoned: set[Future[Any]] = set()
+        """Calls that are still running although the task that awaited them was cancelled."""
+        self._freed: asyncio.Event | None = None
+        """Event that is set when a call has ended. None until a task has waited for a thread."""
         self.busy_ids: set[str] = set()
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""
 
+    @property
+    def is_exhausted(self) -> bool:
+        """True if a call would wait for a thread."""
+        return len(self._calls) >= self._max_threads
+
+    async def wait_for_thread(self) -> None:
+        """Wait until a call of the handler would start immediately. The timeout of a handler starts with its call."""
+        while True:
+            if self._freed is None or self._freed.is_set():
+                self._freed = asyncio.Event()
+            if not self.is_exhausted:
+                return
+            await self._freed.wait()
+
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread. The handler gets a copy of the caller's context variables."""
         message_ids = [message.message_id for message in current_messages()]
-        run = contextvars.copy_context().run
+        run, loop = contextvars.copy_context().run, asyncio.get_running_loop()
         future = self._pool.submit(run, _wrap_stop_iteration, handler, data)
+        self._calls.add(future)
         self.busy_ids.update(message_ids)
-        future.add_done_callback(lambda _: self.busy_ids.difference_update(message_ids))
-        return await asyncio.wrap_future(future)
+
+        def on_done(_: Any) -> None:  # called in the thread
+            self._calls.discard(future)
+            self._abandoned.discard(future)
+            self._failures.pop("threads", None)
+            self.busy_ids.difference_update(message_ids)
+            if self._freed is not None:
+                with suppress(RuntimeError):  # the event loop is closed
+                    loop.call_soon_threadsafe(self._freed.set)
+
+        future.add_done_callback(on_done)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            if not future.done():
+                self._abandon(future)
+
+    def _abandon(self, future: Future[Any]) -> None:
+        self._abandoned.add(future)
+        if len(self._abandoned) >= self._max_threads:
+            self._failures["threads"] = (
+                f"all {self._max_threads} threads are busy with handlers that were cancelled, for example because they "
+                "exceeded delivery.timeout; set a timeout for each call in the handler"
+            )
+        if future.done():  # meanwhile
+            self._abandoned.discard(future)
+            self._failures.pop("threads", None)
 
 
 def add_handler_paths() -> None:

@@ -8,24 +8,22 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import Entry, MessageContext
-from streamconsumer.processor.pipeline.retry_policy import ToDeadLetter
+from streamconsumer.processor.pipeline.retry_policy import ToDeadLetter, process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 from streamconsumer.processor.telemetry import MessageTracing
-
-PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
-"""Errors that a handler raises because the process or its event loop ends. Every other error is a failure of the
-handler, even if its class is not a subclass of Exception, such as gevent's Timeout."""
 
 
 class AttemptRunner:
     """Runs attempts. `run` returns the handler's result or raises the handler's error.
 
-    After an error, `entry.decision` contains the decision to retry or dead-letter the message. The decision is None if
-    the attempt was cancelled because another consumer claimed the entry or the drain timed out."""
+    After an error, the entry is in the state `settling`, and `entry.decision` contains the decision to retry or
+    dead-letter the message. Otherwise the attempt was cancelled: another consumer claimed the entry, or the drain timed
+    out."""
 
     def __init__(
         self,
@@ -33,8 +31,10 @@ class AttemptRunner:
         settler: Settler,
         telemetry: MessageTracing | None,
         timeouts: HandlerTimeouts,
+        thread_pool: HandlerThreadPool,
     ) -> None:
         self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
+        self._thread_pool = thread_pool
         self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
         """Name of the trace context field, as text and as bytes. A message without this field gets no span.
 
@@ -61,20 +61,18 @@ class AttemptRunner:
             raise
         # A handler that is cancelled, because another consumer claimed the entry or a drain ended, may still return.
         outcome = "effects" if isinstance(result, Effects) else "" if entry.is_standalone else "ack"
-        self._telemetry.end_attempt(attempt, entry, "released" if entry.disposition else outcome)
+        self._telemetry.end_attempt(attempt, entry, outcome if entry.state is RUNNING else "released")
         return result
 
     async def _run_untraced(self, entry: Entry, _context: MessageContext, data: dict[Any, Any]) -> Any:
         try:
             result = await self.call_with_timeout(entry, data)
-        except PROCESS_EXIT_ERRORS:
-            raise
         except BaseException as error:
             failure = self.record_failure(entry, error)
             if failure is error:
                 raise
         else:
-            if entry.disposition != "timeout":
+            if entry.state is not SETTLING:
                 return result
             failure = self.record_failure(entry)
         raise failure
@@ -84,6 +82,8 @@ class AttemptRunner:
         task = asyncio.current_task()
         if self._timeouts.timeout is None or entry.is_standalone or task is None:
             return await self._handler()(data)
+        if self._thread_pool.is_exhausted:
+            await self._thread_pool.wait_for_thread()
         self._timeouts.start(entry, task)
         try:
             return await self._handler()(data)
@@ -94,18 +94,21 @@ class AttemptRunner:
         """Decide how a failed attempt is settled, and return its error. `error` is None if the handler returned after
         its timeout.
 
-        Makes no decision if the current task was cancelled."""
-        if error is None or entry.disposition == "timeout":
+        Makes no decision if the current task was cancelled, the entry is lost, or the process ends."""
+        if error is not None and (exit_error := process_exit(error)) is not None:
+            return exit_error
+        if entry.state is SETTLING:
             error = handler_timeout_error(self._timeouts.timeout)
-        elif isinstance(error, asyncio.CancelledError) and was_cancelled():
-            return error
-        self._settler.on_failure(entry, error)
+        assert error is not None
+        is_cancelled = entry.state is RUNNING and isinstance(error, asyncio.CancelledError) and was_cancelled()
+        if not is_cancelled and entry.state is not LOST:
+            self._settler.on_failure(entry, error)
         return error
 
 
 def _outcome_label(entry: Entry) -> str:
     """Return the outcome that the span of a failed attempt records. An attempt without a decision was cancelled."""
-    if entry.decision is None:
+    if entry.state is not SETTLING:
         return "released"
     return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
 

@@ -15,13 +15,16 @@ from typing import Any
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.handler.outcomes import BatchFailed
-from streamconsumer.processor.message import ConsumerId, Entry, Message, reset_current, set_current
+from streamconsumer.processor.message import ConsumerId, Entry, Message, Origin, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.pipeline.attempt import PROCESS_EXIT_ERRORS, handler_timeout_error, was_cancelled
+from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.preparation import Preparation
+from streamconsumer.processor.pipeline.retry_policy import leaves, process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.telemetry import MessageTracing
 
@@ -33,10 +36,12 @@ class BatchRunner:
         self,
         handler: Callable[[], AsyncHandler],
         in_flight: InFlightTable,
+        preparation: Preparation,
         settler: Settler,
         policy: Delivery,
         *,
         max_count: int,
+        thread_pool: HandlerThreadPool,
         consumer_id: ConsumerId,
         telemetry: MessageTracing | None,
         metrics: Metrics,
@@ -44,6 +49,7 @@ class BatchRunner:
     ) -> None:
         self._handler, self._policy, self._clock = handler, policy, clock
         self._in_flight, self._settler, self._metrics = in_flight, settler, metrics
+        self._preparation, self._thread_pool = preparation, thread_pool
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
@@ -63,12 +69,12 @@ class BatchRunner:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
             # Another consumer may have claimed an entry while other entries were prepared.
-            batch = {entry: message for entry, message in batch.items() if not entry.disposition}
+            batch = {entry: message for entry, message in batch.items() if entry.state is RUNNING}
             if batch:
                 await self._handle(list(batch), list(batch.values()))
             # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
             # pending again. The first entry leaves the table only after this method returns, so it is settled last.
-            failed = [entry for entry in batch if entry.decision is not None and entry.disposition != "claimed_by_peer"]
+            failed = [entry for entry in batch if entry.state is SETTLING]
             await self._settler.apply_decisions(failed)
             for entry in failed:
                 self._leave_batch(entry, others)
@@ -76,9 +82,11 @@ class BatchRunner:
                 if entry not in failed:
                     await self._settle_success(entry)
                     self._leave_batch(entry, others)
+        except BaseException as error:
+            self._in_flight.on_slot_error(others, error)
+            raise
         finally:
             for entry in list(others):
-                self._in_flight.retry_after_self_cancel(entry)
                 self._leave_batch(entry, others)
 
     def _leave_batch(self, entry: Entry, others: dict[Entry, None]) -> None:
@@ -87,27 +95,25 @@ class BatchRunner:
             self._in_flight.finish_batched(entry)
 
     def _may_share_batch(self, entry: Entry) -> bool:
-        is_last_attempt = not entry.attempt_counted and entry.deliveries + 1 >= self._policy.max_deliveries
+        is_last_attempt = entry.origin is not Origin.NEW and entry.deliveries + 1 >= self._policy.max_deliveries
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:
         """Return the message for the handler. Returns None if the entry is already settled or claimed by another
         consumer."""
-        data = await self._settler.prepare_data(entry)
-        if data is None or entry.disposition:
+        data = await self._preparation.data_for_handler(entry)
+        if data is None or entry.state is not RUNNING:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
-        """Call the handler. Raises only cancellations and process exits. After any other error, `entry.decision`
-        defines how each entry is settled."""
+        """Call the handler. Raises only cancellations and process exits. After any other error, each failed entry has a
+        decision that defines how it is settled."""
         token, started = set_current(messages), self._clock()
         try:
             await self._run_traced(entries, messages)
         except BaseException as error:
-            if isinstance(error, PROCESS_EXIT_ERRORS) or (
-                isinstance(error, asyncio.CancelledError) and was_cancelled()
-            ):
+            if process_exit(error) or (isinstance(error, asyncio.CancelledError) and was_cancelled()):
                 raise  # `_run_attempt` has already decided on any other error and logged it.
         finally:
             self._metrics.record_duration(self._clock() - started)
@@ -134,13 +140,11 @@ class BatchRunner:
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
+        if (exit_error := process_exit(failure)) is not None:
+            raise exit_error
         failures = failure.failures if isinstance(failure, BatchFailed) else dict.fromkeys(range(len(batch)), failure)
         is_whole_batch = len(failures) == len(batch)
-        failed = [
-            (entries[index], error)
-            for index, error in failures.items()
-            if entries[index].disposition != "claimed_by_peer"
-        ]
+        failed = [(entries[index], error) for index, error in failures.items() if entries[index].state is not LOST]
         self._settler.on_batch_failure(failed, is_whole_batch=is_whole_batch)
         if is_whole_batch:
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
@@ -151,36 +155,35 @@ class BatchRunner:
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
+            if self._thread_pool.is_exhausted:
+                await self._thread_pool.wait_for_thread()
             loop = asyncio.get_running_loop()
             timer = loop.call_later(timeout.total_seconds(), _cancel_timed_out, task, entries)
         failure: BaseException | None = None
         try:
             _reject_effects(await self._handler()(batch))
-        except BatchFailed as error:
-            failure = _validate_failures(error, len(batch))
-        except PROCESS_EXIT_ERRORS:
-            raise
         except BaseException as error:  # noqa: BLE001 - the caller decides
-            failure = error
+            [*others, last] = leaves(error)
+            failure = error if others or not isinstance(last, BatchFailed) else _validate_failures(last, len(batch))
         finally:
             if timer is not None:
                 timer.cancel()
-        if any(entry.disposition == "timeout" for entry in entries):
+        if any(entry.state is SETTLING for entry in entries):
             return handler_timeout_error(timeout)
         if isinstance(failure, asyncio.CancelledError) and was_cancelled():
             raise failure
         return failure
 
     async def _settle_success(self, entry: Entry) -> None:
-        if not entry.disposition:
+        if entry.state is RUNNING:
             await self._settler.on_success(entry, None)
 
 
 def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> None:
     """Mark all entries of the batch as timed out, and cancel the task that handles the batch."""
-    overdue = [entry for entry in entries if not entry.disposition]
+    overdue = [entry for entry in entries if entry.state is RUNNING]
     for entry in overdue:
-        entry.disposition = "timeout"
+        entry.apply("expire")
     if overdue:
         task.cancel()
 

@@ -3,15 +3,15 @@
 A processor builds a new pipeline on each start, so that a run uses no state of an earlier run.
 """
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import Consumer, build_consumer
+from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
@@ -20,6 +20,7 @@ from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.fast_path import FastPath
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.prefetch import Prefetch
+from streamconsumer.processor.pipeline.preparation import Preparation
 from streamconsumer.processor.pipeline.recovery_loop import RecoveryLoop
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.runtime import Runtime
@@ -65,8 +66,8 @@ class ProcessorHooks:
     may_claim: Callable[[], bool]
     """Returns True if the processor may claim entries."""
 
-    busy_ids: Collection[str]
-    """Ids of messages that handler threads are handling."""
+    thread_pool: HandlerThreadPool
+    """Threads for handlers that are not async."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Pipeline:
     consumer_id: ConsumerId
     consumer: Consumer
     in_flight: InFlightTable
+    preparation: Preparation
     settler: Settler
     attempt_runner: AttemptRunner
     recovery_loop: RecoveryLoop
@@ -108,27 +110,28 @@ def build_pipeline(
         (lambda first: batch_runner.run(first)) if is_batch else hooks.handle_entry,  # noqa: PLW0108 - created later
         concurrency=settings.concurrency,
         metrics=metrics,
-        busy_ids=hooks.busy_ids,
+        busy_ids=hooks.thread_pool.busy_ids,
         ordering_key=settings.ordering_key,
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
-        gate=breaker if delivery.breaker.failures else None,
+        gate=breaker,
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
         clock=runtime.clock,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
-    in_flight.on_entry_removed = consumer.on_entry_removed
+    in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
-    settler = Settler(
-        consumer, in_flight, delivery, breaker, consumer_id=consumer_id, random=runtime.random, **observers
-    )
+    settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
+    preparation = Preparation(consumer, in_flight, delivery, breaker, settler, consumer_id, metrics, runtime.clock)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
-    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
+    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(
         hooks.require_handler,
         in_flight,
+        preparation,
         settler,
         delivery,
         max_count=batch_count,
+        thread_pool=hooks.thread_pool,
         consumer_id=consumer_id,
         clock=runtime.clock,
         **observers,
@@ -139,35 +142,33 @@ def build_pipeline(
         may_claim=hooks.may_claim,
         batch_count=batch_count,
         log_context=consumer_id.log_context,
-        random=runtime.random,
         **observers,
     )
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
-    if not is_batch and not settings.ordering_key and hooks.fast_path_handler:
-        collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
-        fast_path = _build_fast_path(hooks.fast_path_handler, *collaborators, consumer_id, metrics, runtime)
-    return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
+    if not (is_batch or settings.ordering_key or preparation.marks_first_attempts):
+        fast_path = _build_fast_path(hooks, in_flight, attempt_runner, settler, breaker, consumer, metrics, runtime)
+    parts = (consumer_id, consumer, in_flight, preparation, settler, attempt_runner)
+    return Pipeline(*parts, recovery_loop, prefetch, fast_path)
 
 
 def _build_fast_path(  # noqa: PLR0917 - one per collaborator
-    handler: AsyncHandler,
+    hooks: ProcessorHooks,
     in_flight: InFlightTable,
     attempt_runner: AttemptRunner,
     settler: Settler,
     breaker: CircuitBreaker,
     consumer: Consumer,
-    consumer_id: ConsumerId,
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
-    """Return the fast path. None if every message can get a span, or if acknowledgements are only asynchronous."""
-    if attempt_runner.trace_fields is None or consumer.ack_nowait is None:
+    """Return the fast path. None if there is no handler for it, or if every message can get a span, or if
+    acknowledgements are only asynchronous."""
+    if hooks.fast_path_handler is None or attempt_runner.trace_fields is None or isinstance(consumer, PollingConsumer):
         return None
-    collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
-    context = (consumer.encoding, consumer_id, metrics, runtime.clock)
-    fast_path = FastPath(handler, *collaborators, *context)
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
+    fast_path = FastPath(hooks.fast_path_handler, *collaborators, metrics, runtime.clock)
     in_flight.fast_path = fast_path.run
     return fast_path
 

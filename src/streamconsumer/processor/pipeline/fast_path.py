@@ -12,14 +12,17 @@ from contextvars import copy_context
 from typing import Any
 
 from streamconsumer.errors import UndecodableEntry
+from streamconsumer.processor.consumer import RedisConsumer
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS
+from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
-from streamconsumer.processor.message import ConsumerId, Encoding, Entry, reset_current, set_current
+from streamconsumer.processor.message import Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
-from streamconsumer.processor.pipeline.attempt import PROCESS_EXIT_ERRORS, AttemptRunner
+from streamconsumer.processor.pipeline.attempt import AttemptRunner
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
 
 
@@ -34,25 +37,25 @@ class FastPath:
         attempt_runner: AttemptRunner,
         settler: Settler,
         breaker: CircuitBreaker,
-        ack: Callable[[str], None],
-        encoding: Encoding,
-        consumer_id: ConsumerId,
+        consumer: RedisConsumer,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.handler = handler
         """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
-        self._breaker, self._ack, self._encoding = breaker, ack, encoding
-        self._consumer_id, self._metrics, self._clock = consumer_id, metrics, clock
+        self._breaker, self._consumer = breaker, consumer
+        self._encoding = consumer.encoding
+        self._metrics, self._clock = metrics, clock
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
         """Handle ordinary entries. Returns the first entry that is not ordinary, or None if the loop must not take
         another entry."""
-        in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
+        in_flight, metrics, breaker, consumer = self._in_flight, self._metrics, self._breaker, self._consumer
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
-        ready, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
-        ack, duration_counts, clock = self._ack, metrics.duration_counts, self._clock
+        queue, consumer_id, running = in_flight.ready_queue, consumer.consumer_id, RUNNING
+        ready, due, claimed, suspects = queue.ready, queue.due, queue.claimed, queue.suspects
+        ack, duration_counts, clock = consumer.ack_buffer.add, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
         data: dict[Any, Any] | None
         token, started = set_current([]), clock()
@@ -63,9 +66,9 @@ class FastPath:
                     data = dict(zip(texts, texts))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
-                if trace_fields and not trace_fields.isdisjoint(data):
+                if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):
                     return entry
-                tasks[message_id := entry.message_id] = task
+                tasks[message_id := entry.message_id], entry.state = task, running
                 if not ready:
                     in_flight.update_capacity()
                 set_current((entry, consumer_id, data))
@@ -73,8 +76,6 @@ class FastPath:
                 try:
                     try:
                         result = await (call_with_timeout(entry, data) if has_timeout else self.handler(data))
-                    except PROCESS_EXIT_ERRORS:
-                        raise
                     except BaseException as raised:  # noqa: BLE001 - decided in `_settle_slow`
                         error = raised
                     ended = clock()
@@ -84,24 +85,25 @@ class FastPath:
                     else:
                         metrics.record_duration(seconds)
                     started = ended
-                    is_plain = error is None and not entry.disposition and not isinstance(result, Effects)
+                    is_plain = error is None and entry.state is running and not isinstance(result, Effects)
                     if is_plain and breaker.has_no_recent_failure:
                         ack(message_id)
                     else:
+                        is_plain = False
                         await self._settle_slow(entry, result, error)
                         started = clock()
-                except BaseException:
-                    in_flight.retry_after_self_cancel(entry)
+                except BaseException as raised:
+                    in_flight.on_slot_error([entry], raised)
                     raise
                 finally:
                     error = None  # breaks the reference cycle between the error's traceback and this frame
-                    if entry.disposition or not is_plain:
-                        in_flight.finish_attempt(entry)
-                    else:
+                    if is_plain:
                         del tasks[message_id], entries[message_id]
+                    else:
+                        in_flight.finish_attempt(entry)
                 if copy_context() != context or task.cancelling():
                     return None
-                if not ready or suspects or in_flight.is_closed or breaker.is_open:
+                if not ready or due or claimed or suspects or in_flight.is_closed or breaker.is_open:
                     return None
                 entry = ready.popleft()
         finally:
@@ -109,7 +111,7 @@ class FastPath:
 
     def _decode_if_ordinary(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the decoded data of an ordinary entry. Returns None if the entry is not ordinary."""
-        if not entry.is_first_delivery or entry.has_replay_marks():
+        if not entry.is_first_delivery or entry.is_replay:
             return None
         try:
             return entry.data(self._encoding)
@@ -117,10 +119,11 @@ class FastPath:
             return None
 
     async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None) -> None:
-        if error is not None or entry.disposition == "timeout":
-            self._attempt_runner.record_failure(entry, error)
-            if entry.decision is None and error is not None:  # cancelled by a claim or when a drain ended
-                raise error
-            await self._settler.apply_decision(entry)
-        elif not entry.disposition:  # A cancelled handler that returns has not succeeded.
+        if error is not None or entry.state is SETTLING:  # SETTLING: the timeout has expired
+            failure = self._attempt_runner.record_failure(entry, error)
+            if entry.state is RUNNING or process_exit(failure):  # cancelled by the handler, or the process ends
+                raise failure
+            if entry.state is SETTLING:
+                await self._settler.apply_decision(entry)
+        elif entry.state is RUNNING:  # A cancelled handler that returns has not succeeded.
             await self._settler.on_success(entry, result)

@@ -17,10 +17,14 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.processor.message import Entry
+from streamconsumer.model.processor_settings import Breaker
+from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
+from streamconsumer.processor.message import Entry, Origin
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
-from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, AdmissionGate, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
 log = logging.getLogger(__name__)
@@ -32,8 +36,8 @@ MAX_TRIAL_CANDIDATES = 100
 """While the circuit breaker is open, the processor reads entries for trials only if the table contains fewer
 entries than this number."""
 
-BUSY_RETRY_SECONDS = 0.1
-"""Additional delay of a retry if the entry's previous attempt is still running."""
+BATCH_RETRY_SECONDS = 0.1
+"""Additional delay of a retry if other entries of the entry's batch are still running."""
 
 SELF_CANCEL_RETRY_SECONDS = 1.0
 """Delay of the retry after a handler has cancelled its own task."""
@@ -51,14 +55,14 @@ class InFlightTable:
         busy_ids: Collection[str] = (),
         ordering_key: str | None = None,
         timeout: timedelta | None = None,
-        gate: AdmissionGate | None = None,
+        gate: CircuitBreaker | None = None,
         max_held_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._concurrency, self._metrics = run, concurrency, metrics
-        self._busy_ids = busy_ids
-        """Ids of messages that threads are handling, including messages whose task was cancelled."""
-        self._gate, self._clock = gate, clock
+        self._run, self._concurrency, self._metrics, self._clock = run, concurrency, metrics, clock
+        self._gate = gate or CircuitBreaker(Breaker(failures=0), clock)
+        self.busy_ids = busy_ids
+        """Ids of messages whose handler may still be running although their task was cancelled."""
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
         self._held_memory = HeldMemory(max_held_bytes)
@@ -72,6 +76,10 @@ class InFlightTable:
         self._batched_count = 0
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
+        self.owner: asyncio.Task[None] | None = None
+        """Task of the processor. If it is cancelled, no further entry starts."""
+        self.trial: Entry | None = None
+        """Entry that the open circuit breaker tries. None if no trial is running."""
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
@@ -102,16 +110,15 @@ class InFlightTable:
         """Return the ids of all entries in the table, oldest first. Safe to call from another thread."""
         return list(self.entries)
 
-    def get(self, message_id: str) -> Entry | None:
-        """Return the entry with this id. Returns None if no such entry is in the table."""
-        return self.entries.get(message_id)
-
     def admit(self, entries: Collection[Entry]) -> None:
         """Add the entries that are not yet in the table, and start an entry in each free slot."""
-        table, busy = self.entries, self._busy_ids
+        table = self.entries
         new = {entry.message_id: entry for entry in entries}
-        if busy or not table.keys().isdisjoint(new):
-            new = {id_: entry for id_, entry in new.items() if id_ not in table and id_ not in busy}
+        if not table.keys().isdisjoint(new):
+            new = {id_: entry for id_, entry in new.items() if id_ not in table}
+        for message_id in new.keys() & self.busy_ids:
+            if new[message_id].origin is Origin.NEW:  # the group was restored at an earlier position
+                new[message_id].mark_attempted()
         table.update(new)
         if new and next(iter(new.values())).in_large_reply:
             self._held_memory.add(new.values())
@@ -125,31 +132,38 @@ class InFlightTable:
         Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
         have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
-        if entry is None or entry.disposition == "claimed_by_peer":
+        if entry is None or entry.state is LOST:
             return False
-        entry.disposition = "claimed_by_peer"
+        if timer := self._retry_timers.pop(message_id, None):
+            timer.cancel()
+            self._blocked.discard(entry)
+        is_waiting = entry.state is WAITING
+        entry.apply("lose")
         if task := self.tasks.get(message_id):
             if not self._has_own_entries(task):
                 task.cancel()
             return True
         del self.entries[message_id]
-        if timer := self._retry_timers.pop(message_id, None):
-            timer.cancel()
-            self._blocked.discard(entry)
+        if is_waiting:
             self.ready_queue.complete(entry)
         else:
             self.ready_queue.remove(entry)
         self.dispatch()
         return True
 
+    def drop_all(self) -> None:
+        """Drop all entries, because the stream was deleted and created again."""
+        for message_id in self.ids():
+            self.drop_claimed(message_id)
+
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
         """Retry a running entry after `seconds`. The entry stays in the table when its attempt ends.
 
         Does nothing if another consumer has claimed the entry."""
-        if entry.disposition == "claimed_by_peer":
+        if entry.state is LOST:
             return
-        entry.disposition = "retry_scheduled"
-        entry.attempt_counted = entry.is_first_delivery = False
+        entry.apply("wait")
+        entry.is_first_delivery = False
         self._blocked.add(entry)
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
 
@@ -173,6 +187,7 @@ class InFlightTable:
                 self._blocked.discard(self.entries[message_id])
                 unstarted.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in unstarted:
+            entry.apply("release")
             del self.entries[entry.message_id]
         return unstarted
 
@@ -186,12 +201,11 @@ class InFlightTable:
         forced.cancel()
         if running := set(self.tasks.values()):
             self._metrics.abandoned += len(self.tasks)
-            log.warning(
-                "drain timeout reached; messages of cancelled handlers stay pending",
-                extra={"messages": len(self.tasks)},
-            )
-            for message_id in self.tasks:
-                self.entries[message_id].disposition = "drain_timeout"
+            log_fields = {"messages": len(self.tasks)}
+            log.warning("drain timeout reached; messages of cancelled handlers stay pending", extra=log_fields)
+            for entry in map(self.entries.__getitem__, self.tasks):
+                if entry.state is not WAITING:
+                    entry.apply("lose")
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
@@ -199,7 +213,7 @@ class InFlightTable:
 
     def dispatch(self) -> None:
         """Start ready entries in the free slots, and update `has_capacity`."""
-        if not self.is_closed and (ready := len(self.ready_queue)):
+        if not self._is_ending() and (ready := len(self.ready_queue)):
             ready -= self._wake_slots(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
                 task = asyncio.create_task(self._run_slot(), name="slot", context=self._base_context.copy())
@@ -215,13 +229,12 @@ class InFlightTable:
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
         joined: list[Entry] = []
-        if self.is_closed or self._is_breaker_open():
+        if self.is_closed or self._gate.is_open:
             return joined
         task = self.tasks[first.message_id]
         while len(joined) < max_count and (entry := self.ready_queue.pop_if(may_share_batch)):
             self._batched_count += 1
-            self.tasks[entry.message_id] = task
-            self._start_attempt(entry)
+            self._start(entry, task)
             joined.append(entry)
         self.update_capacity()
         return joined
@@ -234,8 +247,7 @@ class InFlightTable:
     def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
         """Return whether the task is handling at least one entry that no other consumer has claimed."""
         return any(
-            running is task and self.entries[message_id].disposition != "claimed_by_peer"
-            for message_id, running in self.tasks.items()
+            running is task and self.entries[message_id].state is not LOST for message_id, running in self.tasks.items()
         )
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -251,7 +263,7 @@ class InFlightTable:
                 if entry is None:
                     await self._wait_for_work()
                     continue
-                is_ordinary = entry.is_first_delivery and not self._is_breaker_open()
+                is_ordinary = entry.is_first_delivery and not self._gate.is_open
                 unhandled = await fast_path(entry, task) if fast_path and is_ordinary else entry
                 if unhandled is not None:
                     await self._run_one(unhandled, task)
@@ -261,33 +273,33 @@ class InFlightTable:
             self._slots.discard(task)
             self.dispatch()
 
-    def _is_breaker_open(self) -> bool:
-        return self._gate is not None and self._gate.is_open
-
-    def _allows_trial(self) -> bool:
-        return self._gate is not None and self._gate.allows_attempt()
-
     def _next_entry(self) -> Entry | None:
         """Remove and return the entry that starts next. Returns None if no entry may start.
 
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
         handled, a trial with an entry that has not failed can succeed and close the breaker."""
-        if not self._is_breaker_open():
+        if not self._gate.is_open:
             return self.ready_queue.pop()
-        return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
+        return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
-        self.tasks[entry.message_id] = task
-        self._start_attempt(entry)
+        self._start(entry, task)
         if not self.ready_queue.ready:
             self.update_capacity()
         try:
             await self._run(entry)
-        except BaseException:
-            self.retry_after_self_cancel(entry)
+        except BaseException as error:
+            self.on_slot_error([entry], error)
             raise
         finally:
             self.finish_attempt(entry)
+
+    def _start(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        """Record that the task handles the entry. If the circuit breaker is open, the entry becomes the trial."""
+        self.tasks[entry.message_id] = task
+        entry.apply("start")
+        if self._gate.is_open and self._gate.record_start():
+            self.trial = entry
 
     async def _wait_for_work(self) -> None:
         """Wait until `dispatch` or `close` wakes this slot."""
@@ -298,19 +310,29 @@ class InFlightTable:
 
     def _wake_slots(self, max_count: int) -> int:
         """Wake at most `max_count` idle slots. Returns the number of slots that this call woke."""
-        woken = self._idle_slots[:max_count]
-        del self._idle_slots[:max_count]
-        for waiter in woken:
-            waiter.set_result(None)
-        return len(woken)
+        woken = 0
+        while self._idle_slots and woken < max_count:
+            waiter = self._idle_slots.pop(0)
+            if not waiter.done():  # done if a handler has left a cancellation of this slot behind
+                waiter.set_result(None)
+                woken += 1
+        return woken
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
-        has_room = self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()
+        has_room = self._has_room_for_trials() if self._gate.is_open else self._has_room_for_new()
         if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
             self.has_capacity.set()
         else:
             self.has_capacity.clear()
+
+    def room_for_claims(self, *, is_due: bool) -> int:
+        """Return the number of entries that may be claimed although the processor must not read new entries.
+
+        Due entries and entries of other consumers do not use each other's room."""
+        queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
+        queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
+        return 0 if is_full or self.is_closed or self._gate.is_open else max(0, self._concurrency - queued)
 
     def _has_room_for_new(self) -> bool:
         ready = len(self.ready_queue)
@@ -318,46 +340,60 @@ class InFlightTable:
         return (has_slot or ready <= self.prefetch_limit > 0) and not self._blocked.is_full
 
     def _has_room_for_trials(self) -> bool:
-        if not self._allows_trial() or self.ready_queue.has_untried() or len(self.entries) >= MAX_TRIAL_CANDIDATES:
+        if not self._gate.allows_attempt() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
             return False
         return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
 
-    def _start_attempt(self, entry: Entry) -> None:
-        """If the circuit breaker is open, record the start and mark the attempt as a trial."""
-        if self._gate is not None and self._gate.is_open:
-            entry.is_trial = self._gate.record_start()
+    def _is_ending(self) -> bool:
+        """Return whether no entry may start. Closes the table if the task of the processor is cancelled, because the
+        event loop then probably ends."""
+        if not self.is_closed and self.owner is not None and self.owner.cancelling():
+            self.close()
+        return self.is_closed
 
-    def retry_after_self_cancel(self, entry: Entry) -> None:
-        """Schedule a retry if the entry's handler has cancelled its own task. Must be called before `finish_attempt`.
+    def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
+        """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
+        If the process ends, no further entry starts. Otherwise a handler has cancelled its own task, and its entries
+        are retried. The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
         `maxDeliveries`."""
-        if not self.is_closed and entry.disposition in {"", "timeout"}:
-            log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
-            self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
+        if process_exit(error):
+            self.close()
+        if self._is_ending():
+            return
+        for entry in entries:
+            if entry.state is RUNNING or (entry.state is SETTLING and entry.decision is not None):
+                log.warning("handler cancelled its own task; retrying", extra={"message_id": entry.message_id})
+                entry.mark_attempted()
+                self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
+
+    def ignore_trial(self, entry: Entry) -> None:
+        """If the entry is the trial, let the circuit breaker try another entry."""
+        if entry is self.trial:
+            self.trial = None
+            self._gate.record_ignored(is_trial=True)
 
     def finish_attempt(self, entry: Entry) -> None:
         """End the attempt of an entry. Keeps the entry in the table only if a retry is scheduled."""
         del self.tasks[entry.message_id]
-        if entry.is_trial and self._gate is not None:
-            entry.is_trial = False
-            self._gate.record_ignored(is_trial=True)
-        if entry.message_id in self._retry_timers:
+        self.ignore_trial(entry)
+        if entry.state is WAITING:
             self.ready_queue.release_turn(entry)
             return
+        entry.apply("finish")
         self.entries.pop(entry.message_id, None)
         self.on_entry_removed(entry.message_id)
         if entry.is_suspect or entry.lane is not None:  # only such entries block other entries
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:
-        """Queue an entry whose retry delay has ended. If the entry's previous attempt is still running, wait again."""
-        if entry.message_id in self._busy_ids or entry.message_id in self.tasks:
-            timer = asyncio.get_running_loop().call_later(BUSY_RETRY_SECONDS, self._retry_now, entry)
+        """Queue an entry whose retry delay has ended. If other entries of its batch are still running, wait again."""
+        if entry.message_id in self.tasks:
+            timer = asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS, self._retry_now, entry)
             self._retry_timers[entry.message_id] = timer
             return
         del self._retry_timers[entry.message_id]
         self._blocked.discard(entry)
-        entry.disposition = ""
+        entry.apply("requeue")
         self.ready_queue.requeue(entry)
         self.dispatch()

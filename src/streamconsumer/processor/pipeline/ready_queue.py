@@ -1,6 +1,7 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries start in order of arrival, with two exceptions: entries with an ordering key, and suspects.
+Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns.
+Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
 value is not settled, later entries with this value wait in a queue, which is called a lane.
@@ -11,29 +12,14 @@ handlers fail without a crash do not block the other entries.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
+from collections.abc import Callable, Collection
 
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.message import Entry, Origin
 
-MAX_BLOCKED = 1000
+MAX_BLOCKED = 20_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
-
-
-class AdmissionGate(Protocol):
-    """Interface of the circuit breaker, which decides whether an entry may start."""
-
-    is_open: bool
-    """True while the circuit breaker is open: only trials may start."""
-
-    def allows_attempt(self) -> bool:
-        """Return whether a message may start now."""
-
-    def record_start(self) -> bool:
-        """Record that a message starts after `allows_attempt` returned True. Returns True if the message is a trial."""
-
-    def record_ignored(self, is_trial: bool) -> None:
-        """Record that a message has ended without showing whether the service that the handler uses is up."""
+"""Limits of blocked entries. A failing head of a lane stops the reads of its pod only if as many entries wait behind
+it. The heartbeat needs about 3 % of the time of a server to renew 20,000 leases."""
 
 
 class BlockedEntries:
@@ -68,12 +54,16 @@ class ReadyQueue:
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Entries whose handler may start, except suspects. A suspect whose turn has come starts before the entries in
-        `ready`."""
+        """New entries."""
+        self.due: deque[Entry] = deque()
+        """Entries whose retry is due."""
+        self.claimed: deque[Entry] = deque()
+        """Entries that were claimed, except suspects."""
         self.suspects: deque[Entry] = deque()
+        """Suspects. A suspect whose turn has come starts before the entries in the other queues."""
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""
-        self._is_others_turn = False
+        self._is_others_turn = self._is_due_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
         """Entries that wait until an earlier entry with the same ordering key is settled, grouped by ordering key."""
         self._blocked = BlockedEntries() if blocked is None else blocked
@@ -81,7 +71,11 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         """Return the number of entries that wait only for a slot. Entries that wait in a lane are not included."""
-        return len(self.ready) + len(self.suspects)
+        return sum(map(len, self._queues))
+
+    @property
+    def _queues(self) -> tuple[deque[Entry], ...]:
+        return self.suspects, self.claimed, self.due, self.ready
 
     def put(self, entry: Entry) -> None:
         """Add a new entry. If the value of its ordering key has a lane, the entry waits in this lane."""
@@ -96,7 +90,7 @@ class ReadyQueue:
 
     def put_all(self, entries: Collection[Entry]) -> None:
         """Add new entries in the given order."""
-        if self._ordering_key is None and not any(entry.is_suspect for entry in entries):
+        if self._ordering_key is None and all(entry.origin is Origin.NEW for entry in entries):
             self.ready.extend(entries)
         else:
             for entry in entries:
@@ -104,36 +98,32 @@ class ReadyQueue:
 
     def requeue(self, entry: Entry) -> None:
         """Add an entry that does not have to wait for another entry with the same ordering key."""
-        (self.suspects if entry.is_suspect else self.ready).append(entry)
+        queues = {Origin.NEW: self.ready, Origin.DUE: self.due, Origin.CLAIMED: self.claimed}
+        (self.suspects if entry.is_suspect else queues[entry.origin]).append(entry)
 
     def pop(self) -> Entry | None:
         """Remove and return the next entry. Returns None if no entry may start."""
-        if self.suspects and self._active_suspect is None and not (self._is_others_turn and self.ready):
+        has_others = bool(self.ready or self.due or self.claimed)
+        if self.suspects and self._active_suspect is None and not (self._is_others_turn and has_others):
             self._is_others_turn = True
             self._active_suspect = self.suspects.popleft()
             return self._active_suspect
         self._is_others_turn = False
-        return self.ready.popleft() if self.ready else None
+        return self.pop_if(lambda _: True)
 
     def pop_untried(self) -> Entry | None:
-        """Remove and return the next entry that was just read and has not failed. Returns None if there is no such
-        entry."""
-        entry = next(self._untried(), None)
-        if entry is not None:
-            self.ready.remove(entry)
-        return entry
-
-    def has_untried(self) -> bool:
-        """Return whether `pop_untried` would return an entry."""
-        return any(self._untried())
-
-    def _untried(self) -> Iterator[Entry]:
-        return (entry for entry in self.ready if entry.attempt_counted)
+        """Remove and return the next new entry. Returns None if there is no new entry."""
+        return self.ready.popleft() if self.ready else None
 
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
         """Remove and return the next entry that is not a suspect. Returns None if there is no such entry, or if
         `may_start` returns False for the entry."""
-        return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
+        due_or_new = self.due if self.due and (self._is_due_turn or not self.ready) else self.ready
+        queue = self.claimed or due_or_new
+        if not queue or not may_start(queue[0]):
+            return None
+        self._is_due_turn = queue is not self.due
+        return queue.popleft()
 
     def release_turn(self, entry: Entry) -> None:
         """If the entry is the running suspect, let the next suspect start. Other entries in the lane of this entry
@@ -155,7 +145,7 @@ class ReadyQueue:
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry that another consumer has claimed before the entry started."""
-        for queue in (self.ready, self.suspects):
+        for queue in self._queues:
             if entry in queue:
                 queue.remove(entry)
                 self.complete(entry)
@@ -166,11 +156,10 @@ class ReadyQueue:
 
     def clear(self) -> list[Entry]:
         """Remove and return all unstarted entries."""
-        unstarted = [*self.suspects, *self.ready, *(entry for lane in self._lanes.values() for entry in lane)]
-        self.suspects.clear()
-        self.ready.clear()
-        for lane in self._lanes.values():
-            lane.clear()
+        queues = (*self._queues, *self._lanes.values())
+        unstarted = [entry for queue in queues for entry in queue]
+        for queue in queues:
+            queue.clear()
         for entry in unstarted:
             self._blocked.discard(entry)
         return unstarted

@@ -8,20 +8,19 @@ drain.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from random import Random
+from functools import partial
 
 from streamconsumer.processor.consumer import ClaimPage, Consumer, PendingClaimer
 from streamconsumer.processor.error_logging import logging_redis_errors
+from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.supervisor import Supervisor
 from streamconsumer.processor.telemetry import MessageTracing
 
 log = logging.getLogger(__name__)
-
-IDLE_SCANS_PER_MIN_IDLE = 2
-"""Number of scans for idle entries within one `minIdle` period."""
 
 FIRST_CHECK_SECONDS = 0.05
 """Delay of the first check after the start. The delay is short, so that a new pod soon claims the entries that a
@@ -34,8 +33,12 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits for capacity. Entries that are not claimed within this time are claimed by the next
-check."""
+"""Maximum time that a claim waits until the processor may read entries. After this time, it claims only as many entries
+as may wait in addition to new entries."""
+
+MAX_CLAIM_SECONDS = 1.0
+"""Time after which a claim ends although entries are left. The next check follows immediately, so that it finds further
+dead consumers and due entries."""
 
 
 class RecoveryLoop:
@@ -51,34 +54,41 @@ class RecoveryLoop:
         log_context: str,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
-        random: Random,
     ) -> None:
         self._consumer, self._in_flight, self._metrics = consumer, in_flight, metrics
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
-        self._random = random
         self._claim_lock = asyncio.Lock()
         """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
 
-    async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run the background tasks until the current task is cancelled. Leases are renewed only while `is_alive`
-        returns True."""
+    async def run(self, health: Health) -> None:
+        """Run the background tasks until the current task is cancelled. Leases are renewed only while the process is
+        alive."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")
             return
-        stop_heartbeat = claimer.start_heartbeat(
-            in_flight_ids=self._in_flight.ids, on_lost=self._on_lost, is_alive=is_alive
+        heartbeat = claimer.heartbeat(
+            in_flight_ids=self._in_flight.ids,
+            on_lost=self._on_lost,
+            is_alive=lambda: health.liveness()[0],
+            on_problem=partial(health.set_problem, "heartbeat"),
         )
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "heartbeat": heartbeat.run,
+            "claims of dead consumers": partial(self._claim_dead_loop, claimer),
+            "snapshots of the group": partial(self._snapshot_loop, claimer),
+        }
+        supervisor = Supervisor(health, self._metrics)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._claim_dead_loop(claimer))
-                group.create_task(self._claim_idle_loop(claimer))
-                group.create_task(self._snapshot_loop(claimer))
+                for name, task in tasks.items():
+                    group.create_task(supervisor.run(name, task))
         finally:
-            await stop_heartbeat()
+            await heartbeat.stop()
+            await claimer.close()
 
     async def finish_claim(self) -> None:
         """Wait until the claim in progress has ended and its entries are in the in-flight table."""
@@ -93,16 +103,11 @@ class RecoveryLoop:
                     await claimer.wakeup.wait()
             claimer.wakeup.clear()
             seconds = RETRY_DELAY_SECONDS
-            await self._claim_from(claimer.find_claimable)
-            if self._may_claim():
+            if await self._claim_from(claimer, claimer.find_claimable):
+                seconds = 0.0
+            elif self._may_claim():
                 with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
                     seconds = await claimer.seconds_until_turn()
-
-    async def _claim_idle_loop(self, claimer: PendingClaimer) -> None:
-        while not self.is_stopped:
-            spread = self._random.uniform(0.75, 1)
-            await asyncio.sleep(claimer.min_idle.total_seconds() / IDLE_SCANS_PER_MIN_IDLE * spread)
-            await self._claim_from(claimer.find_idle)
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
@@ -115,35 +120,37 @@ class RecoveryLoop:
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     await claimer.save_snapshot()
 
-    async def _claim_from(self, find_pages: Callable[[], Awaitable[Sequence[ClaimPage]]]) -> None:
-        if not self._may_claim():
-            return
+    async def _claim_from(self, claimer: PendingClaimer, find_pages: Callable[[], Awaitable[list[ClaimPage]]]) -> bool:
+        """Claim entries, one page after another from each source in turns. Returns True if entries are left that fit
+        into the in-flight table."""
+        loop = asyncio.get_running_loop()
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
-            for claim_page in await find_pages():
-                await self._claim_pages(claim_page)
+            sources = await find_pages() if self._may_claim() else []
+            deadline = loop.time() + MAX_CLAIM_SECONDS
+            while sources and loop.time() < deadline:
+                sources = [source for source in sources if await self._claim_page(claimer, source)]
+            return bool(sources)
+        return False
 
-    async def _claim_pages(self, claim_page: ClaimPage) -> None:
-        """Claim pages of entries until a page is empty. Waits for capacity before each page."""
-        has_more = True
-        while has_more and self._may_claim():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
-                    await self._in_flight.has_capacity.wait()
-            async with self._claim_lock:
-                if not self._in_flight.has_capacity.is_set() or not self._may_claim():
-                    return
-                has_more = await self._claim_page(claim_page)
-
-    async def _claim_page(self, claim_page: ClaimPage) -> bool:
-        """Claim one page and admit its entries. Returns False if the page is empty."""
-        start_ns = time.time_ns()
-        entries = await claim_page(self._batch_count)
-        if self._telemetry is not None and entries:
-            self._telemetry.on_received(entries)
-            if entries[0].claimed_from:  # Postponed entries have no previous consumer.
-                self._telemetry.on_claimed(entries, start_ns)
-        self._in_flight.admit(entries)
-        return bool(entries)
+    async def _claim_page(self, claimer: PendingClaimer, claim_page: ClaimPage) -> bool:
+        """Claim one page and admit its entries. Returns False if the page is empty, or if there is no room."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
+                await self._in_flight.has_capacity.wait()
+        async with self._claim_lock:
+            count = self._batch_count
+            if not self._in_flight.has_capacity.is_set():
+                count = min(count, self._in_flight.room_for_claims(is_due=claim_page == claimer.claim_due))
+            if not count or not self._may_claim():
+                return False
+            start_ns = time.time_ns()
+            entries = await claim_page(count)
+            if self._telemetry is not None and entries:
+                self._telemetry.on_received(entries)
+                if entries[0].claimed_from:  # Postponed entries have no previous consumer.
+                    self._telemetry.on_claimed(entries, start_ns)
+            self._in_flight.admit(entries)
+            return bool(entries)
 
     def _on_lost(self, message_ids: list[str]) -> None:
         for message_id in message_ids:

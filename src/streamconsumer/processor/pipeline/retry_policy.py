@@ -28,6 +28,34 @@ class ToDeadLetter:
 
 Decision = RetryLater | ToDeadLetter
 
+_PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
+"""Errors that a handler raises because the process or its event loop ends. Every other error is a failure of the
+handler, even if its class is not a subclass of Exception, such as SystemExit and gevent's Timeout."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in an exception group and in the groups within it. Returns any other error in a list."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for member in error.exceptions for leaf in leaves(member)]
+
+
+def process_exit(error: BaseException) -> BaseException | None:
+    """Return the error, or the error of its group, that ends the process or the event loop. None if there is none."""
+    return next((leaf for leaf in leaves(error) if isinstance(leaf, _PROCESS_EXIT_ERRORS)), None)
+
+
+def main_error(error: BaseException, policy: Delivery) -> BaseException:
+    """Return the error of a group that decides: an error that needs a dead letter, else a Retry, else any failure. A
+    Defer decides only if the group contains nothing else."""
+
+    def rank(leaf: BaseException) -> int:
+        if isinstance(leaf, Reject) or is_terminal(leaf, policy.terminal_errors):
+            return 0
+        return 3 if isinstance(leaf, Defer) else 2 - isinstance(leaf, Retry)
+
+    return min(leaves(error), key=rank)
+
 
 def decide(
     error: BaseException, deliveries: int, policy: Delivery, *, jitter: float, is_uncounted: bool = False

@@ -8,27 +8,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from random import Random
 from typing import Any
 
-from streamconsumer.errors import EffectsRejected, UndecodableEntry
+from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer
 from streamconsumer.processor.dead_letters.record import (
     DeadLetterReason,
     FailureDetails,
-    is_replay_for_other_group,
     to_fields,
 )
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, UnreadableEntry
+from streamconsumer.processor.message import ConsumerId, Entry, Origin
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
-from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide
+from streamconsumer.processor.pipeline.retry_policy import Decision, RetryLater, ToDeadLetter, decide, main_error
+from streamconsumer.processor.runtime import Runtime
 from streamconsumer.processor.telemetry import MessageTracing, current_traceparent
 from streamconsumer.redis_client.outcome import Outcome
 
@@ -68,78 +67,18 @@ class Settler:
         consumer_id: ConsumerId,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
-        random: Random,
+        runtime: Runtime,
     ) -> None:
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
         self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
-        self._metrics, self._telemetry, self._random = metrics, telemetry, random
-
-    # -- before the attempt --------------------------------------------------------------------------------------------
-
-    async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data for the handler. Returns None if the handler must not be called."""
-        if entry.has_replay_marks():
-            entry.is_replay = True
-        is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
-        if not is_ordinary and not await self._prepare_attempt(entry):
-            return None
-        try:
-            return entry.data(self._consumer.encoding)
-        except UndecodableEntry as error:
-            await self._on_undecodable(entry, error)
-            return None
-
-    async def _prepare_attempt(self, entry: Entry) -> bool:
-        """Check a redelivered, large or replayed entry, and count its attempt.
-
-        Returns False if the handler must not be called."""
-        try:
-            if entry.decision is not None:
-                await self.apply_decision(entry)
-                return False
-            if entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
-                await self._consumer.ack(entry.message_id)
-                return False
-            if isinstance(entry, UnreadableEntry):
-                await self._on_too_large(entry, DeadLetterReason.UNREADABLE, entry.problem)
-                return False
-            if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
-                problem = f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}"
-                await self._on_too_large(entry, DeadLetterReason.OVERSIZED, problem)
-                return False
-            return entry.attempt_counted or await self._count_attempt(entry)
-        except Exception as error:  # noqa: BLE001 - the client may raise anything
-            log_redis_error("failed to start message; retrying", self._log_context, error)
-            self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
-            return False
-
-    async def _count_attempt(self, entry: Entry) -> bool:
-        """Count the attempt in Redis.
-
-        Returns False if the entry was dead-lettered, claimed by another consumer or trimmed."""
-        if entry.deliveries >= self._policy.max_deliveries:
-            error = RuntimeError(
-                f"started {entry.deliveries} times without finishing; it probably crashes the process; "
-                f"maxDeliveries is {self._policy.max_deliveries}"
-            )
-            await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.CRASHED), error))])
-            return False
-        if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
-            await self._consumer.flush()
-        entry.is_uncounted = entry.is_trial and not entry.owner_died and not self._breaker.counts_trials()
-        entry.had_uncounted_attempt = entry.had_uncounted_attempt or entry.is_uncounted or not entry.deliveries
-        outcome = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
-        if outcome is Outcome.DONE:
-            entry.deliveries += 1
-            entry.attempt_counted = True
-            return True
-        self._count_lost(outcome)
-        return False
-
-    # -- after the attempt ---------------------------------------------------------------------------------------------
+        self._metrics, self._telemetry = metrics, telemetry
+        self._random = runtime.random
+        self.uncounted_trial: Entry | None = None
+        """Trial that the delivery count in Redis does not include. None if there is none."""
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
+        entry.apply("decide")
         try:
             if isinstance(result, Effects):
                 await self._commit_effects(entry, result)
@@ -150,22 +89,28 @@ class Settler:
                 "acknowledgement failed; the entry stays pending and will be handled again", self._log_context, error
             )
         if not self._breaker.has_no_recent_failure:
-            self._breaker.record_success(entry.is_trial)
-            if entry.is_trial:
-                entry.is_trial = False
+            is_trial = entry is self._in_flight.trial
+            self._breaker.record_success(is_trial)
+            if is_trial:
+                self._in_flight.trial = None
                 self._in_flight.dispatch()
 
     async def _commit_effects(self, entry: Entry, effects: Effects) -> None:
+        entry.decision = effects
+        entry.mark_attempted()
         try:
-            if await self._consumer.commit_effects(entry.message_id, effects) is Outcome.LOST:
-                self._metrics.lost_ownership += 1
-                log.warning("message was claimed by another consumer; effects not applied")
+            outcome = await self._consumer.commit_effects(entry.message_id, effects)
+            if outcome is not Outcome.DONE:
+                self.count_lost(entry, outcome)
+                log.warning(
+                    "message was claimed by another consumer; effects not applied",
+                    extra={"message_id": entry.message_id},
+                )
         except EffectsRejected as error:
             self.on_failure(entry, error)
             await self.apply_decision(entry)
         except Exception as error:  # noqa: BLE001 - a Redis error, so only the commit is retried
             log_redis_error("failed to commit effects; retrying", self._log_context, error)
-            entry.decision = effects
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
 
     def on_failure(self, entry: Entry, error: BaseException) -> None:
@@ -190,11 +135,14 @@ class Settler:
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
-        jitter = self._random.random()
-        is_uncounted = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
-        decision = decide(error, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
-        entry.decision = FailureDecision(decision, error, current_traceparent())
-        return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
+        entry.apply("decide")
+        entry.mark_attempted()
+        jitter, cause = self._random.random(), main_error(error, self._policy)
+        is_trial = entry is self._in_flight.trial
+        is_uncounted = is_trial and (entry is self.uncounted_trial or not self._breaker.counts_trials())
+        decision = decide(cause, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
+        entry.decision = FailureDecision(decision, cause, current_traceparent())
+        return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
         """Apply the stored decision. Does nothing for a user's own manager.
@@ -203,14 +151,11 @@ class Settler:
         decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return
-        if not isinstance(decision, Effects):
+        if isinstance(decision, Effects):
+            self._in_flight.ignore_trial(entry)  # this attempt does not call the handler
+            await self._commit_effects(entry, decision)
+        else:
             await self.apply_decisions([entry])
-            return
-        entry.decision = None
-        if entry.is_trial:  # This attempt does not call the handler, so the breaker ignores the trial.
-            entry.is_trial = False
-            self._breaker.record_ignored(is_trial=True)
-        await self._commit_effects(entry, decision)
 
     async def apply_decisions(self, entries: Sequence[Entry]) -> None:
         """Apply the decisions on failed messages.
@@ -225,24 +170,16 @@ class Settler:
             if isinstance(decision.action, ToDeadLetter):
                 to_dead_letter.append((entry, decision))
             else:
-                entry.decision = None
                 to_retry.append((entry, decision.action))
         await self._schedule_retries(to_retry)
-        await self._dead_letter_many(to_dead_letter)
-
-    async def _on_undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
-        """Dead-letter an entry that cannot be decoded, because a retry would fail for the same reason."""
-        self._metrics.failed += 1
-        log.error("message cannot be decoded", extra={"error": str(error)})
-        if self._consumer.claimer is not None:
-            await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.UNDECODABLE), error))])
+        await self.dead_letter_many(to_dead_letter)
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
         """Release unstarted entries. For each entry, `entries` contains the seconds after which another consumer may
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.deliveries - (1 if entry.attempt_counted else 0), timedelta(seconds=seconds))
+            (entry.message_id, entry.deliveries - (entry.origin is Origin.NEW), timedelta(seconds=seconds))
             for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:
@@ -250,18 +187,20 @@ class Settler:
 
     async def _schedule_retries(self, entries: Sequence[tuple[Entry, RetryLater]]) -> None:
         for entry, decision in entries:
-            entry.deliveries -= not decision.counts_as_attempt
-            entry.had_uncounted_attempt = entry.had_uncounted_attempt or not decision.counts_as_attempt
-            entry.owner_died = False
+            if not decision.counts_as_attempt:
+                entry.deliveries -= 1
+                entry.had_uncounted_attempt = True
+                entry.decision = replace(entry.decision, action=RetryLater(decision.delay))  # subtracted only once
         self._metrics.retried += len(entries)
-        postponed_ids = await self._postpone(
+        postponed_ids = await self.postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
         )
         local = [(entry, retry) for entry, retry in entries if entry.message_id not in postponed_ids]
         await self._uncount_attempts(
-            [entry for entry, retry in local if not (retry.counts_as_attempt or entry.is_uncounted)]
+            [entry for entry, retry in local if not retry.counts_as_attempt and entry is not self.uncounted_trial]
         )
         for entry, decision in local:
+            entry.decision = None
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
@@ -276,7 +215,7 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to reset the delivery count", self._log_context, error)
 
-    async def _postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
+    async def postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
         """Store the retry delays of the entries in Redis. Returns the ids of all entries, or no ids if Redis fails."""
         if not entries:
             return set()
@@ -287,24 +226,30 @@ class Settler:
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
-        for outcome in outcomes:
-            self._count_lost(outcome)
+        for (entry, _), outcome in zip(entries, outcomes, strict=True):
+            self.count_lost(entry, outcome)
         return {entry.message_id for entry, _ in entries}
 
-    def _count_lost(self, outcome: Outcome) -> None:
-        """Count an entry that another consumer owns, or that was trimmed."""
-        self._metrics.lost_ownership += outcome is Outcome.LOST
-        self._metrics.lost_to_trimming += outcome is Outcome.TRIMMED
+    def count_lost(self, entry: Entry, outcome: Outcome) -> None:
+        """Count an entry that another consumer owns, or that was trimmed before its message was settled."""
+        if outcome is Outcome.LOST:
+            entry.apply("lose")
+            self._metrics.lost_ownership += 1
+        elif outcome is Outcome.TRIMMED:
+            self._metrics.lost_to_trimming += 1
+            log.warning("message was trimmed before it was settled", extra={"message_id": entry.message_id})
 
-    async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
-        self._metrics.failed += 1
-        error = ValueError(problem)
-        log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
-        await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(reason), error))])
+    async def dead_letter(self, entry: Entry, reason: DeadLetterReason, error: Exception) -> None:
+        """Write the dead letter of an entry whose handler was not called."""
+        await self.dead_letter_many([(entry, FailureDecision(ToDeadLetter(reason), error))])
 
-    async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
+    async def dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
+        """Write dead letters. After an error, the write of the dead letter is retried."""
         if not entries:
             return
+        for entry, decision in entries:
+            entry.apply("decide")
+            entry.decision = decision
         replies: Sequence[Outcome | Exception]
         start_ns = time.time_ns()
         try:
@@ -338,7 +283,6 @@ class Settler:
         reason = decision.action.reason
         if isinstance(reply, Exception):
             log_redis_error("failed to write dead letter; message stays pending", self._log_context, reply)
-            entry.decision = decision
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
         elif reply is Outcome.DONE:
             self._metrics.dead_lettered += 1
@@ -348,11 +292,12 @@ class Settler:
             log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
             log.error("message dead-lettered", extra=log_fields)
         else:
-            self._count_lost(reply)
+            self.count_lost(entry, reply)
 
     def _record_breaker_failure(self, entry: Entry) -> None:
-        was_open, is_trial = self._breaker.is_open, entry.is_trial
-        entry.is_trial = False
+        was_open, is_trial = self._breaker.is_open, entry is self._in_flight.trial
+        if is_trial:
+            self._in_flight.trial = None
         self._breaker.record_failure(is_trial)
         seconds = self._breaker.seconds_until_trial()
         if seconds is None or (was_open and not is_trial):
@@ -389,8 +334,9 @@ class Settler:
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
         """Log one line and one stack trace for all failed messages of a batch."""
         self._metrics.failed += len(entries)
-        actions = [entry.decision.action for entry in entries] if self._consumer.claimer else []
-        to_dead_letter = sum(isinstance(action, ToDeadLetter) for action in actions)
+        to_dead_letter = (
+            sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
+        )
         log_fields = {
             "stream": self._consumer_id.stream,
             "messages": len(entries),

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.message import Entry
 
 
@@ -14,8 +15,9 @@ class HandlerTimeouts:
     def __init__(self, timeout: timedelta | None) -> None:
         self.timeout = timeout
         self._seconds = timeout.total_seconds() if timeout else None
-        self._running: dict[Entry, asyncio.Task[None]] = {}
-        """Entries whose handlers are running, in the order in which the handlers were called."""
+        self._running: dict[Entry, tuple[asyncio.Task[None], float]] = {}
+        """Entries whose handlers are running, in the order in which the handlers were called, each with its task and
+        the time of the call by the clock of the event loop."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, entry: Entry, task: asyncio.Task[None]) -> None:
@@ -23,8 +25,7 @@ class HandlerTimeouts:
         if self._seconds is None:
             return
         loop = asyncio.get_running_loop()
-        entry.started_seconds = loop.time()
-        self._running[entry] = task
+        self._running[entry] = task, loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._cancel_overdue)
 
@@ -44,12 +45,12 @@ class HandlerTimeouts:
         assert self._seconds is not None
         loop = asyncio.get_running_loop()
         self._timer = None
-        for entry, task in list(self._running.items()):
-            seconds_left = entry.started_seconds + self._seconds - loop.time()
+        for entry, (task, started_seconds) in list(self._running.items()):
+            seconds_left = started_seconds + self._seconds - loop.time()
             if seconds_left > 0:
                 self._timer = loop.call_later(seconds_left, self._cancel_overdue)
                 return
             self.finish(entry)
-            if not entry.disposition:
-                entry.disposition = "timeout"
+            if entry.state is RUNNING:
+                entry.apply("expire")
                 task.cancel()

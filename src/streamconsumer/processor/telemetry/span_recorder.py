@@ -17,6 +17,7 @@ from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
 from streamconsumer.model.processor_settings import TraceContextSettings
+from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.message import Entry, Message
 from streamconsumer.processor.telemetry import content, otlp_encoding, semconv
 from streamconsumer.processor.telemetry.content import Link, RelatedSpans
@@ -200,7 +201,7 @@ class SpanRecorder:
             if self._exceptions is not None:
                 self._exceptions.record(span, error, {semconv.BATCH_COUNT: len(entries)})
         for entry in entries:
-            if entry.decision is not None or entry.disposition:
+            if entry.state is not RUNNING:
                 entry.last_attempt_span = span.ref
             else:
                 self._remember_until_acknowledged(entry.message_id, span)
@@ -385,9 +386,8 @@ class SpanRecorder:
 
     def _common_attributes(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
         """Encode the attributes common to all spans of an operation on one server."""
-        return otlp_encoding.attributes(
-            {**self._consumer_attributes, **content.operation_attributes(operation, kind, address, port)}
-        )
+        operation_attributes = content.operation_attributes(operation, kind, address, port)
+        return otlp_encoding.attributes({**self._consumer_attributes, **operation_attributes})
 
     def _export(self, span: RecordedSpan, *, is_remote: bool = True) -> None:
         if self._queue.drop_if_full():

@@ -106,5 +106,4 @@ class TraceIdentities:
         """Return the identity of an entry whose fields are not decoded."""
         fields: Sequence[bytes] = entry.fields
         carrier = {name: entry.field_value(name.encode()) for name in (self._field, "tracestate")} if fields else {}
-        entry.is_replay = entry.is_replay or entry.has_replay_marks()
         return self.for_message(entry, carrier)

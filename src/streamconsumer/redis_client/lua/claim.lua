@@ -1,28 +1,38 @@
--- uses: entry_keys, bounded_entries, record_claim
--- Claims pending entries. ARGV: group, consumer, minimum idle time in milliseconds, `page_bytes`, `entry_bytes`, then
--- alternating ids and delivery counts. Returns the number of examined entries, the number of trimmed entries, and the
--- claimed entries. Trimmed entries are acknowledged, because such entries can never be handled.
+-- uses: entry_keys, bounded_entries, record_claims
+-- Claims pending entries of the consumer ARGV[4]. ARGV: group, consumer, minimum idle time in milliseconds, owner, its
+-- registration, the server's run id, `page_bytes`, `entry_bytes`, then alternating ids and delivery counts. Returns the
+-- number of examined entries, the number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged,
+-- because such entries can never be handled.
+--
+-- The registration and the run id are those with which the owner was found dead. If one of them has changed, nothing is
+-- claimed. Both are empty if the idle time alone permits the claim.
 --
 -- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier claim
 -- of the entry was lost.
-local min_idle, page_bytes, entry_bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local examined, trimmed = 0, 0
-for i = 6, #ARGV, 2 do
+local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local examined, trimmed, claims = 0, 0, {}
+if registration ~= '' then
+  local current_run_id = redis.call('INFO', 'server'):match('run_id:(%w+)')
+  if redis.call('HGET', KEYS[#KEYS], owner) ~= registration or current_run_id ~= run_id then return {0, 0, {}} end
+end
+for i = 9, #ARGV, 2 do
   local id, deliveries = ARGV[i], ARGV[i + 1]
-  local entry = redis.call('XRANGE', stream, id, id)[1]
+  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local is_mine = pending and pending[2] == me
+  local is_free = is_mine or pending and pending[2] == owner and pending[3] >= min_idle
+  local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
   local function claim()
-    local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
-    local is_mine = pending and pending[2] == me
-    local arguments = {stream, group, me, is_mine and 0 or min_idle, id, 'RETRYCOUNT', deliveries, 'JUSTID'}
-    if #redis.call('XCLAIM', unpack(arguments)) == 0 then return false end
-    if not is_mine then record_claim(id) end
+    redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
+    if not is_mine then claims[#claims + 1] = id; claims[#claims + 1] = me end
     return true
   end
-  if not entry then
+  if entry then
+    if not add(id, entry[2], deliveries, page_bytes, entry_bytes, claim) then break end
+  elseif is_free then
     trimmed = trimmed + redis.call('XACK', stream, group, id)
-  elseif not add(id, entry[2], deliveries, page_bytes, entry_bytes, claim) then
-    break
   end
   examined = examined + 1
 end
+record_claims(claims)
 return {examined, trimmed, entries}

@@ -1,11 +1,11 @@
--- uses: entry_keys, bounded_entries, record_claim, is_delivered, now_milliseconds
+-- uses: entry_keys, bounded_entries, record_claims, is_delivered, now_milliseconds
 -- Claims up to ARGV[3] postponed entries that are due. ARGV[4] and ARGV[5] are `page_bytes` and `entry_bytes`. Returns
 -- the number of trimmed entries, the claimed entries, and the number of examined entries.
 --
 -- Claimed entries stay in the schedule with a score below zero until a snapshot is saved. If the reply to the claim is
 -- lost and the group is lost afterwards, only the schedule still contains the claimed entries.
 local page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local now, trimmed, examined = now_milliseconds(), 0, 0
+local now, trimmed, examined, claims = now_milliseconds(), 0, 0, {}
 local function leave_schedule(id)
   local stored = redis.pcall('ZADD', schedule, -now, id)
   if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
@@ -21,7 +21,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
   local function claim()
     leave_schedule(id)
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
-    record_claim(id)
+    claims[#claims + 1] = id; claims[#claims + 1] = me
     return true
   end
   if entry then
@@ -37,4 +37,5 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
   end
   examined = examined + 1
 end
+record_claims(claims)
 return {trimmed, entries, examined}

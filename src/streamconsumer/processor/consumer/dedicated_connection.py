@@ -1,0 +1,108 @@
+"""Connection for one purpose: opened by the first command, kept open, and opened again after a failure."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from streamconsumer.processor.consumer.manager import StreamManager
+from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
+from streamconsumer.processor.consumer.raw_connection import RawConnection
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
+
+
+class DedicatedConnection:
+    """Executes one command at a time on a connection of its own. A command is never repeated after an error."""
+
+    def __init__(
+        self, manager: StreamManager, timeout_seconds: float, max_reply_bytes: int, *, value_bytes: int = VALUE_BYTES
+    ) -> None:
+        """Prepare the connection. A command fails if the server does not begin to reply within `timeout_seconds`."""
+        self._manager, self._timeout_seconds = manager, timeout_seconds
+        self._max_reply_bytes, self._value_bytes = max_reply_bytes, value_bytes
+        self._connection: RawConnection | None = None
+        self._lock = asyncio.Lock()
+        self.on_connected: Callable[[RawConnection], Awaitable[object]] | None = None
+        """Coroutine function that prepares each new connection. None if nothing must be prepared."""
+        self.on_lost: Callable[[], object] = lambda: None
+        """Called when an open connection is lost."""
+
+    @property
+    def is_connected(self) -> bool:
+        """True if the connection is open."""
+        return self._connection is not None and self._connection.is_usable
+
+    @property
+    def is_receiving(self) -> bool:
+        """True while a large reply is being received."""
+        return self._connection is not None and self._connection.is_receiving
+
+    async def connect(self) -> None:
+        """Open the connection if it is not open. Raises connection errors."""
+        async with self._lock:
+            try:
+                await self._connect()
+            except BaseException:
+                await self._close()
+                raise
+
+    async def execute(self, *command: Any) -> Any:
+        """Execute one command. Closes the connection before it raises an error, except for an ordinary error reply."""
+        async with self._lock:
+            try:
+                connection = await self._connect()
+                return await self._execute(connection, command)
+            except ResponseError as error:
+                if classify_error(error, "").must_relocate:
+                    await self._close()
+                await self._manager.handle_error(error)
+                raise
+            except (RedisError, OSError) as error:
+                await self._close()
+                await self._manager.handle_error(error)
+                raise
+            except BaseException:
+                await self._close()  # otherwise the next command would receive the reply to this command
+                raise
+
+    async def close(self) -> None:
+        """Close the connection. The next command connects to the current primary."""
+        async with self._lock:
+            await self._close()
+
+    async def _execute(self, connection: RawConnection, command: tuple[Any, ...]) -> Any:
+        try:
+            return await connection.execute_within(self._timeout_seconds, *by_hash(command))
+        except ResponseError as error:
+            if not is_unknown_script(error):
+                raise
+            return await connection.execute_within(self._timeout_seconds, *command)
+
+    async def _connect(self) -> RawConnection:
+        if self._connection is None or not self._connection.is_usable:
+            await self._close()
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    opened = await self._manager.connect()
+                    connection = self._connection = RawConnection(
+                        opened, "bytes", self._max_reply_bytes, value_bytes=self._value_bytes, on_lost=self._lose
+                    )
+                    if self.on_connected is not None:
+                        await self.on_connected(connection)
+            except TimeoutError:
+                raise RedisTimeoutError("the server does not answer") from None
+        assert self._connection is not None
+        return self._connection
+
+    def _lose(self) -> None:
+        self.on_lost()
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError):
+                await connection.close()

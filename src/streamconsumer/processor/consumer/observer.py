@@ -1,0 +1,278 @@
+"""Observer of a group's consumers: checks which of them are silent, and whether their connections still exist.
+
+The observer has a connection of its own. All evidence is bound to this connection: after it was lost, the observer must
+see the connections of a consumer again before their absence proves anything. `liveness` contains the decisions.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from streamconsumer.processor.consumer import liveness
+from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
+from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES, StreamManager
+from streamconsumer.processor.consumer.pending_entries import Dead
+from streamconsumer.processor.consumer.raw_connection import RawConnection
+from streamconsumer.processor.consumer.registration import (
+    Identity,
+    OwnRegistration,
+    Registration,
+    identify,
+    list_clients,
+)
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.scripts import MAX_CONSUMERS, load_script
+
+log = logging.getLogger(__name__)
+
+MAX_SCANNED, MAX_SEARCHED = 2000, 500
+"""Maximum number of registrations that one check reads, and of consumers whose entries one check searches."""
+
+CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX_SEARCHED)
+
+LISTED_PER_CHECK = 1000
+"""Average number of consumers that one check lists. The server needs 6 ms. A larger group is listed less often."""
+
+CHECKS_PER_LIST, LIST_INTERVAL_SECONDS = 10, 60.0
+"""Number of checks and time after which all connections are listed again, although nothing has changed."""
+
+SEARCHES_PER_MIN_IDLE = 2
+"""Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
+
+UNKNOWN_VERSION = "unknown"
+
+MAX_IDLE_MILLISECONDS = 10**13
+"""Maximum idle time in milliseconds. A greater number, which a server may report, could exceed the range of
+`timedelta`."""
+
+_SUBJECT = "the script that checks consumers"
+
+
+@dataclass(slots=True)
+class Check:
+    """Result of one check."""
+
+    silent: dict[str, timedelta] = field(default_factory=dict)
+    """Idle times of the other consumers that own pending entries and have been silent for SILENCE_THRESHOLD."""
+    stale: frozenset[str] = frozenset()
+    """Consumers that own entries that were idle for `min_idle`. Empty if the check did not search for such entries."""
+    at: float = 0.0
+    """Time of the check in seconds of the event loop."""
+
+
+class Observer:
+    """Runs the liveness checks of one consumer."""
+
+    def __init__(self, manager: StreamManager, registration: OwnRegistration) -> None:
+        self._own, self._min_idle = registration, manager.min_idle
+        self._consumer_id = registration.consumer_id
+        stream, group, _ = self._consumer_id
+        self._keys = (stream, registration.key, group_key(stream, group, "consumers"))
+        self._connection = DedicatedConnection(manager, liveness.command_timeout(self._min_idle), MAX_REPLY_BYTES)
+        self._connection.on_connected = self._identify
+        self._identity: Identity | None = None
+        self._connection_count = 0
+        self._can_list = True
+        """False if the connections cannot be listed, so that only the idle time proves a death."""
+        self._seen: set[tuple[int, str]] = set()
+        """Connections that this observer has seen over its present connection: the ids and the names."""
+        self._registrations: dict[str, str] = {}
+        self._version = UNKNOWN_VERSION
+        self.members: dict[str, float] = {}
+        """Consumers that have announced themselves, and the time of their last announcement."""
+        self.missing: frozenset[str] = frozenset()
+        """Consumers whose registered connections did not exist when all connections were listed last."""
+        self.dead: list[Dead] = []
+        """Dead consumers that the last check found."""
+        self.last = Check()
+        """Result of the last check."""
+        self._reference = Check()
+        """Result of an earlier check, with which the last check is compared."""
+        self.consumer_count = 0
+        self.is_busy = False
+        """True if consumers own pending entries."""
+        self.has_postponed = False
+        """True if entries are postponed, or if this is unknown."""
+        self.has_searched = False
+        """True if the last check searched for idle entries."""
+        self._list_credit = 0
+        self._checks_since_list, self._listed_at, self._searched_at = 0, 0.0, 0.0
+
+    @property
+    def suspected(self) -> set[str]:
+        """Consumers that have been idle for `min_idle` in the last check, but not yet in two checks."""
+        idle = {name for name, idle in self.last.silent.items() if idle >= self._min_idle}
+        return (idle | self.last.stale) - {dead.name for dead in self.dead}
+
+    @property
+    def is_over_limit(self) -> bool:
+        """True if the group has too many consumers, so that they are not listed."""
+        return self.consumer_count > MAX_CONSUMERS
+
+    @property
+    def is_refreshed(self) -> bool:
+        """True if the last check has read the registrations and the members."""
+        return self._checks_since_list == 0
+
+    def has_seen(self, name: str) -> bool:
+        """Return True if this observer has seen a registered connection of the consumer."""
+        registration = Registration.parse(self._registrations.get(name, ""))
+        return registration is not None and self._has_seen(registration)
+
+    async def check(self, announced_at: int | None) -> None:
+        """Run a check. Announces this consumer if `announced_at` is not None."""
+        now = asyncio.get_running_loop().time()
+        try:
+            await self._check(now, announced_at)
+        except BaseException:
+            self.dead = []
+            raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+    async def _check(self, now: float, announced_at: int | None) -> None:
+        connection_count = self._connection_count
+        self._checks_since_list += 1
+        is_refresh = self._checks_since_list >= CHECKS_PER_LIST or now - self._listed_at > LIST_INTERVAL_SECONDS
+        if is_refresh:
+            self._version = UNKNOWN_VERSION
+        has_changed = await self._read_state(now, announced_at)
+        if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
+            self._reference = Check(at=now)
+        by_connections = await self._find_disconnected(list_all=has_changed)
+        by_idle_time = self._find_expired(now) - {dead.name for dead in by_connections}
+        self.dead = [*by_connections, *(Dead(name, self._min_idle) for name in sorted(by_idle_time))]
+        if has_changed:
+            self._checks_since_list, self._listed_at = 0, now
+
+    def _find_expired(self, now: float) -> set[str]:
+        """Return the consumers that this check and an earlier one have found idle for `min_idle`."""
+        reference, elapsed = self._reference, timedelta(seconds=now - self._reference.at)
+        if elapsed < liveness.CONFIRMATION_DELAY:
+            return set()
+        self._reference = self.last
+        names = liveness.expired(reference.silent, self.last.silent, elapsed, self._min_idle)
+        return {*names, *(reference.stale & self.last.stale)}
+
+    async def _read_state(self, now: float, announced_at: int | None) -> bool:
+        """Run the script. Returns True if the registrations were read."""
+        self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
+        search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
+        self.has_searched = bool(self._reference.stale) or now - self._searched_at > search_interval
+        reply = await self._connection.execute(
+            *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
+            replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
+            self._list_credit,
+            self._version,
+            "" if announced_at is None else announced_at,
+            replies.to_milliseconds(self._min_idle) if self.has_searched else "",
+        )
+        length = 9 if isinstance(reply, list) and len(reply) == 9 else 7
+        consumers, pending, postponed, is_listed, version, silent, stale, *hashes = replies.array(
+            reply, _SUBJECT, length
+        )
+        self.consumer_count, pending, postponed, is_listed = (
+            replies.count(each, _SUBJECT) for each in (consumers, pending, postponed, is_listed)
+        )
+        if self.has_searched:
+            self._searched_at = now
+        if is_listed:
+            self._list_credit = 0
+        self.is_busy = pending > postponed
+        self.has_postponed = bool(postponed or (pending and not is_listed))
+        idle_times = dict(_idle_time(line) for line in replies.array(silent, _SUBJECT))
+        stale_names = frozenset(replies.name(name, _SUBJECT) for name in replies.array(stale, _SUBJECT))
+        self.last = Check(idle_times, stale_names, asyncio.get_running_loop().time())
+        if not hashes:
+            return False
+        self._version = replies.name(version, _SUBJECT)
+        self._set_registrations(hashes[0])
+        self.members = {name: float(seconds) for name, seconds in replies.numbers(hashes[1], _SUBJECT).items()}
+        return True
+
+    def _set_registrations(self, flat: Any) -> None:
+        self._registrations = {
+            replies.name(name, _SUBJECT): replies.name(value, _SUBJECT)
+            for name, value in replies.to_dict(flat, _SUBJECT).items()
+            if name
+        }
+        own_name = self._consumer_id.consumer
+        self._own.on_found(self._registrations.get(own_name, ""))
+
+    async def _find_disconnected(self, *, list_all: bool) -> list[Dead]:
+        """Return the silent consumers whose connections have ended. Lists connections only if there is a reason."""
+        registrations = {
+            name: registration
+            for name, text in self._registrations.items()
+            if name != self._consumer_id.consumer and (registration := Registration.parse(text)) is not None
+        }
+        silent = {name for name in registrations if name in self.last.silent and self._has_seen(registrations[name])}
+        identity, names = self._identity, registrations.keys() if list_all else silent
+        if identity is None or not self._can_list or not names:
+            return []
+        ids = {identity.client_id, *(each for name in names for each in registrations[name].client_ids)}
+        clients = await self._list_clients(ids)
+        if self._identity is not identity:
+            return []
+        if list_all:
+            self.missing = frozenset(
+                name
+                for name in names
+                if registrations[name].client_ids and not liveness.is_connected(registrations[name], clients)
+            )
+        self._seen |= clients.items()
+        dead = [
+            Dead(name, liveness.SILENCE_THRESHOLD, self._registrations[name], identity.run_id)
+            for name in sorted(silent)
+            if liveness.is_disconnected(registrations[name], clients, identity, self._own.token)
+        ]
+        return dead if dead and await self._has_kept(identity) else []
+
+    def _has_seen(self, registration: Registration) -> bool:
+        return any((client_id, registration.token) in self._seen for client_id in registration.client_ids)
+
+    async def _has_kept(self, identity: Identity) -> bool:
+        """Return True if the observer still has the same connection to the server."""
+        client_id = replies.count(await self._connection.execute("CLIENT", "ID"), "CLIENT ID")
+        if client_id != identity.client_id and self._identity is identity:
+            self._disable("a proxy changes the connections to the server")
+        return client_id == identity.client_id
+
+    async def _list_clients(self, ids: set[int]) -> dict[int, str]:
+        """List connections. Returns no connections if the evidence is not available on this server."""
+        try:
+            return await list_clients(self._connection.execute, sorted(ids))
+        except ResponseError as error:
+            self._disable(str(error))
+            return {}
+
+    async def _identify(self, connection: RawConnection) -> None:
+        """Prepare a new connection. What the observer has seen over the previous connection no longer counts."""
+        self._seen.clear()
+        self._connection_count += 1
+        identity = await identify(connection, self._own.token)
+        self._own.set_identity("observer", identity)
+        self._identity = identity if identity and identity.run_id else None
+        if self._identity is None:
+            self._disable("the user has no permission for CLIENT ID, CLIENT SETNAME or INFO")
+
+    def _disable(self, problem: str) -> None:
+        if self._can_list:
+            text = (
+                "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
+            )
+            log.warning("%sdelivery.minIdle", text, extra={"error": problem})
+        self._can_list = False
+
+
+def _idle_time(line: Any) -> tuple[str, timedelta]:
+    name, idle = replies.array(line, _SUBJECT, 2)
+    milliseconds = min(replies.count(idle, _SUBJECT), MAX_IDLE_MILLISECONDS)
+    return replies.name(name, _SUBJECT), timedelta(milliseconds=milliseconds)

@@ -1,0 +1,276 @@
+"""Registrations: which connections belong to which consumer name, so that other consumers can detect an ended process.
+
+Each process stores its consumer name, a random token, the server's run id and the ids of its connections in a companion
+hash. The process also sets the token as the name of these connections (CLIENT SETNAME). Another consumer that lists the
+connections therefore finds out whether they still exist, see `liveness`. The field with the empty name counts the
+changes, so that other consumers read the hash only after a change.
+
+Two processes must not use one consumer name at the same time, because Redis cannot distinguish their entries. A process
+that finds its name registered therefore waits until the other process has ended.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any, Self
+
+from redis.exceptions import ResponseError
+
+from streamconsumer.errors import ConsumerNameInUse
+from streamconsumer.processor.consumer.raw_connection import RawConnection
+from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.scripts import by_hash, is_unknown_script, load_script
+
+log = logging.getLogger(__name__)
+
+FORMAT = "1"
+"""First word of a registration. A process that finds another format cannot read the registration."""
+
+NO_POD = "-"
+"""Pod UID of a process that is not the main process of a Kubernetes pod."""
+
+LOOK_INTERVAL = timedelta(seconds=1)
+"""Time between the two checks after which a process takes over its registered name."""
+
+REGISTER, WAIT = load_script("register_consumer"), load_script("wait_for_name")
+FIND_CONSUMER = load_script("find_consumer")
+
+_SUBJECT = "the script that finds a consumer"
+
+
+def unique_consumer_name() -> str:
+    """Return a consumer name that no other process uses."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Registration of a consumer name."""
+
+    run_id: str
+    """Run id of the server on which the connections exist. Changes when the server restarts."""
+    token: str
+    client_ids: tuple[int, ...]
+    """Ids of the connections. Empty if the connections cannot be listed."""
+    pod_uid: str = NO_POD
+    waiting_token: str = ""
+    """Token of a process that waits for the name. Empty if no process waits."""
+
+    def __str__(self) -> str:
+        ids = ",".join(map(str, self.client_ids)) or "-"
+        return " ".join(filter(None, (FORMAT, self.run_id or "-", self.token, ids, self.pod_uid, self.waiting_token)))
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Parse a registration. Returns None if another program or a newer version wrote it."""
+        words = text.split(" ")
+        if words[0] != FORMAT or len(words) not in (5, 6):
+            return None
+        ids = [int(word) for word in words[3].split(",") if word.isascii() and word.isdecimal() and len(word) < 20]
+        return cls(words[1], words[2], tuple(ids), words[4], words[5] if len(words) > 5 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Identity of a connection on its server."""
+
+    client_id: int
+    run_id: str
+    """Empty if the user is missing a permission, so that other consumers cannot find the connection."""
+
+
+async def identify(connection: RawConnection, token: str) -> Identity | None:
+    """Name a new connection, and return its identity. Returns None without permission for CLIENT ID."""
+    commands = (("CLIENT", "ID"), ("CLIENT", "SETNAME", token), ("INFO", "server"))
+    requests = (connection.execute(*command) for command in commands)
+    found = await asyncio.gather(*requests, return_exceptions=True)
+    for reply in found:
+        if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+            raise reply
+    client_id, named, info = found
+    if isinstance(client_id, ResponseError):
+        return None
+    is_refused = isinstance(named, ResponseError) or isinstance(info, ResponseError)
+    return Identity(replies.count(client_id, "CLIENT ID"), "" if is_refused else replies.run_id(info))
+
+
+async def list_clients(execute: Execute, ids: Iterable[int]) -> dict[int, str]:
+    """Return the names of those of the connections that exist, by id."""
+    return replies.client_names(await execute("CLIENT", "LIST", "ID", *ids))
+
+
+@dataclass
+class OwnRegistration:
+    """Registration of this process. The event loop and the heartbeat thread share it."""
+
+    consumer_id: ConsumerId
+    token: str
+    pod_uid: str = NO_POD
+    identities: dict[str, Identity | None] = field(default_factory=dict)
+    """Identities of the connections by purpose, the newest last."""
+    registered: str = ""
+    """Registration that the companion hash contains. Empty if this is unknown."""
+    has_name: bool = False
+    """True from the time at which this process has taken over its name until it detects that another process has."""
+    is_closed: bool = False
+    """True after this process has deleted its registration."""
+    _reported_token: str = ""
+
+    def set_identity(self, purpose: str, identity: Identity | None) -> None:
+        """Record the identity of a new connection. None if the connection cannot be listed."""
+        self.identities.pop(purpose, None)
+        self.identities[purpose] = identity
+
+    @property
+    def key(self) -> str:
+        """Companion hash that contains the registrations."""
+        return group_key(self.consumer_id.stream, self.consumer_id.group, "registrations")
+
+    @property
+    def current(self) -> Registration:
+        """Registration of the connections to the server that this process has connected to last."""
+        known = [identity for identity in list(self.identities.values()) if identity and identity.run_id]
+        run_id = known[-1].run_id if known else ""
+        ids = sorted(identity.client_id for identity in known if identity.run_id == run_id)
+        return Registration(run_id, self.token, tuple(ids), self.pod_uid)
+
+    @property
+    def is_stored(self) -> bool:
+        """True if the companion hash contains the present registration."""
+        return self.is_closed or self.registered == str(self.current)
+
+    def on_found(self, found: str) -> None:
+        """Process the stored registration of this consumer name. Empty if there is none."""
+        registration = Registration.parse(found)
+        if registration is not None and registration.token != self.token:
+            self.has_name = False
+        elif self.has_name:
+            self.registered = found
+            if registration is not None and registration.waiting_token:
+                self._report_waiting(registration.waiting_token)
+
+    def _report_waiting(self, token: str) -> None:
+        if token != self._reported_token:
+            self._reported_token = token
+            log.warning(
+                "another process waits for the consumer name of this process; use a different name for each process",
+                extra={"consumer": self.consumer_id.consumer},
+            )
+
+    async def store(self, execute: Execute, judged: str = "") -> None:
+        """Store the registration. If another process has the name, clears `has_name`.
+
+        A registration equal to `judged` is replaced. A server that is out of memory rejects the registration. Without a
+        registration, other consumers claim this consumer's entries only after `min_idle`.
+        """
+        value = str(self.current)
+        arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, judged)
+        with _ignoring_out_of_memory():
+            found = await execute("EVAL", REGISTER, 2, self.consumer_id.stream, self.key, *arguments)
+            self.on_found(replies.name(found, "the script that registers a consumer"))
+            if self.has_name:
+                self.registered = value
+
+    async def acquire(self, connection: RawConnection, min_idle: timedelta) -> None:
+        """Take over the consumer name. Raises ConsumerNameInUse if another process may be using the name.
+
+        `connection` is the connection on which this process reads.
+        """
+        execute = partial(_execute, connection)
+        found = await self._find(execute)
+        if not self._is_free(found):
+            is_abandoned = await self._is_abandoned(execute, found, min_idle)
+            await asyncio.sleep(LOOK_INTERVAL.total_seconds())
+            again = await self._find(execute)
+            is_abandoned = is_abandoned and await self._is_abandoned(execute, again, min_idle)
+            if not is_abandoned or again.registration != found.registration:
+                await self._wait(execute, again.registration)
+                raise ConsumerNameInUse(
+                    f"consumer {self.consumer_id.consumer!r}: found another process with this name, expected a "
+                    "different name for each process; waiting until the other process has ended"
+                )
+        self.has_name = True
+        await self.store(execute, found.registration)
+        if not self.has_name:
+            raise ConsumerNameInUse(f"consumer {self.consumer_id.consumer!r}: another process has taken over this name")
+
+    async def _find(self, execute: Execute) -> "_Found":
+        names = (self.consumer_id.group, self.consumer_id.consumer)
+        reply = await execute("EVAL", FIND_CONSUMER, 2, self.consumer_id.stream, self.key, *names)
+        registration, pending, idle = replies.array(reply, _SUBJECT, 3)
+        return _Found(
+            replies.name(registration, _SUBJECT), replies.count(pending, _SUBJECT), replies.count(idle, _SUBJECT)
+        )
+
+    def _is_free(self, found: "_Found") -> bool:
+        """Return True if no other process can be using the name.
+
+        The kubelet starts a container of a pod only after the previous one has ended."""
+        if not found.registration:
+            return True
+        other = Registration.parse(found.registration)
+        return other is not None and (
+            other.token == self.token or (other.pod_uid == self.pod_uid and self.pod_uid != NO_POD)
+        )
+
+    async def _is_abandoned(self, execute: Execute, found: "_Found", min_idle: timedelta) -> bool:
+        """Return True if the process that has registered the name seems to have ended."""
+        identity, other = self.identities.get("reader"), Registration.parse(found.registration)
+        if found.idle >= replies.to_milliseconds(min_idle) and (found.pending or other is None):
+            return True
+        if other is None:  # a newer version has registered the name
+            return False
+        if identity is None or not identity.run_id or not other.client_ids or other.run_id != identity.run_id:
+            return not found.pending
+        try:
+            clients = await list_clients(execute, [identity.client_id, *other.client_ids])
+        except ResponseError:
+            return not found.pending
+        is_listed = clients.get(identity.client_id) == self.token
+        return is_listed and all(clients.get(each) != other.token for each in other.client_ids)
+
+    async def _wait(self, execute: Execute, registration: str) -> None:
+        """Add a mark to the registration of the process that has the name, so that it reports the conflict."""
+        if len(registration.split(" ")) == 5:
+            arguments = (self.consumer_id.group, self.consumer_id.consumer, registration, self.token)
+            with _ignoring_out_of_memory():
+                await execute("EVAL", WAIT, 2, self.consumer_id.stream, self.key, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Registration and activity of a consumer name."""
+
+    registration: str
+    pending: int
+    idle: int
+    """Milliseconds since the last activity of the consumer."""
+
+
+@contextmanager
+def _ignoring_out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except ResponseError as error:
+        if classify_error(error, "").code != "OOM":
+            raise
+
+
+async def _execute(connection: RawConnection, *command: Any) -> Any:
+    try:
+        return await connection.execute(*by_hash(command))
+    except ResponseError as error:
+        if not is_unknown_script(error):
+            raise
+        return await connection.execute(*command)

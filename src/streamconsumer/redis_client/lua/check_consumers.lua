@@ -1,0 +1,53 @@
+-- uses: dictionary, call, find_group
+-- Checks the consumers of the group ARGV[1] for the consumer ARGV[2]. KEYS: the stream, the registrations, the
+-- announcements. ARGV[3…]: the idle time in milliseconds above which a consumer is silent, the maximum number of
+-- consumers to list, the version of the registrations that the caller knows, the time to announce or '', and the idle
+-- time of the entries to search or ''.
+--
+-- Returns the number of consumers, the number of pending entries, the number of postponed entries, 1 if the consumers
+-- were listed, the version, and four lists: the silent consumers with pending entries (name, idle time), the names of
+-- consumers with entries that were idle for the given time, and, after a change of the version, the registrations and
+-- the announcements.
+--
+-- The script contains a write that changes nothing. A server that executes the script therefore executes the writes of
+-- other consumers too, such as the renewals of their leases.
+local group, me, silence, limit, version, announced, idle = unpack(ARGV)
+local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
+redis.call('HDEL', registrations, '-')
+if announced ~= '' then redis.pcall('HSET', members, me, announced) end  -- rejected if the server is out of memory
+local found, failed = find_group(stream, group)
+if failed and not found.err:find('no such key') then return found end
+local info = found and not failed and found or {consumers = 0, pending = 0}
+local is_listed, postponed, silent, owners, stale = info.consumers <= tonumber(limit), 0, {}, {}, {}
+if info.pending > 0 and is_listed then
+  for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+    local consumer = dictionary(line)
+    if consumer.name == POSTPONED then
+      postponed = consumer.pending
+    elseif consumer.pending > 0 then
+      owners[#owners + 1] = consumer.name
+      if consumer.name ~= me and consumer.idle > tonumber(silence) then
+        silent[#silent + 1] = {consumer.name, consumer.idle}
+      end
+    end
+  end
+end
+local function scan(key) return redis.call('HSCAN', key, 0, 'COUNT', MAX_SCANNED)[2] end
+if idle ~= '' and info.pending > 0 then
+  if not is_listed then
+    postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
+    local fields = scan(members)
+    for i = 1, #fields, 2 do owners[#owners + 1] = fields[i] end
+  end
+  local first = #owners > MAX_SEARCHED and redis.call('TIME')[2] % #owners or 1
+  for i = first, first + math.min(#owners, MAX_SEARCHED) - 1 do
+    local name = owners[(i - 1) % #owners + 1]
+    if #redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1, name) > 0 then stale[#stale + 1] = name end
+  end
+end
+local current = redis.call('HGET', registrations, '') or ''
+local state = {info.consumers, info.pending, postponed, is_listed and 1 or 0, current, silent, stale}
+if current ~= version then
+  state[8], state[9] = scan(registrations), scan(members)
+end
+return state

@@ -1,0 +1,16 @@
+-- uses: dictionary, call, find_group, list_consumers
+-- Returns the registration of the consumer ARGV[2] of the group ARGV[1] in KEYS[2], its number of pending entries, and
+-- its idle time in milliseconds, which is very long if there is no such consumer. In a group with too many consumers, the idle time is that of its oldest entries.
+local registration = redis.call('HGET', KEYS[2], ARGV[2]) or ''
+local consumers, failed = list_consumers(KEYS[1], ARGV[1])
+if not failed then
+  for _, line in ipairs(consumers) do
+    local info = dictionary(line)
+    if info.name == ARGV[2] then return {registration, info.pending, info.idle} end
+  end
+  return {registration, 0, 1e12}
+end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100, ARGV[2])
+local idle = pending[1] and pending[1][3] or 1e12
+for _, entry in ipairs(pending) do idle = math.min(idle, entry[3]) end
+return {registration, #pending, idle}

@@ -1,0 +1,48 @@
+"""Threads of plain functions: a hung thread costs no message, and the liveness probe fails when all threads hang."""
+
+import threading
+from datetime import timedelta
+
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor import current_message
+from streamconsumer.processor.handler.loader import THREADS_PER_SLOT
+from tests.processor.eventually import eventually
+from tests.processor.group import QUICK_BACKOFF, Group
+
+
+async def test_hung_thread_costs_no_attempt_of_other_messages(group: Group) -> None:
+    """The timeout starts with the call of the function, and a slot whose thread hangs gets a new thread."""
+    group.delivery = Delivery(timeout=timedelta(milliseconds=300), max_deliveries=1, backoff=QUICK_BACKOFF)
+    release, handled = threading.Event(), []
+
+    def handle(data: dict[str, str]) -> None:
+        if data["n"] == "0":
+            release.wait()
+        handled.append(data["n"])
+
+    await group.add(5)
+    processor = await group.start(handle)
+    await eventually(lambda: processor.metrics.acknowledged == 4)
+    assert [each["n"] for each in await group.dead_letters()] == ["0"]
+    assert handled == ["1", "2", "3", "4"]
+    assert processor.health.liveness()[0]
+    release.set()
+
+
+async def test_liveness_fails_while_all_threads_hang(group: Group) -> None:
+    group.delivery = Delivery(timeout=timedelta(milliseconds=50), max_deliveries=1, backoff=QUICK_BACKOFF)
+    release, started = threading.Event(), []
+
+    def hang(_data: dict[str, str]) -> None:
+        started.append(current_message().message_id)
+        release.wait()
+
+    await group.add(THREADS_PER_SLOT + 2)
+    processor = await group.start(hang)
+    await eventually(lambda: not processor.health.liveness()[0])
+    assert "all 3 threads are busy with handlers that were cancelled" in processor.health.liveness()[1]
+    assert len(await group.dead_letters()) == len(started) == THREADS_PER_SLOT, "a waiting message loses no attempt"
+    release.set()
+    await eventually(lambda: processor.health.liveness()[0])
+    await group.wait_settled()
+    assert len(started) == THREADS_PER_SLOT + 2
