@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +123,20 @@ def _pause_writes(run: Run) -> None:
     time.sleep(run.case.seconds)
 
 
+def _freeze_first_pod(run: Run) -> None:
+    """Stop a pod as a debugger or a paused virtual machine does. Its connections stay open."""
+    pod = run.group.pods[PODS[0]]
+    pod.signal(signal.SIGSTOP)
+    time.sleep(run.case.seconds)
+    pod.signal(signal.SIGCONT)
+
+
+def _freeze_server(run: Run) -> None:
+    run.group.server.pause()
+    time.sleep(run.case.seconds)
+    run.group.server.resume()
+
+
 def _reach_maxclients(run: Run) -> None:
     """Allow no more clients than the connected ones, and add the messages."""
     clients: Any = run.group.client.info("clients")
@@ -156,10 +171,12 @@ ONE_POD = Holder.FIRST_POD
 CASES = [
     Case("GIL held for 20 s", _occupy, 20, ONE_POD, {"gil": "20"}),
     Case("event loop blocked for 50 s", _occupy, 50, ONE_POD, {"block": "50"}),
+    Case("pod frozen for 20 s", _freeze_first_pod, 20, ONE_POD),
     Case("CPU quota of 5 % for all pods, 40 s", _limit_cpu, 40),
     Case("CPU quota of 5 % for one pod, 40 s", partial(_limit_cpu, pods=PODS[:1]), 40, ONE_POD),
     Case("server delay of 5 s each way, 40 s", partial(_delay, each_way=5), 40, is_delayed=True),
     Case("server delay of 1.1 s each way, 40 s", partial(_delay, each_way=1.1), 40, is_delayed=True),
+    Case("server frozen for 10 s", _freeze_server, 10),
     Case("write pause of 10 s", _pause_writes, 10),
     Case("maxclients reached, 15 s", _reach_maxclients, 15, Holder.NONE),
     Case("one connection of a busy pod cut every second, 15 s", _cut_one_connection_each_second, 15, ONE_POD),
