@@ -69,7 +69,7 @@ simulate: .venv/development
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SERVER),--server $(SERVER)) $(if $(FAULTS),--faults $(FAULTS)) \
 	  $(if $(SEED),--seed '$(SEED)') $(if $(MINIMIZE),--minimize) $(if $(REPEAT),--repeat $(REPEAT)) \
-	  $(if $(COVERAGE),--coverage) $(if $(PLAN),--plan $(PLAN))
+	  $(if $(COVERAGE),--coverage) $(if $(FIND),--find) $(if $(PLAN),--plan $(PLAN))
 
 mutants: .venv/development
 	$(BIN)/python -m tests.mutants $(ONLY)

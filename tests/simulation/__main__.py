@@ -1,10 +1,8 @@
 """Simulates the engine with many seeds, or replays or minimises one seed. `docs/reliability.md` explains it."""
 
 import argparse
-import gc
 import itertools
 import json
-import logging
 import os
 import re
 import sys
@@ -16,13 +14,13 @@ from pathlib import Path
 from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import FLAVOURS
 from tests.simulation.coverage import cover
+from tests.simulation.find import Found, find_faults, markdown_lines
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
-from tests.simulation.loop import CURRENT_THREAD
 from tests.simulation.minimiser import minimize
 from tests.simulation.plan import Plan
-from tests.simulation.regression import regression_json
+from tests.simulation.regression import load_all, regression_json
 from tests.simulation.report import Summary, plan_lines, replay_command
-from tests.simulation.seeds import Outcome, flavour_of, plan_of, run_seeds
+from tests.simulation.seeds import Outcome, flavour_of, initialize_worker, plan_of, run_seeds
 from tests.simulation.server import RealServer
 from tests.simulation.simulation import Result, simulate
 
@@ -34,11 +32,12 @@ def main() -> int:
     options = _parse()
     if options.coverage:
         return _print_coverage(options)
+    if options.find:
+        return _find(options)
     if options.seed is None and options.plan is None:
         return _run_many(options)
     plan = plan_of(options.seed, options.faults) if options.seed else Plan.from_dict(_read_plan(options.plan))
-    gc.collect()
-    gc.freeze()
+    initialize_worker()
     with closing(RealServer(flavour_of(options.servers[0]))) as real:
         if options.minimize:
             return _minimize(plan, real, options)
@@ -56,6 +55,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of worker processes")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     parser.add_argument("--coverage", action="store_true", help="print which faults hit which await points")
+    parser.add_argument("--find", action="store_true", help="print the first seed that shows each known fault")
     parser.add_argument("--seed", help="replay one seed and print its trace")
     parser.add_argument("--plan", type=Path, help="replay the plan in this JSON file, which can be a regression case")
     parser.add_argument("--minimize", action="store_true", help="print the smallest plan with the same violation")
@@ -109,6 +109,21 @@ def _run_many(options: argparse.Namespace) -> int:
     return int(bool(summary.failures))
 
 
+def _find(options: argparse.Namespace) -> int:
+    """Search for the known faults in one process. `seconds` is CPU time."""
+    regressions = [each for each in load_all() if not each.is_fixed]
+    seeds, server = options.seeds or map(str, itertools.count()), options.servers[0]
+
+    def show(found: Found) -> None:
+        print(
+            f"{found.regression.name}: seed {found.seed} after {found.cpu_seconds:.1f} s", file=sys.stderr, flush=True
+        )
+
+    found, summary = find_faults(regressions, seeds, server, options.seconds, show)
+    print("\n".join([*markdown_lines(regressions, found), "", *summary.figure_lines()]))
+    return int(len(found) < len(regressions))
+
+
 def _print_coverage(options: argparse.Namespace) -> int:
     coverage = cover(
         options.seeds or map(str, itertools.count()),
@@ -129,7 +144,6 @@ def _print_coverage(options: argparse.Namespace) -> int:
 def _replay(plan: Plan, real: RealServer) -> int:
     """Print the plan, the trace, the violations and the hash."""
     print("\n".join(plan_lines(plan)), end="\n\n")
-    logging.basicConfig(level=logging.INFO, handlers=[_LogLines()])
     result = simulate(plan, real, print)
     _print_result(result)
     return int(not result.is_ok)
@@ -143,22 +157,13 @@ def _print_result(result: Result) -> None:
     print(f"hash of the trace: {result.trace_hash}")
 
 
-class _LogLines(logging.Handler):
-    """Prints the log lines of the engine between the lines of the trace."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"{'':13}{CURRENT_THREAD.get().label:18} log {record.levelname}: {record.getMessage()}")
-
-
 def _repeat(plan: Plan, real: RealServer, times: int) -> int:
-    logging.disable(logging.CRITICAL)
     hashes = {simulate(plan, real).trace_hash for _ in range(times)}
     print(f"{times} runs: {len(hashes)} different traces: {', '.join(sorted(hashes))}")
     return int(len(hashes) > 1)
 
 
 def _minimize(plan: Plan, real: RealServer, options: argparse.Namespace) -> int:
-    logging.disable(logging.CRITICAL)
     first = simulate(plan, real)
     if first.is_ok:
         print("the simulation violates no promise, so there is nothing to minimise")

@@ -27,8 +27,11 @@ class Activity:
 
     def __init__(self, loop: SimulationLoop, network: Network, server: SimulatedServer) -> None:
         self._loop, self._network, self._server = loop, network, server
+        network.on_received = self.on_received
         self._heard: defaultdict[Process, list[float]] = defaultdict(list)
         """Times of the commands of each process that the server has executed."""
+        self._received: defaultdict[Process, list[float]] = defaultdict(list)
+        """Times at which bytes of the server reached each process."""
         self._clients: dict[int, Process] = {}
         self._holds: defaultdict[Process, list[Hold]] = defaultdict(list)
 
@@ -45,11 +48,15 @@ class Activity:
         """Return the time of the last command of the process that the server executed."""
         return self._heard[process][-1] if self._heard[process] else 0.0
 
-    def first_heard_after(self, process: Process, time: float) -> float | None:
-        """Return the time of the first command of the process after a time. None if there was none."""
-        heard = self._heard[process]
-        index = bisect_right(heard, time)
-        return heard[index] if index < len(heard) else None
+    def on_received(self, process: Process) -> None:
+        """Record that bytes of the server have reached a process."""
+        self._received[process].append(self._loop.time())
+
+    def first_received_after(self, process: Process, time: float) -> float | None:
+        """Return the first time after `time` at which bytes of the server reached the process. None if none did."""
+        received = self._received[process]
+        index = bisect_right(received, time)
+        return received[index] if index < len(received) else None
 
     def command_count(self, process: Process, since: float) -> int:
         """Return the number of commands of the process since a time."""

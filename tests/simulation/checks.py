@@ -25,8 +25,11 @@ NODE_LOSS_SECONDS = 40.0
 FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
-RETRY_SECONDS = 25.0
+RETRY_SECONDS = 20.0
 """Time without a fault within which a retry starts after its delay, if a slot is free."""
+
+REPAIR_SECONDS = 60.0
+"""Time within which a retry starts after the schedule of the postponed entries was lost."""
 
 READY_SECONDS = 5.0
 """Time after the start within which a pod becomes ready."""
@@ -68,7 +71,11 @@ class Deadlines:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
         self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
+        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
+        self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
         self._can_hang = "hung_thread" in kinds
+        self._crowded_at = 0.0
+        """Last time at which more than `MAX_WAITING` entries waited."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -87,10 +94,11 @@ class Deadlines:
             for record in self._ledger.records.values()
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
+        if len(waiting) > MAX_WAITING:
+            self._crowded_at = self._ledger.now
         for record in waiting:
             self._check_owner(record, listening_since, live_names)
-            if len(waiting) <= MAX_WAITING:
-                self._check_retry(record, listening_since)
+            self._check_retry(record, max(listening_since, self._crowded_at))
             if is_idle and record.state == "unread":
                 self._check_unread(record, listening_since)
 
@@ -129,7 +137,7 @@ class Deadlines:
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
         seconds = self._ledger.now - since
-        if seconds > RETRY_SECONDS + self._seconds_until_slot() and self._is_new(record, "late_retry"):
+        if seconds > self._retry_seconds + self._seconds_until_slot() and self._is_new(record, "late_retry"):
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
     def _seconds_until_slot(self) -> float:

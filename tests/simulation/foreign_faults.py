@@ -22,6 +22,8 @@ AFTER_LOSS_SECONDS = 10.0
 NEW_LIFE_NUMBERS = 10_000
 """Distance between the numbers of two messages with the same id in two lives of a stream."""
 
+MAX_TRIMMED = 2_000
+
 TRIMMED_NUMBER = 500_000
 """Number of the first message behind many trimmed entries."""
 
@@ -131,6 +133,8 @@ def foreign_ack(simulation: "Simulation", fault: FaultPlan) -> None:
     ids = simulation.pending_ids()
     if ids:
         simulation.ledger.settle(ids)
+        now = simulation.ledger.now
+        simulation.ledger.allow_reruns(now, now)  # a pod makes the entries that it has in flight pending again
         simulation.foreign("foreign_ack", "XACK", STREAM, GROUP, *ids, ids=ids)
 
 
@@ -152,11 +156,11 @@ def many_consumers(simulation: "Simulation", fault: FaultPlan) -> None:
 
 
 def trimmed_backlog(simulation: "Simulation", fault: FaultPlan) -> None:
-    """The pod crashes with `amount` trimmed entries and one live entry in its pending list."""
-    server, pod = simulation.server, simulation.pod(fault.pod)
+    """The pod crashes with `amount` trimmed entries, at most `MAX_TRIMMED`, and one live entry in its pending list."""
+    server, pod, count = simulation.server, simulation.pod(fault.pod), min(fault.amount, MAX_TRIMMED)
     if pod.has_ended or isinstance(server.inspect("XPENDING", STREAM, GROUP), Exception):
         return
-    replies = server.execute_all([("XADD", STREAM, "*", "n", 0, "key", "")] * fault.amount)
+    replies = server.execute_all([("XADD", STREAM, "*", "n", 0, "key", "")] * count)
     if any(isinstance(reply, Exception) for reply in replies):
         return
     simulation.add("*", TRIMMED_NUMBER + len(simulation.ledger.records), "", is_quiet=True)

@@ -72,13 +72,17 @@ async def _fail(kind: HandlerKind, number: int, attempt: int) -> None:
         case "deferring":
             if attempt <= number % 3:
                 raise Defer(timedelta(seconds=[0.5, 3, 20][number % 3]))
+        case "due_together":
+            if attempt == 1:
+                raise Defer(timedelta(seconds=15))
+            await asyncio.sleep(0.04)
         case "failing_head":
             await asyncio.sleep(0.001)
             if number == 0 and attempt <= 10:
                 raise Retry("the database is down", after=timedelta(seconds=8))
         case "deferring_long":
             if attempt <= 2:
-                raise Defer(timedelta(seconds=300))
+                raise Defer(timedelta(seconds=100))
         case "rejecting":
             await asyncio.sleep(1.5 if number % 2 else 0)
             raise Reject("no such customer")

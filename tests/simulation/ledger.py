@@ -84,6 +84,7 @@ class Ledger:
         """Runs that had not ended at the last start of a handler."""
         self._rerun_windows: list[tuple[float, float]] = []
         self._present: set[str] = set()
+        self._reported_texts: set[str] = set()
         self._lengths = (-1, -1)
 
     @property
@@ -178,8 +179,8 @@ class Ledger:
         changed_at += START_MICROSECONDS / 1e6
         if self._activity.was_held(process, changed_at):
             return False
-        heard_at = self._activity.first_heard_after(process, changed_at)
-        return heard_at is None or self._loop.time() - heard_at < DETECTION_SECONDS
+        received_at = self._activity.first_received_after(process, changed_at)
+        return received_at is None or self._loop.time() - received_at < DETECTION_SECONDS
 
     def is_undone(self, settled_at: float) -> bool:
         """Return True if a fault has undone what was settled at this time."""
@@ -217,8 +218,11 @@ class Ledger:
             self.on_state(record, state, cause)
             self.transitions[record.state, state, cause] += 1
         for run in record.runs:
-            if run.is_live and run.loss is None and owner != run.consumer:
-                self._on_loss(record, run, Loss(self.now, cause, self._excuse(record, run, process)), process)
+            is_unsettled = bool(owner) and run.is_success and not run.process.is_dead and record.owner == run.consumer
+            if (run.is_live or is_unsettled) and run.loss is None and owner != run.consumer:
+                is_acknowledged = state == "settled" and any(other.is_success for other in record.runs)
+                excuse = "acknowledged" if is_acknowledged else self._excuse(record, run, process)
+                self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
             record.settled_at = self.now
         if state == "gone" and not record.foreign:
@@ -319,6 +323,12 @@ class Ledger:
         is_new = invariant not in record.reported
         record.reported.add(invariant)
         return is_new
+
+    def report_once(self, invariant: str, text: str) -> None:
+        """Record a violation, unless a violation with this text was recorded before."""
+        if text not in self._reported_texts:
+            self._reported_texts.add(text)
+            self.report(invariant, text)
 
     def report(self, invariant: str, text: str) -> None:
         """Record a violation."""

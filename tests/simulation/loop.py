@@ -94,6 +94,11 @@ class SimulationTask(asyncio.Task[Any]):
         """Qualified name of the coroutine function that the task runs."""
         return getattr(self.get_coro(), "__qualname__", "")
 
+    @property
+    def raised(self) -> BaseException | None:
+        """Error that ended the task. Unlike `exception`, the property does not mark the error as retrieved."""
+        return self._exception
+
     def __hash__(self) -> int:
         return self.number
 
@@ -116,10 +121,12 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.random = random
         self.microseconds = START_MICROSECONDS
         self.steps = 0
-        self.errors: list[str] = []
-        """Errors that no task has handled."""
+        self.errors: list[tuple[str, str]] = []
+        """Errors that no task has handled: the violated invariant and the text."""
         self.before_step: Callable[[Thread], object] = lambda _thread: None
         """Called before each callback with the thread that runs it."""
+        self.on_task_error: Callable[[BaseException], object] = lambda _error: None
+        """Called with the error that has ended a task."""
         self.after_step: Callable[[SimulationTask], object] | None = None
         """Called with a task after each of its steps. None if nothing observes the steps."""
         self.on_exit: Callable[[Process, BaseException], object] = lambda process, _error: self.kill(process)
@@ -212,7 +219,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
             if thread.process is WORLD:
                 raise
             self.on_exit(thread.process, error)
-        if self.after_step and isinstance(task := getattr(_callback_of(handle), "__self__", None), SimulationTask):
+        if isinstance(task := getattr(_callback_of(handle), "__self__", None), SimulationTask):
+            self._after_step(task)
+
+    def _after_step(self, task: SimulationTask) -> None:
+        if task.done() and (error := task.raised) is not None:
+            self.on_task_error(error)
+        if self.after_step:
             self.after_step(task)
 
     def kill(self, process: Process) -> None:
@@ -236,6 +249,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self._tasks.clear()
             self.after_step = None
             self.before_step, self.on_exit, self.connect = lambda _thread: None, lambda *_: None, None
+            self.on_task_error = lambda _error: None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # a coroutine was never awaited
                 while gc.collect():
@@ -292,7 +306,8 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self.errors.append(f"{CURRENT_THREAD.get().label}: {context['message']}: {error!r}")
+        invariant = "unretrieved" if "never retrieved" in context["message"] else "unexpected_error"
+        self.errors.append((invariant, f"{CURRENT_THREAD.get().label}: {context['message']}: {error!r}"))
 
 
 def thread_of(handle: asyncio.Handle) -> Thread:

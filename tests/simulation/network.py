@@ -56,6 +56,8 @@ class Network:
         """Number of faults during which the server has reached `maxclients`."""
         self.on_reply: Callable[[Connection, bytes], object] = lambda *_: None
         """Called with the connection and the reply when the server sends a reply."""
+        self.on_received: Callable[[Process], object] = lambda _process: None
+        """Called with the process when bytes of the server have reached it."""
         self._last_client_id = ADMINISTRATOR
         self._labels: dict[int, str] = {}
         loop.connect = self.connect
@@ -170,13 +172,15 @@ class Connection(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         if self.thread.failing_writes:
-            raise MemoryError
-        if self._is_open:
+            self._close(MemoryError())  # asyncio's transports close the connection if `send` fails
+        elif self._is_open:
             copy = bytes(data)
             process = self.thread.process
             self._up_arrival = self.network.send_up(process, lambda: self._receive(copy), self._up_arrival)
 
     def writelines(self, list_of_data: Any) -> None:
+        if self.thread.failing_writes:
+            raise MemoryError  # asyncio's transports join the parts
         self.write(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
@@ -268,4 +272,5 @@ class Connection(asyncio.Transport):
 
     def _data_received(self, data: bytes) -> None:
         if self._is_open:
+            self.network.on_received(self.thread.process)
             self.protocol.data_received(data)

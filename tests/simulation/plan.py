@@ -27,13 +27,14 @@ HandlerKind = Literal[
     "mixed",
     "long",
     "steady",
+    "due_together",
     "deferring_long",
     "failing_head",
     "probe",
 ]
 """Behaviour of a handler, see `handlers`."""
 
-HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-5]  # type: ignore[attr-defined]
+HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-6]  # type: ignore[attr-defined]
 """Handlers of ordinary plans. The scenarios use the others."""
 
 ManagerKind = Literal["", "own", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]

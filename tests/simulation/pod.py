@@ -223,7 +223,8 @@ class Pod:
         run = self._start_run(message.message_id, number, data, is_thread=True)
         seconds = thread_seconds(kind_of(self.plan, number), number)
         if seconds is not None:
-            self._loop.call_later(seconds, self._ledger.on_end, run, None)
+            is_late = self.plan.timeout_seconds is not None and seconds > self.plan.timeout_seconds
+            self._loop.call_later(seconds, self._ledger.on_end, run, TimeoutError() if is_late else None)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 

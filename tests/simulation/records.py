@@ -1,5 +1,6 @@
 """Records of the ledger: entries, handler runs, losses of an entry, and violations."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,12 @@ class Violation:
     invariant: str
     """Short name, such as `lost`."""
     text: str
+
+    @property
+    def at(self) -> float:
+        """Time of the violation in seconds, with which the text begins. Infinite if the text contains no time."""
+        match = re.match(r"([\d.]+) s: ", self.text)
+        return float(match[1]) if match else float("inf")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ class Summary:
     outcomes: list[Outcome] = field(default_factory=list)
 
     @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all simulations."""
+        return sum(outcome.cpu_seconds for outcome in self.outcomes)
+
+    @property
     def failures(self) -> list[Outcome]:
         """Outcomes with violations, those with the fewest steps first."""
         failures = (outcome for outcome in self.outcomes if not outcome.result.is_ok)
@@ -35,7 +40,7 @@ class Summary:
 
     def figures(self) -> dict[str, Any]:
         """Return the speed of the simulation."""
-        cpu_seconds = sum(outcome.cpu_seconds for outcome in self.outcomes) or 1.0
+        cpu_seconds = self.cpu_seconds or 1.0
         results = [outcome.result for outcome in self.outcomes]
         messages, steps = sum(each.messages for each in results), sum(each.steps for each in results)
         return {
@@ -57,8 +62,8 @@ class Summary:
         }
         return json.dumps({**self.figures(), "violations": violations}, indent=1)
 
-    def lines(self) -> Iterable[str]:
-        """Yield the lines of the summary."""
+    def figure_lines(self) -> Iterable[str]:
+        """Yield the speed of the simulation as text."""
         figures = self.figures()
         yield (
             f"{figures['simulations']} simulations in {figures['seconds']} s ({figures['cpu_seconds']} s of CPU time): "
@@ -68,6 +73,10 @@ class Summary:
             f"per second and core: {figures['messages_per_second_and_core']} messages, "
             f"{figures['steps_per_second_and_core']} steps"
         )
+
+    def lines(self) -> Iterable[str]:
+        """Yield the lines of the summary."""
+        yield from self.figure_lines()
         if not self.failures:
             yield "no violations"
             return

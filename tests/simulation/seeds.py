@@ -75,7 +75,7 @@ def run_seeds(
         running: set[Future[Outcome]] = set()
         while True:
             while len(running) < 2 * processes and time.monotonic() < end_at and (job := next(jobs, None)):
-                running.add(pool.submit(_run_in_worker, *job, fault_kinds))
+                running.add(pool.submit(run_seed, *job, fault_kinds))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -88,7 +88,7 @@ _servers: dict[str, RealServer] = {}
 
 
 def initialize_worker() -> None:
-    """Prepare a worker process."""
+    """Prepare a process that runs simulations: disable the log, and exempt the modules from garbage collection."""
     logging.disable(logging.CRITICAL)
     gc.collect()
     gc.freeze()  # The collection at the end of each simulation then skips the modules.
@@ -102,7 +102,8 @@ def server_of_worker(name: str) -> RealServer:
     return _servers[name]
 
 
-def _run_in_worker(seed: str, server: str, fault_kinds: tuple[str, ...]) -> Outcome:
+def run_seed(seed: str, server: str, fault_kinds: tuple[str, ...]) -> Outcome:
+    """Run a seed in this process, which `initialize_worker` has prepared."""
     real = server_of_worker(server)
     begin = time.process_time() + real.cpu_seconds()
     result = simulate(plan_of(seed, fault_kinds), real)

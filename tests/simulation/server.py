@@ -374,12 +374,12 @@ class SimulatedServer:
         match [arguments[0].upper(), arguments[1].upper()]:
             case [b"CLIENT", b"ID"]:
                 return b":%d\r\n" % client_id
-            case [b"CLIENT", b"UNBLOCK"]:
+            case [b"CLIENT", b"UNBLOCK"] if arguments[2].isdigit():
                 return b":%d\r\n" % self.end_parked_read(int(arguments[2]))
-            case [b"CLIENT", b"SETNAME"]:
+            case [b"CLIENT", b"SETNAME"] if b" " not in arguments[2]:
                 self._client_names[client_id] = arguments[2]
                 return b"+OK\r\n"
-            case [b"CLIENT", b"LIST"]:
+            case [b"CLIENT", b"LIST"] if all(each.isdigit() for each in arguments[3:]):
                 ids = [each for each in map(int, arguments[3:]) if each in self._sessions]
                 return _bulk(b"".join(b"id=%d name=%s\n" % (each, self._client_names.get(each, b"")) for each in ids))
             case [b"INFO", b"SERVER"]:

@@ -10,6 +10,10 @@ from tempfile import TemporaryDirectory
 
 from tests.cluster.errors import MissingTool
 
+KEEP_MEMORY = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
+"""Options of the allocator jemalloc. By default, jemalloc returns unused memory to the kernel after 10 s. With virtual
+time, these 10 s end so often that the kernel needs more CPU time for this than the rest of the simulation."""
+
 SOURCE = Path(__file__).with_name("server_clock.c")
 
 
@@ -28,7 +32,12 @@ class ServerClock:
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that give this clock to a server."""
-        return {"LD_PRELOAD": str(library()), "SIMULATED_CLOCK": str(self.path)}
+        return {
+            "LD_PRELOAD": str(library()),
+            "SIMULATED_CLOCK": str(self.path),
+            "MALLOC_CONF": KEEP_MEMORY,
+            "JE_MALLOC_CONF": KEEP_MEMORY,
+        }
 
 
 @cache

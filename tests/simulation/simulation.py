@@ -1,6 +1,7 @@
 """Simulation: runs a plan on the real engine and a real server, and checks the promises after each command."""
 
 import gc
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,18 @@ from tests.simulation.checks import (
     check_readiness,
     missing_slots,
 )
+from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
 from tests.simulation.foreign_faults import FAULTS
 from tests.simulation.handlers import PROBE_NUMBER
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
-from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, Thread
+from tests.simulation.loop import (
+    CURRENT_THREAD,
+    START_MICROSECONDS,
+    Process,
+    SimulationLoop,
+    SimulationStalled,
+    Thread,
+)
 from tests.simulation.network import Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
@@ -105,6 +114,7 @@ class Simulation:
         self.network.on_reply = self._on_reply
         self.loop.before_step = self._on_step
         self.loop.on_exit = self._on_exit
+        self.loop.on_task_error = self._on_error
         self.ledger.on_run = self._on_run
         self.ledger.on_state = self._on_state
 
@@ -123,7 +133,8 @@ class Simulation:
         gc_was_enabled = gc.isenabled()
         gc.disable()
         try:
-            self._run_phases()
+            with engine_log(self._on_log, logging.INFO if self.trace.show else logging.WARNING):
+                self._run_phases()
         except SimulationStalled as error:
             self._report("stalled", str(error))
         finally:
@@ -131,9 +142,8 @@ class Simulation:
             self.server.close_all()
             if gc_was_enabled:
                 gc.enable()
-        violations = [*self.ledger.violations, *map(loop_violation, self.loop.errors)]
         return Result(
-            tuple(violations),
+            (*self.ledger.violations, *(Violation(*each) for each in self.loop.errors)),
             self.trace.digest(),
             self.loop.steps,
             (self.loop.microseconds - START_MICROSECONDS) / SECOND,
@@ -149,7 +159,7 @@ class Simulation:
         check_background_tasks(self)
         check_readiness(self)
         check_outcomes(self)
-        if self._is_settled() and not self.ledger.violations:
+        if self._is_settled() and all(each.invariant == "unexpected_error" for each in self.ledger.violations):
             self._run_for(SETTLING)
             check_memory(self)
             self.received_bytes.clear()
@@ -294,6 +304,16 @@ class Simulation:
             self._last_fault_at == 0.0 or self.ledger.now - self._last_fault_at > FOREIGN_SECONDS
         )
 
+    def _on_log(self, record: logging.LogRecord, handled: BaseException | None) -> None:
+        label = CURRENT_THREAD.get().label
+        self.trace.log(self.loop.microseconds, label, f"log {record.levelname}: {record.getMessage()}")
+        self._on_error(handled)
+
+    def _on_error(self, error: BaseException | None) -> None:
+        has_own_manager = any(pod.manager for pod in self.plan.pods)  # its mistakes cause any errors
+        if not has_own_manager and (unexpected := unexpected_error(error)) is not None:
+            self.ledger.report_once("unexpected_error", error_text(unexpected))
+
     # -- what faults use -----------------------------------------------------------------------------------------------
 
     def pod(self, name: str) -> Pod:
@@ -361,11 +381,6 @@ class Simulation:
 
     def _on_state(self, record: EntryRecord, state: str, cause: str) -> None:
         self.trace.log(self.loop.microseconds, "", f"{record.entry_id} is {state} (before: {record.state}) by {cause}")
-
-
-def loop_violation(text: str) -> Violation:
-    """Return the violation for an error that no task has handled."""
-    return Violation("unretrieved" if "never retrieved" in text else "background", text)
 
 
 def simulate(

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from streamconsumer.processor.consumer import claimer, heartbeat
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
+from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.server import RealServer, SimulatedServer
+from tests.simulation.simulation import simulate
 from tests.simulation.trace import operation_name, script_names
 
 
@@ -113,6 +116,39 @@ def test_blocking_read_gets_the_entry_that_arrives(
     loop.run_until(lambda: bool(replies), max_steps=10)
     assert (replies, loop.microseconds - START_MICROSECONDS) == ([b"*-1\r\n"], 1_000_005)
     server.close_all()
+
+
+async def fail(*_arguments: Any) -> None:
+    raise KeyError("trimmed")
+
+
+@pytest.mark.usefixtures("quiet_engine")
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        pytest.param(claimer.PendingClaimer, "find_claimable", id="logged by the claim loop"),
+        pytest.param(claimer.PendingClaimer, "seconds_until_turn", id="logged by the claim loop as an error of TIME"),
+        pytest.param(claimer.PendingClaimer, "save_snapshot", id="logged by the snapshot loop"),
+        pytest.param(heartbeat.HeartbeatThread, "_beat", id="ends the heartbeat thread"),
+    ],
+)
+def test_error_that_the_engine_does_not_expect_is_a_violation(
+    owner: type, method: str, monkeypatch: pytest.MonkeyPatch, real_server: Callable[[str], RealServer]
+) -> None:
+    monkeypatch.setattr(owner, method, fail)
+    plan = Plan(0, (PodPlan("pod-a", 0, "slow"),), (MessagePlan(4, SECOND),), ())
+    violations = simulate(plan, real_server("redis-7.0")).violations
+    assert ("unexpected_error", "KeyError('trimmed') in fail") in [
+        (each.invariant, each.text.partition(" s: ")[2]) for each in violations
+    ]
+
+
+@pytest.mark.usefixtures("quiet_engine")
+@pytest.mark.parametrize("kind", ["memory_error_in_loop", "server_down", "eval_refused", "partition"])
+def test_error_of_a_fault_or_a_handler_is_no_violation(kind: str, real_server: Callable[[str], RealServer]) -> None:
+    fault = FaultPlan(kind, 2 * SECOND, SECOND, "pod-a")
+    plan = Plan(0, (PodPlan("pod-a", 0, "failing"),), (MessagePlan(1, SECOND), MessagePlan(2, 3 * SECOND)), (fault,))
+    assert simulate(plan, real_server("redis-7.0")).violations == ()
 
 
 def test_scripts_of_the_engine_have_names() -> None:

@@ -9,7 +9,7 @@ from tests.simulation.seeds import plan_of
 from tests.simulation.server import RealServer
 from tests.simulation.simulation import Result, simulate
 
-CLEAN_SEEDS: tuple[str, ...] = ("0", "7", "12")
+CLEAN_SEEDS: tuple[str, ...] = ("2", "7", "12")
 """Seeds without a violation."""
 
 pytestmark = pytest.mark.usefixtures("quiet_engine")
@@ -24,6 +24,8 @@ SLOW = {
     "A7-max-clients",
     "F11-foreign-consumer-names",
     "S1-binary-consumer-name",
+    "S4-many-due",
+    "S7-schedule-lost",
     "S8-blocked-lane",
 }
 """Cases whose simulation takes more than 2 seconds."""
@@ -41,7 +43,7 @@ def test_a_known_fault_occurs_until_it_is_fixed(
     if regression.is_fixed:
         assert texts(result) == []
     else:
-        assert regression.invariant in {violation.invariant for violation in result.violations}, (
+        assert regression.is_shown_by(regression.plan, result.violations), (
             f"{regression.finding} no longer occurs: set is_fixed to true in {FOLDER.name}/{regression.name}.json; "
             f"found {texts(result)}"
         )

@@ -65,7 +65,7 @@ class Heart:
             on_leases_valid=lambda _until: None,
             on_problem=lambda _problem: None,
         )
-        self.connection = DedicatedConnection(consumer.manager, 5.0, 10**6)
+        self.connection = DedicatedConnection(consumer.manager, 10**6)
         self.leases = Leases(self.connection.execute, *consumer.consumer_id)
         self.thread = HeartbeatThread(
             consumer.manager,

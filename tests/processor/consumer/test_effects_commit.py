@@ -17,7 +17,7 @@ from streamconsumer.processor.consumer import effects_commit as applying
 from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
 from streamconsumer.processor.consumer.large_entries import BoundedReads
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
 from streamconsumer.processor.message import ConsumerId
@@ -60,8 +60,9 @@ async def claim_as(group: Group, consumer: str, message_id: str) -> None:
     manager, limits = group.manager(), memory_limits(group.delivery.max_entry_bytes)
     reads = BoundedReads(manager, limits, ReadSize(limits))
     pending = PendingEntries(manager.execute, reads, STREAM, GROUP, consumer)
-    await pending.claim([PendingEntry(message_id, 1)], timedelta(0))
-    await reads.close()
+    [owner] = [entry.consumer for entry in await group.entries() if entry.message_id == message_id]
+    await pending.claim([PendingEntry(message_id, 1)], Dead(owner, timedelta(0)))
+    await reads.connection.close()
 
 
 async def server_content(group: Group) -> dict[str, Any]:

@@ -34,7 +34,7 @@ async def claim_due(group: Group, consumer: str) -> Claimed:
     try:
         return await PendingEntries(manager.execute, reads, STREAM, GROUP, consumer).claim_due(10)
     finally:
-        await reads.close()
+        await reads.connection.close()
 
 
 by_every_way = pytest.mark.parametrize("way", list(WAYS))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamconsumer.errors import EffectsRejected, InvalidSettings
+from streamconsumer.errors import ConsumerNameInUse, EffectsRejected, InvalidSettings
 from streamconsumer.model.processor_settings import Retention
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
@@ -18,8 +18,10 @@ from streamconsumer.processor.consumer.large_entries import BoundedReads
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.observer import Observer
+from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.read_size import ReadSize
+from streamconsumer.processor.consumer.registration import OwnRegistration, identify
 from streamconsumer.processor.consumer.retention import StreamTrimmer
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
@@ -35,10 +37,10 @@ NAMES = ("orders", "billing", "pod-a")
 async def claim(execute: Execute) -> Any:
     limits = memory_limits(1000)
     reads = BoundedReads(SimpleNamespace(), limits, ReadSize(limits))  # type: ignore[arg-type] # never connects
-    reads.execute = execute  # type: ignore[assignment,method-assign]
+    reads.connection.execute = execute  # type: ignore[assignment,method-assign]
     pending = PendingEntries(execute, reads, *NAMES)
     await pending.claim_due(1)
-    return await pending.claim([PendingEntry("1-0", 1)], timedelta(seconds=1))
+    return await pending.claim([PendingEntry("1-0", 1)], Dead("pod-b", timedelta(seconds=1)))
 
 
 async def write_dead_letter(execute: Execute) -> None:
@@ -63,6 +65,20 @@ async def read_events(execute: Execute) -> Any:
     return await manager.read_events("orders", "billing", "pod-a", 1)
 
 
+async def check_consumers(execute: Execute) -> None:
+    manager = StreamManager.from_url("redis://localhost")
+    observer = Observer(manager, OwnRegistration(ConsumerId(*NAMES), "token"))
+    observer._connection.execute = execute  # type: ignore[assignment,method-assign]
+    await observer.check(None)
+
+
+async def acquire_name(execute: Execute) -> None:
+    registration = OwnRegistration(ConsumerId(*NAMES), "token")
+    connection: Any = SimpleNamespace(execute=execute)
+    registration.set_identity("reader", await identify(connection, "token"))
+    await registration.acquire(connection, timedelta(seconds=1))
+
+
 CALLS: dict[str, Callable[[Execute], Awaitable[Any]]] = {
     "members": lambda execute: Leases(execute, *NAMES).members(),
     "renew": lambda execute: Leases(execute, *NAMES).renew(["1-0"]),
@@ -78,6 +94,8 @@ CALLS: dict[str, Callable[[Execute], Awaitable[Any]]] = {
     "check": lambda execute: DeadLetterStore(execute, "orders", "billing", "dead").check(),
     "position": last_delivered_id,
     "read_events": read_events,
+    "check_consumers": check_consumers,
+    "acquire_name": acquire_name,
 }
 
 
@@ -91,7 +109,7 @@ async def test_odd_reply_is_an_error_of_the_command(call: Callable[[Execute], Aw
     async def execute(*_command: Any) -> Any:
         return reply
 
-    with suppress(UnexpectedReply, InvalidSettings, EffectsRejected):
+    with suppress(UnexpectedReply, InvalidSettings, EffectsRejected, ConsumerNameInUse):
         await call(execute)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.processor.consumer.liveness import command_timeout
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.consumer.raw_connection import RawConnection
+from streamconsumer.processor.message import Encoding
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
 
@@ -19,11 +21,21 @@ class DedicatedConnection:
     """Executes one command at a time on a connection of its own. A command is never repeated after an error."""
 
     def __init__(
-        self, manager: StreamManager, timeout_seconds: float, max_reply_bytes: int, *, value_bytes: int = VALUE_BYTES
+        self,
+        manager: StreamManager,
+        max_reply_bytes: int,
+        *,
+        timeout_seconds: float | None = None,
+        value_bytes: int = VALUE_BYTES,
+        encoding: Encoding = "bytes",
     ) -> None:
-        """Prepare the connection. A command fails if the server does not begin to reply within `timeout_seconds`."""
-        self._manager, self._timeout_seconds = manager, timeout_seconds
+        """Prepare the connection. A command fails if the server does not begin to reply within `timeout_seconds`.
+
+        The default is `liveness.command_timeout`."""
+        self._manager = manager
+        self._timeout_seconds = timeout_seconds or command_timeout(manager.min_idle)
         self._max_reply_bytes, self._value_bytes = max_reply_bytes, value_bytes
+        self._encoding: Encoding = encoding
         self._connection: RawConnection | None = None
         self._lock = asyncio.Lock()
         self.on_connected: Callable[[RawConnection], Awaitable[object]] | None = None
@@ -41,14 +53,19 @@ class DedicatedConnection:
         """True while a large reply is being received."""
         return self._connection is not None and self._connection.is_receiving
 
-    async def connect(self) -> None:
-        """Open the connection if it is not open. Raises connection errors."""
+    async def connect(self) -> RawConnection:
+        """Return the connection, which is opened if it is not open. Raises connection errors."""
         async with self._lock:
             try:
-                await self._connect()
+                return await self._connect()
             except BaseException:
                 await self._close()
                 raise
+
+    def abort(self) -> None:
+        """Drop the connection. All pending commands fail."""
+        if self._connection is not None:
+            self._connection.abort()
 
     async def execute(self, *command: Any) -> Any:
         """Execute one command. Closes the connection before it raises an error, except for an ordinary error reply."""
@@ -89,7 +106,11 @@ class DedicatedConnection:
                 async with asyncio.timeout(self._timeout_seconds):
                     opened = await self._manager.connect()
                     connection = self._connection = RawConnection(
-                        opened, "bytes", self._max_reply_bytes, value_bytes=self._value_bytes, on_lost=self._lose
+                        opened,
+                        self._encoding,
+                        self._max_reply_bytes,
+                        value_bytes=self._value_bytes,
+                        on_lost=lambda: self.on_lost(),  # noqa: PLW0108 - may be set later
                     )
                     if self.on_connected is not None:
                         await self.on_connected(connection)
@@ -97,9 +118,6 @@ class DedicatedConnection:
                 raise RedisTimeoutError("the server does not answer") from None
         assert self._connection is not None
         return self._connection
-
-    def _lose(self) -> None:
-        self.on_lost()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

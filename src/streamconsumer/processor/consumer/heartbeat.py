@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
 from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.leases import Leases
-from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL, command_timeout
+from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL
 from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES, StreamManager
 from streamconsumer.processor.consumer.raw_connection import RawConnection
 from streamconsumer.processor.consumer.registration import OwnRegistration, identify
@@ -145,7 +145,7 @@ class HeartbeatThread:
         self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(wakeup.set)
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         manager = self._manager.clone()
-        connection = DedicatedConnection(manager, command_timeout(manager.min_idle), MAX_REPLY_BYTES)
+        connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         connection.on_connected, connection.on_lost = self._identify, wakeup.set
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))

@@ -69,7 +69,9 @@ class BoundedReads:
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
         self._limits, self._size = limits, size
         # The script limits the reply. The limit of the connection only protects from a faulty server.
-        self.connection = DedicatedConnection(manager, REPLY_TIMEOUT_SECONDS, 2 * limits.reply_bytes, value_bytes=0)
+        self.connection = DedicatedConnection(
+            manager, 2 * limits.reply_bytes, value_bytes=0, timeout_seconds=REPLY_TIMEOUT_SECONDS
+        )
 
     async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
         """Run a script. The last arguments of the script are `page_bytes`, `entry_bytes` and `ids_and_counts`.

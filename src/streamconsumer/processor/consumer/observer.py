@@ -73,7 +73,7 @@ class Observer:
         self._consumer_id = registration.consumer_id
         stream, group, _ = self._consumer_id
         self._keys = (stream, registration.key, group_key(stream, group, "consumers"))
-        self._connection = DedicatedConnection(manager, liveness.command_timeout(self._min_idle), MAX_REPLY_BYTES)
+        self._connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         self._connection.on_connected = self._identify
         self._identity: Identity | None = None
         self._connection_count = 0

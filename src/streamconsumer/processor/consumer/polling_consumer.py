@@ -117,7 +117,7 @@ class DecodedEntry(Entry):
     """Entry that a user's own manager has already decoded."""
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
-        if not isinstance(message_id, str | bytes) or not isinstance(data, Mapping):
+        if not isinstance(message_id, (str, bytes)) or not isinstance(data, Mapping):
             raise TypeError(f"entry is ({type(message_id).__name__}, {type(data).__name__}); expected (str, dict)")
         super().__init__(message_id, ())
         self._data = dict(data)

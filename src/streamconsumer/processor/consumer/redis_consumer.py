@@ -5,7 +5,6 @@ XACK and XREADGROUP share one round trip over a raw connection. All other comman
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -16,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
+from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.early_reads import EarlyReads
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
@@ -82,20 +82,21 @@ class RedisConsumer:
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
         self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
-        self._connection: RawConnection | None = None
-        token = f"{runtime.random.getrandbits(128):032x}"
-        self.registration = OwnRegistration(self.consumer_id, token, runtime.pod_uid)
+        self.registration = OwnRegistration(
+            self.consumer_id, f"{runtime.random.getrandbits(128):032x}", runtime.pod_uid
+        )
         self.leases_valid_until = inf
-        """Time until which no other consumer can have claimed the entries in flight, in seconds of the clock. The
-        heartbeat thread updates it."""
+        """Time until which no other consumer can have claimed the entries in flight. The heartbeat updates it."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
-        self._max_reply_bytes = limits.reply_bytes
+        self._reader = DedicatedConnection(manager, limits.reply_bytes, encoding=manager.encoding)
+        self._reader.on_connected = self._prepare_reader
         self.read_size = ReadSize(limits, runtime.clock)
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
+        self.start_attempt = self.leases.start_attempt
         self.set_delivery_counts = self.leases.set_delivery_counts
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
@@ -110,9 +111,8 @@ class RedisConsumer:
         self.on_stream_recreated: Callable[[], object] = lambda: None
         """Function that drops the entries in flight, because the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
+        self.flush = self.ack_buffer.flush
         self.replay = OwnPendingReplay(self)
-        self.leases_valid_until = math.inf
-        """Time until which no other consumer can have claimed the entries in flight, by this process's clock."""
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
         """True from the detection of a missing group until all entries in flight are pending again."""
@@ -133,7 +133,7 @@ class RedisConsumer:
                 await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self._last_delivered_id = position or self._last_delivered_id
-            await self.registration.acquire(await self._connect(), self.manager.min_idle)
+            await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
         finally:
@@ -152,7 +152,7 @@ class RedisConsumer:
         except BaseException:
             # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
             self.replay.request()
-            await self._disconnect()
+            await self._reader.close()
             await self._bounded_reads.connection.close()
             await self.manager.drop_connections()
             raise
@@ -162,7 +162,7 @@ class RedisConsumer:
     async def _read_or_recover(self, count: int) -> list[Entry]:
         try:
             await self.recheck_server()
-            connection = await self._connect()
+            connection = await self._reader.connect()
             if not self.registration.has_name:
                 await self.registration.acquire(connection, self.manager.min_idle)
             if self._is_group_lost:
@@ -191,7 +191,7 @@ class RedisConsumer:
         except UnreadableReply as error:
             self.read_size.on_refused(requested)
             self.replay.request()
-            await self._disconnect()
+            await self._reader.close()
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
             log.warning("Redis reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
             return []
@@ -210,9 +210,7 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.connection.is_receiving or (
-            self._connection is not None and self._connection.is_receiving
-        )
+        return self._bounded_reads.connection.is_receiving or self._reader.is_receiving
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
@@ -225,31 +223,18 @@ class RedisConsumer:
                 async with asyncio.timeout(0.01):
                     await self._idle.wait()
 
-    async def _connect(self) -> RawConnection:
-        if self._connection is not None and self._connection.is_usable:
-            return self._connection
-        await self._disconnect()
+    async def _prepare_reader(self, connection: RawConnection) -> None:
+        """Prepare a new connection. Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends."""
         self.replay.request()
-        connection = self._connection = RawConnection(
-            await self.manager.connect(), self.encoding, self._max_reply_bytes
-        )
-        # Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends.
         identity = await identify(connection, self.registration.token)
         self.registration.set_identity("reader", identity)
         if identity is not None:
             await self._reader_registry.register(identity.client_id)
-        return connection
 
     def on_name_lost(self) -> None:
         """End the current read, because another process has taken over the consumer name."""
-        log.error("another process has taken over the consumer name of this process; dropped the messages in flight")
-        if self._connection is not None:
-            self._connection.abort()
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        log.error("another process has taken over the consumer name; dropped the messages in flight")
+        self._reader.abort()
 
     async def _ack_and_read(self, connection: RawConnection, count: int) -> list[Any]:
         """Acknowledge the buffered ids and read new entries in one round trip. Returns the raw entries."""
@@ -332,19 +317,11 @@ class RedisConsumer:
     # -- acknowledging -----------------------------------------------------------------------------------------
 
     async def ack(self, message_id: str) -> None:
-        """Buffer an acknowledgement for the next read, or for a separate XACK within milliseconds."""
+        """Buffer an acknowledgement, see `AckBuffer.add`."""
         self.ack_buffer.add(message_id)
-
-    async def flush(self) -> None:
-        """Send the buffered acknowledgements. Raises Redis errors. After an error, the ids stay buffered."""
-        await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:
         return replies.count(await self.manager.execute("XACK", self._stream, self._group, *acks), "XACK")
-
-    async def start_attempt(self, message_id: str, deliveries: int) -> Outcome:
-        """Store the delivery count of an entry before its next attempt, which may start if the outcome is DONE."""
-        return await self.leases.start_attempt(message_id, deliveries)
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> list[Outcome]:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
@@ -396,7 +373,7 @@ class RedisConsumer:
             log.warning("failed to leave the consumer group", extra={"error": str(error)})
         finally:
             self.ack_buffer.cancel()
-            await self._disconnect()
+            await self._reader.close()
             await self._bounded_reads.connection.close()
 
     # -- a lost group ------------------------------------------------------------------------------------------

@@ -1,0 +1,163 @@
+"""States of the model: immutable tuples of the group, its consumers and its entries.
+
+A state contains what Redis stores (group, pending entries, schedule, snapshot, claimed record, memory of commits), what
+each process knows (its in-flight table), and what has really happened (the ledger: `outcome` and `repeated`). The model
+compares the ledger with the promises. Consumers and entries are interchangeable, so that `canonical` maps states that
+differ only in their names to one state.
+"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import NamedTuple
+
+# State of the group
+PRESENT, MISSING, RESTORING = "present", "missing", "restoring"
+"""A restoring group exists, but the entries that were pending in the lost group are not pending again yet."""
+
+# Mode of a process
+LIVE, PAUSED, DEAD = "live", "paused", "dead"
+
+# Place of an entry in the in-flight table of a process
+FREE = "-"
+"""The process does not hold the entry."""
+READY = "ready"
+"""The entry is queued, or the reply that contains it is on its way. It starts without another look at Redis."""
+CHECK = "check"
+"""The entry must be verified by the start script before its next attempt: after a claim, a retry or a pause."""
+RUNNING, ACKING, POSTPONING, RECORDING = "running", "acking", "postponing", "recording"
+"""The handler runs, or the process must repeat XACK, the script that postpones, or the script that records, because the
+reply was lost. A record is a dead letter or a commit of effects: the protocol treats both in the same way."""
+STARTABLE = (READY, CHECK)
+RENEWED = (READY, CHECK, RUNNING)
+
+# Lease renewal of an entry
+SENT, ACKED_SINCE, OWES_ACK = "sent", "acked since", "owes ack"
+"""A delayed renewal is on its way to Redis; the process has settled the entry since; the renewal may have put the
+settled entry back, so that the process must acknowledge it again."""
+
+# Score of an entry in the schedule of postponed entries
+DUE, RESTORED, KEPT = "due", "restored", "kept"
+"""Postponed; restored with a grace period for its previous owner; taken back and kept until the next snapshot."""
+
+# Entry in the snapshot
+AFTER, LISTED, OMITTED, BEYOND = "after", "listed", "omitted", "beyond"
+"""After the snapshot's position; in its list of pending entries; neither. While the group is restoring: also after the
+position of the created group."""
+
+# Outcome of an entry in the ledger
+SETTLED, UNDONE = "settled", "undone"
+"""Settled; settled, but a crash or a pause permits another attempt."""
+
+
+class Cell(NamedTuple):
+    """Relation of one consumer to one entry."""
+
+    phase: str = FREE
+    renewal: str = ""
+    owns: bool = False
+    """True if the entry is pending with this consumer."""
+    claimed: bool = False
+    """True if the claimed record names this consumer."""
+    stale: bool = False
+    """True if another consumer has claimed the entry while this process was paused, and this process still holds it."""
+
+
+class Entry(NamedTuple):
+    """Entry of the stream, with its relation to each consumer."""
+
+    cells: tuple[Cell, ...]
+    in_stream: bool = True
+    unread: bool = True
+    """True if the position of the group is before the entry."""
+    parked: bool = False
+    """True if the entry is pending with the pseudo consumer `~postponed`."""
+    schedule: str = ""
+    recorded: int = 0
+    """Number of dead letters and of commits of effects. If it is not 0, the companion set `committed` contains the
+    entry."""
+    snapshot: str = AFTER
+    outcome: str = ""
+    repeated: bool = False
+    """True if the group was restored from a snapshot that is older than the delivery or the end of the entry. The
+    product permits that such an entry runs again, or in two consumers."""
+
+
+class State(NamedTuple):
+    """State of the group, of all processes and of all entries."""
+
+    group: str
+    modes: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+class Bounds(NamedTuple):
+    """Size of the model, and number of faults of each kind."""
+
+    consumers: int = 2
+    spares: int = 0
+    """Number of further consumer names, under which a process can start later."""
+    entries: int = 2
+    crashes: int = 0
+    pauses: int = 0
+    losses: int = 0
+    """Number of times that the group is destroyed."""
+    cuts: int = 0
+    """Number of requests or replies that are lost, because a connection is cut."""
+    delays: int = 0
+    """Number of lease renewals that reach Redis later than commands that were sent after them."""
+    deletions: int = 0
+    """Number of consumers that another program deletes."""
+    trims: int = 0
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Number of permitted faults by kind."""
+        return {kind: getattr(self, kind) for kind in FAULTS}
+
+
+def describe(bounds: Bounds) -> str:
+    """Return the bounds that are not 0 as a text."""
+    return ", ".join(f"{count} {name}" for name, count in bounds._asdict().items() if count)
+
+
+FAULTS = ("crashes", "pauses", "losses", "cuts", "delays", "deletions", "trims")
+
+
+def initial_state(bounds: Bounds) -> State:
+    """Return the state in which all consumers have connected, saved the first snapshot, and read nothing."""
+    names = bounds.consumers + bounds.spares
+    modes = (LIVE,) * bounds.consumers + (DEAD,) * bounds.spares
+    return State(PRESENT, modes, (Entry((Cell(),) * names),) * bounds.entries)
+
+
+def without_history(state: State) -> State:
+    """Return the state without the facts that have no effect if the group cannot be lost again.
+
+    These facts are the snapshot, entries that are kept in the schedule until the next snapshot, the claimed record if
+    no other process holds the entry, and how a finished entry has ended.
+    """
+    return state._replace(entries=tuple(map(_without_history, state.entries)))
+
+
+def _without_history(entry: Entry) -> Entry:
+    entry = entry._replace(snapshot=OMITTED, schedule="" if entry.schedule == KEPT else entry.schedule)
+    held = [cell for cell in entry.cells if cell.phase != FREE or cell.renewal]
+    if entry.unread or any(not cell.claimed for cell in held):
+        return entry
+    cells = tuple(cell._replace(claimed=False) for cell in entry.cells)
+    is_over = (entry.outcome or not entry.in_stream) and not (held or entry.schedule or entry.parked)
+    if is_over and not any(cell.owns for cell in cells):
+        return Entry(cells, unread=False, snapshot=OMITTED, outcome=SETTLED)
+    return entry._replace(cells=cells)
+
+
+def canonical(state: State) -> State:
+    """Return the representative of all states that differ only in the names of consumers and entries."""
+    return min(_sort_consumers(state.group, state.modes, each) for each in set(permutations(state.entries)))
+
+
+def _sort_consumers(group: str, modes: tuple[str, ...], entries: Sequence[Entry]) -> State:
+    columns = sorted(zip(modes, *(entry.cells for entry in entries), strict=True))
+    sorted_modes, *cells = zip(*columns, strict=True)
+    sorted_entries = tuple(entry._replace(cells=each) for entry, each in zip(entries, cells, strict=True))
+    return State(group, sorted_modes, sorted_entries)
