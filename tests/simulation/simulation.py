@@ -93,7 +93,6 @@ class Simulation:
         """An entry that was not settled at the last check. It is checked first the next time."""
         self._last_fault_at = 0.0
         self._failed_probes: Counter[Pod] = Counter()
-        self._replaced: set[Pod] = set()
         self.triggers = Triggers(self)
         self._deadlines = Deadlines(self)
         self.trace = Trace(show)
