@@ -37,7 +37,7 @@ async def _kill(pod: Pod) -> None:
 
 async def _assert_peer_handles(group: Group, message_id: str, *, deliveries: int) -> None:
     peer = Recorder()
-    await group.start(peer, "pod-b")
+    await group.start(peer, "pod-b", min_idle=1)  # the peer has not seen the connections of the killed pod
     await peer.wait_until_finished(1)
     await group.wait_settled()
     assert [(message.message_id, message.deliveries) for message in peer.received] == [(message_id, deliveries)]

@@ -23,6 +23,8 @@ from tests.processor.group import GROUP, STREAM, Group
 MAX_CALLS = 1000
 LUA = files("streamconsumer.redis_client").joinpath("lua")
 KEYS = entry_keys(STREAM, GROUP)
+SNAPSHOT_KEYS = [*KEYS, group_key(STREAM, GROUP, "last-known")]
+REGISTRATIONS = group_key(STREAM, GROUP, "registrations")
 
 
 @cache
@@ -127,23 +129,23 @@ async def repair(group: Group) -> int:
 async def claim(group: Group) -> int:
     ids = await read(group, pending_entries.PAGE_SIZE, "dead")
     flat = [part for message_id in ids for part in (message_id, 1)]
-    return await run(group, pending_entries.CLAIM, 0, 10**9, 10**9, *flat)
+    registration, run_id = "1 x", (await group.client.info("server"))["run_id"]
+    await group.client.hset(REGISTRATIONS, "dead", registration)
+    arguments = (0, "dead", registration, run_id, 10**9, 10**9)
+    return await run(group, pending_entries.CLAIM, *arguments, *flat, keys=[*KEYS, REGISTRATIONS])
 
 
 async def claim_due(group: Group) -> int:
     ids = await read(group, 2 * pending_entries.MAX_DUE)
     await postpone_all(group, ids)
-    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9)
+    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, keys=SNAPSHOT_KEYS)
 
 
 async def claim_due_of_a_lost_group(group: Group) -> int:
     ids = await read(group, 2 * pending_entries.MAX_DUE)
     await postpone_all(group, ids)
     await lose_group(group)
-    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9)
-
-
-SNAPSHOT_KEYS = [*KEYS, group_key(STREAM, GROUP, "last-known")]
+    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, keys=SNAPSHOT_KEYS)
 
 
 async def save(group: Group) -> int:
@@ -160,6 +162,8 @@ async def restore(group: Group) -> int:
     await group_snapshot.GroupSnapshot(group.manager().execute, STREAM, GROUP, "pod-a").save()
     await group.add(2000)
     *_, last = await group.read_as("pod-a", 2000)
+    for key in KEYS[2:4]:
+        await group.client.hset(key, mapping={f"{2 * 10**12 + number}-0": "pod-b" for number in range(5000)})
     await group.client.xgroup_destroy(STREAM, GROUP)
     return await run(group, group_snapshot.RESTORE_GROUP, last, "0", keys=SNAPSHOT_KEYS)
 
@@ -176,7 +180,7 @@ async def restore_delivered(group: Group) -> int:
 
 
 async def restore_schedule(group: Group) -> int:
-    """Of a small sorted set, ZSCAN returns all members."""
+    """ZSCAN returns all members of a small sorted set."""
     ids = await read(group, 120)
     await postpone_all(group, ids)
     await group.client.xgroup_destroy(STREAM, GROUP)

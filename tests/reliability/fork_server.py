@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 ROOT = Path(__file__).parents[2]
+PRODUCT_PAUSES = "--product-pauses"
 
 
 class Pod:
     """Pod process that can be killed, frozen and stopped."""
 
     def __init__(self, pid: int, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
+        self.pid, self.name, self.folder = pid, name, folder
         self._fd = os.pidfd_open(pid)
         self._lock = threading.Lock()
 
@@ -66,10 +67,16 @@ class Pod:
 class ForkServer:
     """Starts pods. Kills all of them when the context is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Path = ROOT, *, shortens_pauses: bool = True) -> None:
+        """Import the modules of a pod from the checkout `source`, which can contain another version.
+
+        If `shortens_pauses` is False, the pods keep the pauses of the product, and an outage can take longer than a
+        test.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.fork_server"],
-            cwd=ROOT,
+            [sys.executable, "-m", "tests.reliability.fork_server", *([] if shortens_pauses else [PRODUCT_PAUSES])],
+            cwd=source,
+            env={**os.environ, "PYTHONPATH": f"{source / 'src'}{os.pathsep}{source}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,6 +121,13 @@ def _serve() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+def _shorten_pauses() -> None:
+    """Make poison messages and outages end within the time of a test."""
+    from streamconsumer.processor.pipeline import circuit_breaker, reconnect
+
+    circuit_breaker.COUNT_TRIALS_AFTER_SECONDS, reconnect.MAX_PAUSE_SECONDS = 2.0, 0.2
+
+
 def _run_as_pod(order: dict[str, dict[str, str]]) -> NoReturn:
     code = 1
     try:
@@ -129,10 +143,8 @@ def _run_as_pod(order: dict[str, dict[str, str]]) -> NoReturn:
         from tests.reliability import kill_points
 
         kill_points.install()
-        from streamconsumer.processor.pipeline import circuit_breaker, reconnect
-
-        # Poison messages and outages must end within the time of a test.
-        circuit_breaker.COUNT_TRIALS_AFTER_SECONDS, reconnect.MAX_PAUSE_SECONDS = 2.0, 0.2
+        if PRODUCT_PAUSES not in sys.argv:
+            _shorten_pauses()
         from streamconsumer.cli import main
 
         code = main(["processor"], standalone_mode=False) or 0

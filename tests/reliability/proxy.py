@@ -82,8 +82,13 @@ class Proxy:
         self.stop()
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._listener.sockets[0].getsockname()
+        return host, port
+
+    @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.address[1]}/0"
 
     def cut_all(self) -> None:
         """Cut every connection."""
@@ -113,6 +118,9 @@ class Proxy:
         for link in list(self._links):
             link.cut()
 
+    def _new_link(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> "_Link":
+        return _Link(self, client, server)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task
@@ -123,7 +131,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        link = _Link(self, writer, to_writer)
+        link = self._new_link(writer, to_writer)
         self._links.add(link)
         try:
             with suppress(asyncio.CancelledError):  # asyncio's streams would log it as an error
@@ -131,6 +139,18 @@ class Proxy:
         finally:
             self._links.discard(link)
             link.cut()
+
+
+class DelayProxy(Proxy):
+    """Forwards data `delay_seconds` after it arrives, in each direction, as a slow path to the server does.
+
+    The proxy does not delay connects: they need no time of the server.
+    """
+
+    delay_seconds = 0.0
+
+    def _new_link(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> "_Link":
+        return _DelayedLink(self, client, server)
 
 
 class _Link:
@@ -176,6 +196,42 @@ class _Link:
             # close() still sends the buffer, so that half a reply arrives as half a reply.
             self._client.close()
             self._server.transport.abort()
+
+
+class _DelayedLink(_Link):
+    """Connection whose data, and whose end, arrive after the delay of the proxy."""
+
+    def __init__(self, proxy: DelayProxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        super().__init__(proxy, client, server)
+        self._delaying_proxy = proxy
+
+    async def requests(self, source: asyncio.StreamReader) -> None:
+        await self._carry(source, self._server)
+
+    async def replies(self, source: asyncio.StreamReader) -> None:
+        await self._carry(source, self._client)
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        now = asyncio.get_running_loop().time
+        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def deliver() -> None:
+            while True:
+                due, data = await on_the_way.get()
+                await asyncio.sleep(due - now())
+                if not data:
+                    return
+                target.write(data)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(deliver())
+            data = b"-"
+            while data:
+                data = b""
+                with suppress(OSError):  # a reset connection ends as a closed connection
+                    data = await source.read(1 << 16)
+                on_the_way.put_nowait((now() + self._delaying_proxy.delay_seconds, data))
+        target.close()
 
 
 async def _forward(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool) -> None:

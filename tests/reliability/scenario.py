@@ -5,7 +5,7 @@ Tests repeat the same sequence with a different fault each time.
 
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,17 @@ SETTLE_TIMEOUT_SECONDS = 60.0
 
 _numbers = itertools.count()
 
-SETTINGS = {
+POD_SETTINGS = {
     "CONSUMER_GROUP": GROUP,
     "HANDLER_PYTHON": "tests.reliability.scripted_handler:handle",
     "HTTP_HOST": "127.0.0.1",
     "HTTP_PORT": "0",
     "TERMINATION_LOG": "termination-log",
+}
+"""Settings of a pod that runs as a process. All other settings keep the product's defaults."""
+
+SETTINGS = {
+    **POD_SETTINGS,
     "POLL_INTERVAL": "200ms",
     "BATCH_COUNT": "4",
     "CONCURRENCY": "3",
@@ -36,10 +41,12 @@ SETTINGS = {
 }
 
 
-def pod_environment(stream: str, url: str, name: str, ledger: Ledger, **overrides: str) -> dict[str, str]:
+def pod_environment(
+    stream: str, url: str, name: str, ledger: Ledger, settings: Mapping[str, str] = SETTINGS, /, **overrides: str
+) -> dict[str, str]:
     """Return the environment of a pod."""
     own = {"STREAM": stream, "REDIS_URL": url, "CONSUMER_NAME": name, **overrides}
-    variables = {f"STREAMCONSUMER_{key}": value for key, value in {**SETTINGS, **own}.items()}
+    variables = {f"STREAMCONSUMER_{key}": value for key, value in {**settings, **own}.items()}
     return {**variables, "LEDGER": str(ledger.handled_file)}
 
 

@@ -4,6 +4,7 @@ A line is one write to a file opened with O_APPEND. It is written completely or 
 """
 
 import asyncio
+import ctypes
 import os
 import random
 import time
@@ -35,6 +36,21 @@ def outage_file(ledger: Path) -> Path:
     return ledger.with_suffix(".outage")
 
 
+def trigger_file(ledger: Path) -> Path:
+    """Return a file's path. Messages with `gil` or `block` wait for this file before they occupy the process."""
+    return ledger.with_suffix(".trigger")
+
+
+async def _occupy_process(data: dict[str, Any]) -> None:
+    """Wait for the trigger, then hold the GIL for `gil` seconds and block the event loop for `block` seconds."""
+    trigger = trigger_file(Path(os.environ["LEDGER"]))
+    while not trigger.exists():  # noqa: ASYNC110 - the file is created by another process
+        await asyncio.sleep(0.02)
+    # A function of PyDLL keeps the GIL during the call, as a badly written C extension does.
+    ctypes.PyDLL(None).usleep(int(float(data.get("gil", 0)) * 1e6))
+    time.sleep(float(data.get("block", 0)))  # noqa: ASYNC251 - the handler blocks the event loop on purpose
+
+
 def _outcome(data: dict[str, Any], message: Message) -> None:
     is_outage = outage_file(Path(os.environ["LEDGER"])).exists()
     if is_outage or data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
@@ -49,13 +65,19 @@ def _outcome(data: dict[str, Any], message: Message) -> None:
 async def handle(data: dict[str, Any]) -> None:
     """Record the start, run for `ms` milliseconds, and record the end.
 
+    With `gil` or `block`, occupies the process for that many seconds once the trigger file exists. With `only_in`, does
+    so and runs for `ms` only in that consumer.
+
     Fails the first `fails` deliveries, or every delivery with `poison`. With `later`, asks for a retry after that many
     seconds on the first delivery.
     """
     message = current_message()
     _record_start(data, message)
     try:
-        await asyncio.sleep(_seconds(data))
+        if data.get("only_in", message.consumer) == message.consumer:
+            if {"gil", "block"} & data.keys():
+                await _occupy_process(data)
+            await asyncio.sleep(_seconds(data))
         _outcome(data, message)
     finally:
         _running.discard(message.message_id)

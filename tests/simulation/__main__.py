@@ -13,16 +13,18 @@ from pathlib import Path
 
 from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import FLAVOURS
-from tests.simulation.coverage import cover
+from tests.simulation.coverage import Coverage
+from tests.simulation.coverage_run import cover
 from tests.simulation.find import Found, find_faults, markdown_lines
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.minimiser import minimize
 from tests.simulation.plan import Plan
+from tests.simulation.records import Result
 from tests.simulation.regression import load_all, regression_json
 from tests.simulation.report import Summary, plan_lines, replay_command
 from tests.simulation.seeds import Outcome, flavour_of, initialize_worker, plan_of, run_seeds
 from tests.simulation.server import RealServer
-from tests.simulation.simulation import Result, simulate
+from tests.simulation.simulation import simulate
 
 DEFAULT_SECONDS = 60.0
 
@@ -54,7 +56,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--faults", type=_faults, default=COMMON_FAULTS, help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of worker processes")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
-    parser.add_argument("--coverage", action="store_true", help="print which faults hit which await points")
+    parser.add_argument("--coverage", action="store_true", help="add faults until each has hit each await point")
     parser.add_argument("--find", action="store_true", help="print the first seed that shows each known fault")
     parser.add_argument("--seed", help="replay one seed and print its trace")
     parser.add_argument("--plan", type=Path, help="replay the plan in this JSON file, which can be a regression case")
@@ -64,6 +66,8 @@ def _parse() -> argparse.Namespace:
     names = [each.name for each in FLAVOURS]
     if options.server not in {*names, "all"}:
         parser.error(f"--server: found {options.server}, expected {', '.join(names)} or all")
+    if options.coverage and options.seeds:
+        parser.error("--coverage chooses the seeds itself: use it without --seeds")
     options.servers = names if options.server == "all" else [options.server]
     if options.seconds is None:
         options.seconds = DEFAULT_SECONDS if options.seeds is None else float("inf")
@@ -125,19 +129,26 @@ def _find(options: argparse.Namespace) -> int:
 
 
 def _print_coverage(options: argparse.Namespace) -> int:
+    begin = time.monotonic()
+
+    def show(coverage: Coverage, missing: int) -> None:
+        seconds = time.monotonic() - begin
+        print(f"\r{coverage.runs} simulations, {missing} pairs are missing, {seconds:.0f} s ", end="", file=sys.stderr)
+
     coverage = cover(
-        options.seeds or map(str, itertools.count()),
         options.servers[0],
         fault_kinds=options.faults,
         processes=options.processes,
         seconds=options.seconds,
+        on_progress=show if sys.stderr.isatty() else lambda *_: None,
     )
     if options.output == "json":
-        print(coverage.to_json())
+        print(coverage.to_json(options.faults))
         return 0
     print("\n".join(coverage.lines(options.faults)), end="\n\n")
-    for seed, invariants in sorted(coverage.new_violations.items(), key=lambda item: item[1]):
-        print(f"violates {', '.join(invariants)}: {replay_command(seed, options.servers[0])}")
+    for invariant, seed in sorted(coverage.violations.items()):
+        count = coverage.violating[invariant]
+        print(f"{count} simulations violate {invariant}: {replay_command(seed, options.servers[0])}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,13 @@ class AwaitPoint:
     column: int
     function: str
     text: str
+    number: int
+    """Position among the await points of the function, from 1."""
+
+    @property
+    def name(self) -> str:
+        """Name without the line, so that it stays valid when other code changes."""
+        return f"{self.module}:{self.function}:{self.number}"
 
     def __str__(self) -> str:
         return f"{self.module}:{self.line} {self.function}: {self.text}"
@@ -40,11 +48,12 @@ def _positions() -> dict[tuple[str, int, int], AwaitPoint]:
     """Return the await points by file, line and column of the instruction that suspends the task."""
     positions: dict[tuple[str, int, int], AwaitPoint] = {}
     for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        source = path.read_text()
+        source, module = path.read_text(), str(path.relative_to(ROOT))
+        counts: Counter[str] = Counter()
         for function, node in _async_nodes(ast.parse(source)):
             text = (ast.get_source_segment(source, node) or "").partition("\n")[0][:60]
-            module = str(path.relative_to(ROOT))
-            point = AwaitPoint(module, node.lineno, node.col_offset, function, text)
+            counts[function] += 1
+            point = AwaitPoint(module, node.lineno, node.col_offset, function, text, counts[function])
             expressions: list[ast.expr] = []
             if isinstance(node, ast.AsyncWith):
                 expressions = [item.context_expr for item in node.items]

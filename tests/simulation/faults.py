@@ -337,11 +337,12 @@ def _refuse(simulation: "Simulation", refuse: Callable[[bytes], bytes | None]) -
 
 
 def clock_jump(simulation: "Simulation", fault: FaultPlan) -> End:
-    """The server's clock differs by `duration` for a while."""
-    simulation.server.clock_offset += fault.duration
+    """The server's clock differs by `duration` or by `amount`, the greater of both, for a while."""
+    offset = max(fault.duration, fault.amount)
+    simulation.server.clock_offset += offset
 
     def end() -> None:
-        simulation.server.clock_offset -= fault.duration
+        simulation.server.clock_offset -= offset
 
     return end
 

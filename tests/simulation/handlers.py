@@ -13,6 +13,9 @@ from tests.simulation.plan import HandlerKind, PodPlan
 EFFECT_KEY = "{orders}:handled"
 """Prefix of the keys that the handlers' effects increment, one key per message."""
 
+TEXT_KEY = "{orders}:text"
+"""Key that contains no number."""
+
 MIXED: tuple[HandlerKind, ...] = ("instant", "slow", "failing", "deferring", "rejecting", "effects", "instant")
 
 PROBE_NUMBER = 1_000_000
@@ -53,6 +56,9 @@ async def handle(kind: HandlerKind, number: int, attempt: int) -> Effects | None
         case "effects":
             await asyncio.sleep(1.5 if number % 2 else 0.01)
             return Effects().increment(f"{EFFECT_KEY}:{number}")
+        case "conflicting_effects":
+            effects = Effects().increment(f"{EFFECT_KEY}:{number}")
+            return effects.increment(TEXT_KEY) if number % 2 else effects.set(TEXT_KEY, "no number")
         case "stubborn":
             await _ignore_cancellation(0.5 + number % 4 * 2)
         case "self_cancelling" | "late_cancel":

@@ -311,7 +311,10 @@ class Ledger:
         found: defaultdict[int, list[str]] = defaultdict(list)
         for _, fields in self._inspect("XRANGE", self._dead_letter_stream, "-", "+"):
             pairs = to_dict(fields)
-            found[int(pairs[b"n"])].append(_text(pairs.get(b"streamconsumer.reason", b"")))
+            reason, number = _text(pairs.get(b"streamconsumer.reason", b"")), int(pairs[b"n"])
+            if reason == "Unreadable":  # Such a dead letter contains the sizes of the values.
+                number = self._by_id[_text(pairs[b"streamconsumer.message-id"])].number
+            found[number].append(reason)
         self.dead_letters.update(found)
 
     def _inspect(self, *command: Any) -> Any:

@@ -20,6 +20,9 @@ from tests.simulation.server import ADMINISTRATOR, SimulatedServer
 MIN_DELAY_MICROSECONDS, MAX_DELAY_MICROSECONDS = 40, 400
 """Range of the delay of each direction without a fault."""
 
+PIECE_BYTES = 65_536
+"""While a link is slow, each such piece of a reply takes the additional delay."""
+
 SPLIT_SHARE = 0.1
 """Share of the replies that arrive in two pieces."""
 
@@ -263,12 +266,17 @@ class Connection(asyncio.Transport):
 
     def deliver(self, data: bytes) -> None:
         """Send bytes to the process."""
+        delay = self.network.link(self.thread.process).down_delay
+        size = PIECE_BYTES if delay else len(data)
+        for begin in range(0, len(data), size):
+            self._deliver_piece(data[begin : begin + size], self._down_arrival + delay * bool(begin))
 
+    def _deliver_piece(self, data: bytes, not_before: int) -> None:
         def arrive() -> None:
             if self._is_open:
                 self.network.loop.call_soon(self._data_received, data, context=self._context)
 
-        self._down_arrival = self.network.send_down(self.thread.process, arrive, self._down_arrival)
+        self._down_arrival = self.network.send_down(self.thread.process, arrive, not_before)
 
     def _data_received(self, data: bytes) -> None:
         if self._is_open:

@@ -1,4 +1,4 @@
-"""A user's own stream manager with the three promised coroutines, and with the mistakes that such managers have."""
+"""Stream managers of users with the three promised coroutines, and with the mistakes that such managers have."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,24 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from streamconsumer.processor import StreamManager
 from tests.simulation.plan import ManagerKind
+
+URL = "redis://server:6379/0"
+
+
+def create_manager(kind: ManagerKind) -> "OwnManager | DelegatingManager":
+    """Return the manager of a user."""
+    return DelegatingManager() if kind == "own_delegating" else OwnManager(kind)
+
+
+class DelegatingManager:
+    """Stream manager that passes the three coroutines of a StreamManager on."""
+
+    def __init__(self) -> None:
+        manager = StreamManager.from_url(URL)
+        self.create_group, self.read_events = manager.create_group, manager.read_events
+        self.ack_event, self.aclose = manager.ack_event, manager.aclose
 
 
 class OwnManager:
@@ -14,7 +31,7 @@ class OwnManager:
 
     def __init__(self, kind: ManagerKind) -> None:
         self._kind = kind
-        self._client = Redis.from_url("redis://server:6379/0", protocol=2, socket_timeout=None)
+        self._client = Redis.from_url(URL, protocol=2, socket_timeout=None)
         self._reads = 0
 
     async def create_group(self, stream_name: str, group_name: str) -> None:

@@ -31,13 +31,18 @@ HandlerKind = Literal[
     "deferring_long",
     "failing_head",
     "probe",
+    "conflicting_effects",
 ]
 """Behaviour of a handler, see `handlers`."""
 
 HANDLER_KINDS: tuple[HandlerKind, ...] = HandlerKind.__args__[:-6]  # type: ignore[attr-defined]
 """Handlers of ordinary plans. The scenarios use the others."""
 
-ManagerKind = Literal["", "own", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]
+EntryValue = Literal["", "long", "huge", "binary"]
+"""Value of the field `text` of an entry: empty, longer than some pods accept, longer than one piece of a reply, or no
+valid UTF-8."""
+
+ManagerKind = Literal["", "own", "own_delegating", "own_blocking", "own_cancelled", "own_busy_group", "own_odd_item"]
 """Stream manager of a pod. Empty for a StreamManager, see `own_manager`."""
 
 
@@ -58,6 +63,10 @@ class PodPlan:
     """Speed of the pod's clock. 1.0 is the speed of the virtual time."""
     drain_seconds: float = 5.0
     manager: ManagerKind = ""
+    retention: Literal["", "acknowledged", "max_age"] = ""
+    is_traced: bool = False
+    """True if each attempt has a span."""
+    max_entry_bytes: int = 16_777_216
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class MessagePlan:
     entry_id: str = "*"
     count: int = 1
     """Number of entries. Their messages have consecutive numbers."""
+    value: EntryValue = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,9 @@ class FaultPlan:
     """Name of the pod that the fault affects. Empty for a fault of the server."""
     amount: int = 0
     """Size of the fault, such as a delay in microseconds or a number of bytes."""
+    point: str = ""
+    """Name of an await point. The fault starts at the first time from `at` on at which a task of the pod is suspended
+    there. Empty for a fault that starts at `at`."""
 
     @property
     def end(self) -> int:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
+from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery, Retention
 from streamconsumer.processor import Effects, RedisStreamProcessor, StreamManager, current_message
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import current_messages
@@ -15,11 +15,19 @@ from streamconsumer.processor.runtime import Runtime, ThreadMain
 from tests.simulation.handlers import SimulatedThreads, handle, handle_batch, kind_of, thread_seconds
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Process, SimulationLoop, context_of
-from tests.simulation.own_manager import OwnManager
+from tests.simulation.own_manager import create_manager
 from tests.simulation.plan import PodPlan
 from tests.simulation.records import Run
+from tests.simulation.tracing import SimulatedTracing
 
 STREAM, GROUP = "orders", "billing"
+
+RETENTION = {
+    "": None,
+    "acknowledged": Retention(acknowledged=True),
+    "max_age": Retention(max_age=timedelta(seconds=1)),
+}
+"""Rules for trimming the stream, by their name in the plan of a pod."""
 
 
 class Pod:
@@ -88,8 +96,13 @@ class Pod:
 
     def restart_listening(self) -> None:
         """Stop and start the processor again, within the same process."""
-        if self.is_listening and self._change is None and self.processor is not None:
+        if self.can_restart and self.processor is not None:
             self._change = self._context.copy().run(self._loop.create_task, self._restart(self.processor))
+
+    @property
+    def can_restart(self) -> bool:
+        """True if the processor listens, and nothing stops or restarts it."""
+        return self.is_listening and self._change is None and self.processor is not None
 
     def exit(self) -> None:
         """End the event loop after a KeyboardInterrupt, as asyncio.Runner does: cancel all tasks, and wait for them."""
@@ -104,6 +117,11 @@ class Pod:
             self.crash()
         else:
             self._loop.after(1000, self._end_when_done, tasks)
+
+    @property
+    def instance(self) -> str:
+        """Name of this process in a plan: `pod-a~1` is the first replacement of `pod-a~0`."""
+        return self.plan.name if "~" in self.plan.name else f"{self.plan.name}~0"
 
     @property
     def is_stopping(self) -> bool:
@@ -134,11 +152,14 @@ class Pod:
             timeout=timedelta(seconds=self.plan.timeout_seconds) if self.plan.timeout_seconds else None,
             backoff=Backoff(min_delay=timedelta(seconds=0.5), max_delay=timedelta(seconds=4)),
             breaker=Breaker(failures=5, max_pause=timedelta(seconds=5)),
+            max_entry_bytes=self.plan.max_entry_bytes,
         )
         manager: Any = (
-            OwnManager(self.plan.manager)
+            create_manager(self.plan.manager)
             if self.plan.manager
-            else StreamManager.from_url("redis://server:6379/0", delivery=delivery)
+            else StreamManager.from_url(
+                "redis://server:6379/0", delivery=delivery, retention=RETENTION[self.plan.retention]
+            )
         )
         processor = self.processor = RedisStreamProcessor(
             manager,
@@ -150,6 +171,7 @@ class Pod:
             ordering_key="key" if self.plan.has_ordering_key else None,
             delivery=delivery,
             drain_timeout=timedelta(seconds=self.plan.drain_seconds),
+            telemetry=SimulatedTracing() if self.plan.is_traced else None,
             health=self.health,
             runtime=self.runtime,
         )

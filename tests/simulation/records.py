@@ -1,6 +1,7 @@
-"""Records of the ledger: entries, handler runs, losses of an entry, and violations."""
+"""Records of the ledger: entries, handler runs, losses of an entry, and violations. The result of a simulation."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,24 @@ class Violation:
         """Time of the violation in seconds, with which the text begins. Infinite if the text contains no time."""
         match = re.match(r"([\d.]+) s: ", self.text)
         return float(match[1]) if match else float("inf")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a simulation."""
+
+    violations: tuple[Violation, ...]
+    trace_hash: str
+    steps: int
+    virtual_seconds: float
+    messages: int
+    excuses: Counter[str]
+    """Number of starts of an entry that a fault or the liveness rule permits, by excuse."""
+
+    @property
+    def is_ok(self) -> bool:
+        """True if no promise was violated."""
+        return not self.violations
 
 
 @dataclass(frozen=True)

@@ -113,4 +113,5 @@ def plan_lines(plan: Plan) -> Iterable[str]:
 
 def _fault_text(fault: FaultPlan) -> str:
     duration = f" for {fault.duration / SECOND:.3f} s" if fault.duration else ""
-    return f"fault {fault.kind}{duration}{f' on {fault.pod}' if fault.pod else ''}, amount {fault.amount}"
+    point = f" as soon as a task is suspended at {fault.point}" if fault.point else ""
+    return f"fault {fault.kind}{duration}{f' on {fault.pod}' if fault.pod else ''}, amount {fault.amount}{point}"

@@ -8,17 +8,23 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
+from random import Random
 
 from tests.cluster.redis_servers import FLAVOURS, Flavour
+from tests.simulation.directed_scenarios import DIRECTED
 from tests.simulation.foreign_faults import COMMON_FAULTS
 from tests.simulation.plan import SECOND, FaultPlan, Plan
+from tests.simulation.records import Result
 from tests.simulation.scenarios import generate
 from tests.simulation.server import RealServer
-from tests.simulation.simulation import Result, simulate
+from tests.simulation.simulation import simulate
 
 FURTHER_FAULT_DURATION = 3 * SECOND
-FURTHER_FAULT_AMOUNT = 200_000
-"""Duration and amount of a fault that is part of a seed."""
+"""Duration of a fault that is part of a seed."""
+
+FURTHER_FAULT_AMOUNTS = {"cut_in_reply": 5, "reply_limit": 300, "trimmed_backlog": 20, "companion_deleted": 1}
+OTHER_AMOUNT = 200_000
+"""Amounts of the faults that are part of a seed, by kind, and of those of all other kinds."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +44,34 @@ def flavour_of(name: str) -> Flavour:
 
 
 def plan_of(seed: str, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
-    """Return the plan of a seed. A seed is a number, optionally with further faults, as in `17+crash@2500000/pod-a`.
+    """Return the plan of a seed: a number, or the name of a directed scenario and a number, as in `drain:17`.
 
-    The number after `@` contains the virtual microseconds after the start of the simulation.
+    Further faults follow, as in `17+crash@2500000/pod-a~0/consumer/leases.py:Leases.renew:1`. This fault kills the
+    first process of `pod-a` as soon as one of its tasks is suspended at the first `await` of `Leases.renew`, at the
+    earliest after 2.5 virtual seconds.
     """
-    number, *further = seed.split("+")
-    plan = generate(int(number), fault_kinds)
+    base, *further = seed.split("+")
+    name, _, number = base.rpartition(":")
+    plan = DIRECTED[name](int(number), Random(base)) if name else generate(int(number), fault_kinds)
     faults = [*plan.faults, *map(_fault_of, further)]
     return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at)))
 
 
-def with_fault(seed: str, kind: str, microseconds: int, pod: str) -> str:
-    """Return a seed with a further fault."""
-    return f"{seed}+{kind}@{microseconds}/{pod}"
+def further_fault(kind: str, microseconds: int, pod: str, point: str) -> FaultPlan:
+    """Return a fault that starts at an await point."""
+    amount = FURTHER_FAULT_AMOUNTS.get(kind, OTHER_AMOUNT)
+    return FaultPlan(kind, microseconds, FURTHER_FAULT_DURATION, pod, amount, point)
+
+
+def with_fault(seed: str, fault: FaultPlan) -> str:
+    """Return a seed with a further fault, which `further_fault` has returned."""
+    return f"{seed}+{fault.kind}@{fault.at}/{fault.pod}/{fault.point}"
 
 
 def _fault_of(text: str) -> FaultPlan:
     kind, _, place = text.partition("@")
-    microseconds, _, pod = place.partition("/")
-    return FaultPlan(kind, int(microseconds), duration=FURTHER_FAULT_DURATION, pod=pod, amount=FURTHER_FAULT_AMOUNT)
+    microseconds, pod, point = place.split("/", 2)
+    return further_fault(kind, int(microseconds), pod, point)
 
 
 def run_seeds(

@@ -4,7 +4,7 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -35,9 +35,10 @@ from tests.simulation.loop import (
 from tests.simulation.network import Connection, Network
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
-from tests.simulation.records import EntryRecord, Run, Violation
+from tests.simulation.records import EntryRecord, Result, Run, Violation
 from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
 from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
+from tests.simulation.triggers import Triggers
 
 MAX_STEPS = 2_000_000
 
@@ -61,22 +62,8 @@ MAX_PROBING = 20 * SECOND
 
 MAX_ENTRIES_PER_READ = 10
 
-
-@dataclass(frozen=True)
-class Result:
-    """Outcome of a simulation."""
-
-    violations: tuple[Violation, ...]
-    trace_hash: str
-    steps: int
-    virtual_seconds: float
-    messages: int
-    excuses: Counter[str]
-    """Number of starts of an entry that a fault or the liveness rule permits, by excuse."""
-
-    @property
-    def is_ok(self) -> bool:
-        return not self.violations
+VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
+"""Values of the field `text`, by their name in the plan of a message."""
 
 
 class Simulation:
@@ -94,6 +81,8 @@ class Simulation:
         self.ledger.is_ordered = any(pod.has_ordering_key for pod in plan.pods)
         self.pods: dict[str, Pod] = {}
         """Pods by the name in the plan. A replacement takes the place of its predecessor."""
+        self.instances: dict[str, Pod] = {}
+        """Pods by the name of their process."""
         self.all_pods: list[Pod] = []
         self.trimmed_pending: list[int] = []
         """Numbers of the messages whose entries were trimmed while they were pending."""
@@ -104,6 +93,7 @@ class Simulation:
         """An entry that was not settled at the last check. It is checked first the next time."""
         self._last_fault_at = 0.0
         self._failed_probes: Counter[Pod] = Counter()
+        self.triggers = Triggers(self)
         self._deadlines = Deadlines(self)
         self.trace = Trace(show)
         self.on_fault: Callable[[FaultPlan], object] = lambda _fault: None
@@ -120,6 +110,11 @@ class Simulation:
 
     # -- running -------------------------------------------------------------------------------------------------------
 
+    @property
+    def microseconds(self) -> int:
+        """Virtual microseconds since the start of the simulation."""
+        return self.loop.microseconds - START_MICROSECONDS
+
     def run(self) -> Result:
         """Run the plan to its end."""
         for pod in self.plan.pods:
@@ -127,7 +122,9 @@ class Simulation:
         for message in self.plan.messages:
             self.loop.after(message.at, self._add, message)
         for fault in self.plan.faults:
-            self.loop.after(fault.at, self._start_fault, fault)
+            if not fault.point:
+                self.loop.after(fault.at, self.start_fault, fault)
+        self.triggers.arm()
         self.loop.after(WATCH_INTERVAL, self._watch)
         self.loop.after(PROBE_INTERVAL, self._probe_liveness)
         gc_was_enabled = gc.isenabled()
@@ -146,15 +143,16 @@ class Simulation:
             (*self.ledger.violations, *(Violation(*each) for each in self.loop.errors)),
             self.trace.digest(),
             self.loop.steps,
-            (self.loop.microseconds - START_MICROSECONDS) / SECOND,
+            self.microseconds / SECOND,
             len(self.ledger.records),
             self.ledger.excuses,
         )
 
     def _run_phases(self) -> None:
         """Run until all entries are settled, then check what must be free, occupy all slots, and stop all pods."""
-        quiet = self.plan.quiet_from + 2 * REPLACEMENT_DELAY
-        self._run_for(quiet - (self.loop.microseconds - START_MICROSECONDS))
+        while (left := self.plan.quiet_from + 2 * REPLACEMENT_DELAY - self.microseconds) > 0:
+            self._run_for(left)
+        self.triggers.disarm()
         self._run_for(self.plan.settle_within, self._is_settled)
         check_background_tasks(self)
         check_readiness(self)
@@ -240,6 +238,7 @@ class Simulation:
         base_name = pod.plan.name.partition("~")[0]
         self.pods[base_name] = pod
         self.all_pods.append(pod)
+        self.instances[pod.process.name] = pod
         pod.on_exit = lambda: None if pod.is_stopping else self.replace(pod, keeps_name=True)
         pod.start()
 
@@ -267,19 +266,27 @@ class Simulation:
 
     def _add(self, message: MessagePlan) -> None:
         for number in range(message.number, message.number + message.count):
-            self.add(message.entry_id, number, message.key)
+            self.add(message.entry_id, number, message.key, VALUES[message.value])
 
-    def add(self, entry_id: str, number: int, key: str, *, is_quiet: bool = False) -> None:
+    def add(self, entry_id: str, number: int, key: str, value: bytes = b"", *, is_quiet: bool = False) -> None:
         """Add an entry as its producer. If `is_quiet` is True, blocked reads do not get the entry yet."""
         execute = self.server.inspect if is_quiet else self.server.administer_quietly
-        reply = execute("XADD", STREAM, entry_id, "n", number, "key", key)
+        text = ("text", value) if value else ()
+        reply = execute("XADD", STREAM, entry_id, "n", number, "key", key, *text)
         if not isinstance(reply, ReplyError):
             self.ledger.on_added(reply.decode(), number, key)
             if not is_quiet:
                 self.server.serve_parked()
 
-    def _start_fault(self, fault: FaultPlan) -> None:
-        if fault.pod and fault.pod not in self.pods:
+    def start_at_point(self, planned: FaultPlan | None, fault: FaultPlan) -> None:
+        """Start a fault at an await point, now. `planned` is its plan before its time was known. None if it is new."""
+        others = (each for each in self.plan.faults if each is not planned)
+        self.plan = replace(self.plan, faults=tuple(sorted((*others, fault), key=lambda each: each.at)))
+        self.start_fault(fault)
+
+    def start_fault(self, fault: FaultPlan) -> None:
+        """Start a fault. Does nothing if the pod has not started yet."""
+        if fault.pod and fault.pod not in self.pods and not fault.point:
             return
         self._trace_fault("fault", fault)
         self.on_fault(fault)
@@ -321,8 +328,8 @@ class Simulation:
     # -- what faults use -----------------------------------------------------------------------------------------------
 
     def pod(self, name: str) -> Pod:
-        """Return the present pod with this name in the plan."""
-        return self.pods[name]
+        """Return the present pod with this name in the plan, or the pod of this instance."""
+        return next((pod for pod in self.all_pods if pod.instance == name), None) or self.pods[name]
 
     def foreign(self, name: str, *command: Any, ids: Sequence[bytes] | None = None) -> None:
         """Execute the command of an administrator or another program."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.records import Result
 from tests.simulation.seeds import plan_of
 from tests.simulation.server import RealServer
-from tests.simulation.simulation import Result, simulate
+from tests.simulation.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 SERVERS = ("redis-7.0", "valkey-9.1")

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.simulation.records import Result
 from tests.simulation.regression import FOLDER, Regression, load_all
 from tests.simulation.seeds import plan_of
 from tests.simulation.server import RealServer
-from tests.simulation.simulation import Result, simulate
+from tests.simulation.simulation import simulate
 
 CLEAN_SEEDS: tuple[str, ...] = ("2", "7", "12")
 """Seeds without a violation."""

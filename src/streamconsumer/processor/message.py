@@ -46,6 +46,9 @@ class Origin(Enum):
     """The delay of a retry has ended, in this process or in Redis."""
 
 
+NEW, CLAIMED, DUE = Origin  # an attribute of an Enum takes 50 ns in Python 3.11
+
+
 class Entry:
     """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
@@ -53,7 +56,7 @@ class Entry:
     """Number of attempts that have started. For a new entry, the attempt that XREADGROUP has counted is included."""
 
     state: EntryState = QUEUED
-    origin: Origin = Origin.NEW
+    origin: Origin = NEW
 
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
@@ -119,7 +122,7 @@ class Entry:
         """Create an entry that some consumer has received before. The next attempt of this entry must be counted in
         Redis."""
         entry = cls(message_id, fields)
-        entry.deliveries, entry.origin = deliveries, Origin.DUE
+        entry.deliveries, entry.origin = deliveries, DUE
         entry.may_be_large = entry.in_large_reply = True
         return entry
 
@@ -139,7 +142,7 @@ class Entry:
 
     def mark_attempted(self) -> None:
         """Record that an attempt has started in this process, so that the next attempt must be counted in Redis."""
-        self.origin, self.is_first_delivery = Origin.DUE, False
+        self.origin, self.is_first_delivery = DUE, False
 
     @property
     def is_replay(self) -> bool:
@@ -180,7 +183,7 @@ class UnreadableEntry(Entry):
 
     If the entry has replay marks, the fields end with these marks."""
 
-    origin = Origin.DUE
+    origin = DUE
 
     def __init__(self, message_id: str, fields: Sequence[bytes], deliveries: int, problem: str) -> None:
         super().__init__(message_id, fields)

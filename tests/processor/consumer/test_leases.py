@@ -5,13 +5,14 @@ dead consumers lose their entries, live ones keep them, and a consumer that has 
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from streamconsumer.processor import Retry, StreamManager
-from streamconsumer.processor.consumer.leases import RENEW
+from streamconsumer.processor import Retry
+from streamconsumer.processor.consumer.leases import Leases
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -191,19 +192,22 @@ async def test_delivery_counts_are_correct_with_many_pending_entries(group: Grou
     assert {message.deliveries for message in handler.received} == {7}
 
 
+@pytest.mark.parametrize("is_reply_lost", [False, True], ids=["reply", "lost reply"])
 async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes_it(
-    any_group: Group, monkeypatch: pytest.MonkeyPatch
+    any_group: Group, monkeypatch: pytest.MonkeyPatch, is_reply_lost: bool
 ) -> None:
     """The consumer sends the renewal while the message runs; Redis receives it after the acknowledgement."""
-    renewal_sent, may_continue, execute = threading.Event(), threading.Event(), StreamManager.execute
+    renewal_sent, may_continue, renew = threading.Event(), threading.Event(), Leases.renew
 
-    async def slow(self: StreamManager, *command: Any) -> Any:
-        if command[:2] == ("EVAL", RENEW):
-            renewal_sent.set()
-            await asyncio.to_thread(may_continue.wait)
-        return await execute(self, *command)
+    async def slow(self: Leases, message_ids: Sequence[str]) -> list[str]:
+        renewal_sent.set()
+        await asyncio.to_thread(may_continue.wait)
+        lost = await renew(self, message_ids)
+        if is_reply_lost:
+            raise RedisConnectionError("the reply is lost")
+        return lost
 
-    monkeypatch.setattr(StreamManager, "execute", slow)
+    monkeypatch.setattr(Leases, "renew", slow)
     handler = Recorder(gate=False)
     processor = await any_group.start(handler)
     await any_group.add()
@@ -213,6 +217,7 @@ async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes
     await eventually(lambda: processor.metrics.acknowledged)
     assert await any_group.pending() == 0
     may_continue.set()
+    await any_group.wait_settled()
     await processor.stop_listening()
     assert await any_group.pending() == 0
     assert len(handler.received) == 1

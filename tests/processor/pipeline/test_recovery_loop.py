@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from random import Random
 from typing import Any
 
 from streamconsumer.processor.message import Entry, Origin
@@ -41,7 +40,7 @@ def table(run: Any, concurrency: int = 1) -> InFlightTable:
 
 def loop_over(in_flight: InFlightTable) -> RecoveryLoop:
     consumer: Any = None
-    options: dict[str, Any] = {"log_context": "", "metrics": Metrics(), "random": Random(1)}
+    options: dict[str, Any] = {"log_context": "", "metrics": Metrics()}
     return RecoveryLoop(consumer, in_flight, may_claim=lambda: True, batch_count=5, **options)
 
 

@@ -66,6 +66,11 @@ class AckBuffer:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
 
+    def add_many(self, message_ids: Sequence[str]) -> None:
+        """Buffer several acknowledgements."""
+        for message_id in message_ids:
+            self.add(message_id)
+
     def is_buffered(self, message_id: str) -> bool:
         """Return True if the id has not been sent yet, or must be sent again."""
         return message_id in self._buffered

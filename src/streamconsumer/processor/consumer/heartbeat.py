@@ -260,7 +260,10 @@ class HeartbeatThread:
         try:
             for begin in range(0, len(ids), PAGE_SIZE):
                 lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-        finally:  # Redis may have run a renewal even if the command failed here
+        except BaseException:  # Redis may have run the renewal, and may have made acknowledged entries pending again
+            self._call_in_main_loop(self._ack_buffer.add_many, [id_ for id_ in ids if id_ in acked_ids])
+            raise
+        finally:
             unanswered = self._ack_buffer.record_renewed(ids)
             if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
                 self._call_in_main_loop(self._hooks.on_lost, claimed)

@@ -52,6 +52,7 @@ class PendingEntries:
         self._execute, self._reads = execute, reads
         self._stream, self._group, self._consumer_name = stream, group, consumer
         self._keys = entry_keys(stream, group)
+        self._snapshot_key = group_key(stream, group, "last-known")
         self._registrations_key = group_key(stream, group, "registrations")
 
     async def page(
@@ -88,7 +89,8 @@ class PendingEntries:
 
     async def claim_due(self, count: int) -> Claimed:
         """Claim up to `count` postponed entries that are due, at most MAX_DUE."""
-        command = ("EVAL", CLAIM_DUE, len(self._keys), *self._keys, self._group, self._consumer_name)
+        keys = (*self._keys, self._snapshot_key)
+        command = ("EVAL", CLAIM_DUE, len(keys), *keys, self._group, self._consumer_name)
         reply = await self._reads.execute_once(*command, min(count, MAX_DUE))
         trimmed, raw_entries, examined = replies.array(reply, CLAIM_SUBJECT, 3)
         counts = (replies.count(trimmed, CLAIM_SUBJECT), replies.count(examined, CLAIM_SUBJECT))

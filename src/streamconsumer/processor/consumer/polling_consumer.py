@@ -52,7 +52,7 @@ class PollingConsumer:
         for event in events or ():
             try:
                 message_id, data = event
-                entries.append(DecodedEntry(message_id, data))
+                entries.append(DecodedEntry(_check_id(message_id), data))
             except (TypeError, ValueError):  # not quoted, because it contains data of users
                 log_fields = {"found": type(event).__name__}
                 log.error("item of read_events ignored; expected (message id, dict)", extra=log_fields)  # noqa: TRY400
@@ -113,14 +113,19 @@ async def _run(call: Awaitable[Any]) -> Any:
         raise RuntimeError(f"the stream manager raised {type(error).__name__}") from error
 
 
+def _check_id(message_id: Any) -> Any:
+    """Return the id of an entry. Raises TypeError unless the id is text, or bytes of a client that does not decode."""
+    if not isinstance(message_id, str | bytes):
+        raise TypeError
+    return message_id
+
+
 class DecodedEntry(Entry):
     """Entry that a user's own manager has already decoded."""
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
-        if not isinstance(message_id, (str, bytes)) or not isinstance(data, Mapping):
-            raise TypeError(f"entry is ({type(message_id).__name__}, {type(data).__name__}); expected (str, dict)")
         super().__init__(message_id, ())
-        self._data = dict(data)
+        self._data = {**data}  # raises TypeError unless `data` is a mapping
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:  # noqa: ARG002 - the manager has decoded
         """Return the data as the manager decoded it."""

@@ -38,7 +38,7 @@ from streamconsumer.processor.consumer.registration import OwnRegistration, iden
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, Origin, is_suspect, new_entries
+from streamconsumer.processor.message import CLAIMED, ConsumerId, Entry, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client import replies
@@ -308,7 +308,7 @@ class RedisConsumer:
         """Mark entries of a dead consumer. Entries that may have crashed that consumer become suspects."""
         max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
-            entry.origin = Origin.CLAIMED
+            entry.origin = CLAIMED
             if max_deliveries == 1:  # see `Settler.marks_first_attempts`
                 entry.deliveries = max(0, entry.deliveries - 1)
             entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)

@@ -19,7 +19,7 @@ from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.handler.outcomes import BatchFailed
-from streamconsumer.processor.message import ConsumerId, Entry, Message, Origin, reset_current, set_current
+from streamconsumer.processor.message import NEW, ConsumerId, Entry, Message, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -95,7 +95,7 @@ class BatchRunner:
             self._in_flight.finish_batched(entry)
 
     def _may_share_batch(self, entry: Entry) -> bool:
-        is_last_attempt = entry.origin is not Origin.NEW and entry.deliveries + 1 >= self._policy.max_deliveries
+        is_last_attempt = entry.origin is not NEW and entry.deliveries + 1 >= self._policy.max_deliveries
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:

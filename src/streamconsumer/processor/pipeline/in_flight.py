@@ -19,7 +19,7 @@ from typing import Any
 
 from streamconsumer.model.processor_settings import Breaker
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
-from streamconsumer.processor.message import Entry, Origin
+from streamconsumer.processor.message import NEW, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
@@ -112,17 +112,19 @@ class InFlightTable:
 
     def admit(self, entries: Collection[Entry]) -> None:
         """Add the entries that are not yet in the table, and start an entry in each free slot."""
-        table = self.entries
         new = {entry.message_id: entry for entry in entries}
-        if not table.keys().isdisjoint(new):
-            new = {id_: entry for id_, entry in new.items() if id_ not in table}
-        for message_id in new.keys() & self.busy_ids:
-            if new[message_id].origin is Origin.NEW:  # the group was restored at an earlier position
-                new[message_id].mark_attempted()
-        table.update(new)
-        if new and next(iter(new.values())).in_large_reply:
-            self._held_memory.add(new.values())
-        self.ready_queue.put_all(new.values())
+        if not self.entries.keys().isdisjoint(new):
+            new = {id_: entry for id_, entry in new.items() if id_ not in self.entries}
+        first = next(iter(new.values()), None)  # its origin and its reply are those of the other entries
+        busy = [new[id_] for id_ in new.keys() & self.busy_ids] if self.busy_ids else ()
+        for entry in busy:
+            if entry.origin is NEW:  # the group was restored at an earlier position
+                entry.mark_attempted()
+        self.entries.update(new)
+        if first is not None:
+            if first.in_large_reply:
+                self._held_memory.add(new.values())
+            self.ready_queue.put_all(new.values(), are_new=first.origin is NEW and not busy)
         self._metrics.delivered += len(new)
         self.dispatch()
 

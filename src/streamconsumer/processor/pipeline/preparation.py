@@ -15,7 +15,7 @@ from streamconsumer.processor.consumer import Consumer
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, is_replay_for_other_group
 from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.error_logging import log_redis_error
-from streamconsumer.processor.message import ConsumerId, Entry, Origin, UnreadableEntry
+from streamconsumer.processor.message import DUE, NEW, ConsumerId, Entry, UnreadableEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -54,7 +54,7 @@ class Preparation:
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
         has_checks = entry.may_be_large or entry.decision is not None or entry.is_replay
-        is_ordinary = entry.origin is Origin.NEW and not has_checks
+        is_ordinary = entry.origin is NEW and not has_checks
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
@@ -72,7 +72,7 @@ class Preparation:
         try:
             if await self._is_settled_without_attempt(entry):
                 return False
-            return (entry.origin is Origin.NEW and is_verified) or await self._count_attempt(entry)
+            return (entry.origin is NEW and is_verified) or await self._count_attempt(entry)
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to start message; retrying", self._consumer_id.log_context, error)
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
@@ -101,7 +101,7 @@ class Preparation:
         """Count the attempt in Redis.
 
         Returns False if the entry was dead-lettered, claimed by another consumer or trimmed."""
-        is_new, is_trial = entry.origin is Origin.NEW, entry is self._in_flight.trial
+        is_new, is_trial = entry.origin is NEW, entry is self._in_flight.trial
         if not is_new and entry.deliveries >= self._policy.max_deliveries:
             error = RuntimeError(
                 f"started {entry.deliveries} times without finishing; it probably crashes the process; "
@@ -111,7 +111,7 @@ class Preparation:
             return False
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
-        is_uncounted = is_trial and entry.origin is Origin.DUE and not self._breaker.counts_trials()
+        is_uncounted = is_trial and entry.origin is DUE and not self._breaker.counts_trials()
         if is_uncounted or entry is self._settler.uncounted_trial:
             self._settler.uncounted_trial = entry if is_uncounted else None
         entry.had_uncounted_attempt = entry.had_uncounted_attempt or is_uncounted or not entry.deliveries

@@ -14,7 +14,7 @@ handlers fail without a crash do not block the other entries.
 from collections import deque
 from collections.abc import Callable, Collection
 
-from streamconsumer.processor.message import Entry, Origin
+from streamconsumer.processor.message import CLAIMED, NEW, Entry
 
 MAX_BLOCKED = 20_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
@@ -71,7 +71,7 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         """Return the number of entries that wait only for a slot. Entries that wait in a lane are not included."""
-        return sum(map(len, self._queues))
+        return len(self.ready) + len(self.due) + len(self.claimed) + len(self.suspects)
 
     @property
     def _queues(self) -> tuple[deque[Entry], ...]:
@@ -88,9 +88,9 @@ class ReadyQueue:
             self._lanes[key] = deque()
         self.requeue(entry)
 
-    def put_all(self, entries: Collection[Entry]) -> None:
-        """Add new entries in the given order."""
-        if self._ordering_key is None and all(entry.origin is Origin.NEW for entry in entries):
+    def put_all(self, entries: Collection[Entry], *, are_new: bool) -> None:
+        """Add entries in the given order. `are_new` is True if the origin of all entries is `NEW`."""
+        if are_new and self._ordering_key is None:
             self.ready.extend(entries)
         else:
             for entry in entries:
@@ -98,8 +98,12 @@ class ReadyQueue:
 
     def requeue(self, entry: Entry) -> None:
         """Add an entry that does not have to wait for another entry with the same ordering key."""
-        queues = {Origin.NEW: self.ready, Origin.DUE: self.due, Origin.CLAIMED: self.claimed}
-        (self.suspects if entry.is_suspect else queues[entry.origin]).append(entry)
+        if entry.is_suspect:
+            self.suspects.append(entry)
+        elif entry.origin is NEW:
+            self.ready.append(entry)
+        else:
+            (self.claimed if entry.origin is CLAIMED else self.due).append(entry)
 
     def pop(self) -> Entry | None:
         """Remove and return the next entry. Returns None if no entry may start."""

@@ -22,7 +22,7 @@ from streamconsumer.processor.dead_letters.record import (
 )
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry, Origin
+from streamconsumer.processor.message import NEW, ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -179,7 +179,7 @@ class Settler:
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.deliveries - (entry.origin is Origin.NEW), timedelta(seconds=seconds))
+            (entry.message_id, entry.deliveries - (entry.origin is NEW), timedelta(seconds=seconds))
             for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:

@@ -24,7 +24,7 @@ for i = 9, #ARGV, 2 do
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
   local function claim()
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
-    if not is_mine then claims[#claims + 1] = id; claims[#claims + 1] = me end
+    if not is_mine then claims[#claims + 1] = id end
     return true
   end
   if entry then

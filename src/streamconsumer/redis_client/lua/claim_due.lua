@@ -3,9 +3,11 @@
 -- the number of trimmed entries, the claimed entries, and the number of examined entries.
 --
 -- Claimed entries stay in the schedule with a score below zero until a snapshot is saved. If the reply to the claim is
--- lost and the group is lost afterwards, only the schedule still contains the claimed entries.
+-- lost and the group is lost afterwards, only the schedule still contains the claimed entries. KEYS[6] is the snapshot.
+-- Until all entries of a lost group are restored, an entry that is not pending may still have to be restored.
 local page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now, trimmed, examined, claims = now_milliseconds(), 0, 0, {}
+local is_restoring = redis.call('HGET', KEYS[6], 'stage')
 local function leave_schedule(id)
   local stored = redis.pcall('ZADD', schedule, -now, id)
   if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
@@ -21,7 +23,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
   local function claim()
     leave_schedule(id)
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
-    claims[#claims + 1] = id; claims[#claims + 1] = me
+    claims[#claims + 1] = id
     return true
   end
   if entry then
@@ -32,7 +34,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     redis.call('XACK', stream, group, id)
   elseif pending then
     leave_schedule(id)
-  else
+  elseif not is_restoring then
     redis.call('ZREM', schedule, id)
   end
   examined = examined + 1
