@@ -320,10 +320,6 @@ class ProcessorSettings(SharedSettings):
     consumer_name: RedisName
     """Name of this consumer in the consumer group. In Kubernetes, the name of the pod."""
 
-    pod_uid: str = Field(default="-", pattern="^[0-9A-Za-z-]{1,64}$")
-    """UID of the pod. A restarted container of the same pod takes up its messages immediately. `-` outside
-    Kubernetes."""
-
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """Port for /livez, /readyz and /metrics. If 0, a free port is selected."""
 

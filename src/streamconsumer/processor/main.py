@@ -19,7 +19,7 @@ from streamconsumer.model import names
 from streamconsumer.model.env_codec import env_name, from_env
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
-from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.consumer import StreamManager, registered_pod_uid
 from streamconsumer.processor.handler.http_handler import HttpHandler
 from streamconsumer.processor.handler.loader import BatchHandler, Handler, add_handler_paths, load_handler
 from streamconsumer.processor.health import Health, ProbeServer
@@ -150,7 +150,7 @@ async def _serve(
         telemetry=telemetry,
         metrics=metrics,
         health=health,
-        runtime=Runtime(pod_uid=settings.pod_uid),
+        runtime=Runtime(pod_uid=registered_pod_uid(os.environ.get(names.POD_UID_VARIABLE, ""))),
     )
     processor.set_message_callback(handler)
     stop = _install_signal_handlers(processor)

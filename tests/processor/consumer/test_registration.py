@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from streamconsumer.model import names
 from streamconsumer.processor import RedisStreamProcessor
-from streamconsumer.processor.consumer import unique_consumer_name
+from streamconsumer.processor.consumer import registered_pod_uid, unique_consumer_name
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.registration import Identity, OwnRegistration, Registration
 from streamconsumer.processor.message import ConsumerId
@@ -87,11 +88,11 @@ async def test_process_takes_over_the_name_of_a_killed_one_within_seconds(group:
 
 async def test_container_of_the_same_pod_takes_up_its_messages_immediately(group: Group, new_pod: NewPod) -> None:
     await group.add(3, {"seconds": "60"})
-    pod = new_pod("pod_handlers:slow", concurrency="3", pod_uid="uid-1").start()
+    pod = new_pod("pod_handlers:slow", concurrency="3").start(environment={names.POD_UID_VARIABLE: "uid-1"})
     await pod.wait_for_log("started", times=3)
     pod.signal(signal.SIGKILL)
     await pod.wait_for_exit()
-    await group.client.hset(REGISTRATIONS, "pod-a", str(Registration("old", "old", (1,), "uid-1")))
+    assert str(await group.client.hget(REGISTRATIONS, "pod-a")).endswith(" uid-1")
     handler = Recorder()
     processor = group.processor(handler, settings={"runtime": Runtime(pod_uid="uid-1")})
     began = time.monotonic()
@@ -166,6 +167,12 @@ async def test_processor_without_a_name_gets_a_unique_one(any_group: Group) -> N
 )
 def test_registration_is_parsed_as_it_was_written(registration: Registration) -> None:
     assert Registration.parse(str(registration)) == registration
+
+
+@pytest.mark.parametrize("value", ["", "two words", "x" * 65, "ü-1"])
+def test_value_that_is_no_uid_is_not_registered(value: str) -> None:
+    assert registered_pod_uid(value) == "-"
+    assert registered_pod_uid("3a1c0f5e-uid") == "3a1c0f5e-uid"
 
 
 @pytest.mark.parametrize("text", ["", "1", "2 run token 1 uid", "1 run token 1", "1 run token 1 uid waiting more"])

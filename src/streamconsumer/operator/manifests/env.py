@@ -82,9 +82,8 @@ def http_url(handler: HttpHandlerSpec, host: str) -> str:
 def _identity_vars() -> list[Manifest]:
     return [
         _pod_field(env_name("consumer_name"), "metadata.name"),
-        _pod_field(env_name("pod_uid"), "metadata.uid"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_NAME", "metadata.name"),
-        _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_UID", "metadata.uid"),
+        _pod_field(names.POD_UID_VARIABLE, "metadata.uid"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_NODE_NAME", "spec.nodeName"),
     ]
 
@@ -115,7 +114,7 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
         "k8s.deployment.name": child_name(consumer),
         "k8s.container.name": names.CONTAINER,
         "k8s.pod.name": pod,
-        "k8s.pod.uid": "$(OTEL_RESOURCE_ATTRIBUTES_POD_UID)",
+        "k8s.pod.uid": f"$({names.POD_UID_VARIABLE})",
         "k8s.node.name": "$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME)",
     }
     return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))

@@ -46,7 +46,7 @@ from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
-from streamconsumer.processor.consumer.registration import unique_consumer_name
+from streamconsumer.processor.consumer.registration import registered_pod_uid, unique_consumer_name
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import Runtime
@@ -62,6 +62,7 @@ __all__ = [
     "StreamManagerProtocol",
     "build_consumer",
     "redact_url",
+    "registered_pod_uid",
     "unique_consumer_name",
 ]
 

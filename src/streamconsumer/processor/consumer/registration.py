@@ -12,6 +12,7 @@ that finds its name registered therefore waits until the other process has ended
 import asyncio
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,11 @@ _SUBJECT = "the script that finds a consumer"
 def unique_consumer_name() -> str:
     """Return a consumer name that no other process uses."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def registered_pod_uid(value: str) -> str:
+    """Return the UID of the pod as a word of a registration. Returns NO_POD for a value that is not a UID."""
+    return value if re.fullmatch("[0-9A-Za-z-]{2,64}", value) else NO_POD
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,9 +117,8 @@ class InFlightTable:
             new = {id_: entry for id_, entry in new.items() if id_ not in self.entries}
         first = next(iter(new.values()), None)  # its origin and its reply are those of the other entries
         busy = [new[id_] for id_ in new.keys() & self.busy_ids] if self.busy_ids else ()
-        for entry in busy:
-            if entry.origin is NEW:  # the group was restored at an earlier position
-                entry.mark_attempted()
+        for entry in (each for each in busy if each.origin is NEW):  # the group was restored at an earlier position
+            entry.mark_attempted()
         self.entries.update(new)
         if first is not None:
             if first.in_large_reply:
