@@ -35,7 +35,9 @@ _ORIGIN_ID, _REPLAYS, _REPLAYED_FOR = (
     b"streamconsumer.replayed-for",
 )
 _PACKED = b"streamconsumer.packed"
-_REPLAYED_FOR_VARIANTS = (_REPLAYED_FOR, _REPLAYED_FOR.decode())
+REPLAYED_FOR = _REPLAYED_FOR.decode()
+"""Name of the last field of an entry with replay marks."""
+_REPLAYED_FOR_VARIANTS = (_REPLAYED_FOR, REPLAYED_FOR)
 _MARKS_LENGTH = 6
 MIN_LENGTH_WITH_MARKS = _MARKS_LENGTH + 2
 """Minimum number of names and values in an entry with replay marks."""

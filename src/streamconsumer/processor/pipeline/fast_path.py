@@ -13,11 +13,11 @@ from typing import Any
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.consumer import RedisConsumer
-from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS
+from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, REPLAYED_FOR
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
-from streamconsumer.processor.message import Entry, reset_current, set_current
+from streamconsumer.processor.message import AsciiEntry, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
@@ -61,9 +61,11 @@ class FastPath:
         token, started = set_current([]), clock()
         try:
             while True:
-                if entry.is_ascii and entry.is_first_delivery and len(entry.texts) < MIN_LENGTH_WITH_MARKS:
-                    texts = iter(entry.texts)
-                    data = dict(zip(texts, texts))  # noqa: B905 - as in TextEntry.data
+                if (type(entry) is AsciiEntry and entry.is_first_delivery) and (
+                    len(texts := entry.texts) < MIN_LENGTH_WITH_MARKS or texts[-2] != REPLAYED_FOR
+                ):
+                    in_turn = iter(texts)
+                    data = dict(zip(in_turn, in_turn))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
                 if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):

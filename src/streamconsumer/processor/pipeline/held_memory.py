@@ -7,7 +7,7 @@ Only redelivered entries and entries from large replies are measured, so that or
 from collections.abc import Collection, Iterable
 from sys import getsizeof
 
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.message import Entry, TextEntry
 
 MIN_MEASURED_BYTES = 16 * 1024
 """Minimum memory of an entry that is counted. Smaller entries are not counted, because other limits apply to their
@@ -49,7 +49,7 @@ def memory_bytes(entry: Entry) -> int:
 
     A redelivered entry consists of bytes. When its handler starts, the decoded texts occupy memory in addition to the
     bytes."""
-    if entry.texts:
+    if isinstance(entry, TextEntry):
         return sum(map(getsizeof, entry.texts)) + DICT_BYTES * len(entry.texts)
     texts = sum(len(part) * (1 if part.isascii() else MAX_TEXT_FACTOR) for part in entry.fields)
     return sum(map(getsizeof, entry.fields)) + texts + (DICT_BYTES + TEXT_BYTES) * len(entry.fields)
