@@ -59,6 +59,9 @@ class Entry:
     state: EntryState
     origin: Origin = NEW
 
+    texts: Sequence[str]
+    """Alternating field names and values as text. Only a `TextEntry` has this attribute."""
+
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
 

@@ -61,11 +61,9 @@ class FastPath:
         token, started = set_current([]), clock()
         try:
             while True:
-                if (type(entry) is AsciiEntry and entry.is_first_delivery) and (
-                    len(texts := entry.texts) < MIN_LENGTH_WITH_MARKS or texts[-2] != REPLAYED_FOR
-                ):
-                    in_turn = iter(texts)
-                    data = dict(zip(in_turn, in_turn))  # noqa: B905 - as in TextEntry.data
+                is_ascii = type(entry) is AsciiEntry and entry.is_first_delivery
+                if is_ascii and (len(texts := entry.texts) < MIN_LENGTH_WITH_MARKS or texts[-2] != REPLAYED_FOR):
+                    data = dict(zip(in_turn := iter(texts), in_turn))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
                 if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):
