@@ -98,9 +98,7 @@ async def test_sentinel_client_of_redis_py_works(monitored: MonitoredPrimary) ->
 
 
 def test_synchronous_client_is_refused() -> None:
-    with pytest.raises(
-        InvalidSettings, match=r"found redis\.client\.Redis, expected redis\.asyncio"
-    ):
+    with pytest.raises(InvalidSettings, match=r"found redis\.client\.Redis, expected redis\.asyncio"):
         StreamManager(redis.Redis())  # type: ignore[arg-type]
 
 
