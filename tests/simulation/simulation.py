@@ -377,6 +377,8 @@ class Simulation:
         if client_id:
             self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
+        if process and operation_name(arguments) == "RESTORE_GROUP" and isinstance(reply, list):
+            self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
 
