@@ -330,12 +330,17 @@ def check_idle_cost(simulation: "Simulation", since: float) -> None:
     """Report pods that send too many commands, or receive too many bytes, without messages."""
     seconds = simulation.ledger.now - since
     for pod in simulation.all_pods:
-        if pod.is_listening and not pod.plan.manager:
+        if pod.is_listening and not pod.plan.manager and not _has_entries(pod):
             commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds
             received = simulation.received_bytes.get(pod.process, 0) / seconds
             if commands > MAX_IDLE_COMMANDS or received > MAX_IDLE_BYTES:
                 text = f"{commands:.1f} commands/s, {received / 1000:.0f} kB/s"
                 simulation.ledger.report("idle_cost", f"{pod.plan.name} needs {text} without messages")
+
+
+def _has_entries(pod: Pod) -> bool:
+    """Return True if the pod handles messages, for example messages of a stream that was lost meanwhile."""
+    return pod.processor is not None and bool(pod.processor._pipeline.in_flight.entries)
 
 
 def missing_slots(simulation: "Simulation") -> list[str]:
