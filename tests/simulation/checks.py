@@ -134,12 +134,10 @@ class Deadlines:
     def _count_before(self, record: EntryRecord, since: float, live_names: set[str]) -> int:
         """Return the number of entries that may start before an entry of a dead consumer: the entries of all dead
         consumers, and older entries that have started since the death. New entries must not start before it."""
-        return sum(
-            each.owner not in live_names
-            if each.state == "owned"
-            else parse_id(each.entry_id) < parse_id(record.entry_id) and any(run.started_at > since for run in each.runs)
-            for each in self._ledger.records.values()
-        )
+        records = self._ledger.records.values()
+        dead = sum(each.state == "owned" and each.owner not in live_names for each in records)
+        started = [each for each in records if any(run.started_at > since for run in each.runs)]
+        return dead + sum(parse_id(each.entry_id) < parse_id(record.entry_id) for each in started)
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
         runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]

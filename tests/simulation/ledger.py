@@ -130,8 +130,8 @@ class Ledger:
         self._aware.clear()
 
     def on_restored(self, process: Process, position: str, *, is_new_stream: bool) -> None:
-        """Record that a process has created the missing group. If it was created at its position in the previous stream,
-        the new stream has reached this position, and entries before the position count as delivered."""
+        """Record that a process has created the missing group. If the group starts at its position in the previous
+        stream, the new stream has reached this position, and entries before the position count as delivered."""
         if is_new_stream:
             self._aware.add(process)
         elif not self._has_group:
