@@ -22,7 +22,6 @@ from streamconsumer.processor.consumer.registration import (
     OwnRegistration,
     Registration,
     identify,
-    ignoring_out_of_memory,
     list_clients,
 )
 from streamconsumer.redis_client import replies
@@ -45,9 +44,9 @@ CHECKS_PER_LIST = 50
 MIN_LIST_SECONDS = 10.0
 """Minimum time between two lists of all connections because the group has become busy."""
 
-MAX_PLAIN_GROUPS, MAX_PLAIN_MEMBERS = 50, 16
-"""Maximum numbers of groups of the stream, and of members of the group, with which an idle group is checked by single
-commands. With more groups, their reply would be large. With more members, the script also announces this consumer."""
+MAX_PLAIN_GROUPS = 50
+"""Maximum number of groups of the stream with which an idle group is checked by a single command. With more groups, the
+reply would be large."""
 
 SEARCHES_PER_MIN_IDLE = 2
 """Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
@@ -129,24 +128,28 @@ class Observer:
         return registration is not None and self._has_seen(registration)
 
     async def check(self, announced_at: int | None) -> None:
-        """Run a check. Announces this consumer if `announced_at` is not None."""
+        """Run a check. If `announced_at` is not None, announces this consumer and reads all
+        announcements.
+
+        Without their announcements, the other consumers would soon count as absent, and each consumer would check as
+        often as if it were alone.
+        """
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
-        if not await self._is_idle(now, announced_at):
+        if announced_at is not None or not await self._is_idle(now):
             await self._check(now, announced_at)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
 
-    async def _is_idle(self, now: float, announced_at: int | None) -> bool:
+    async def _is_idle(self, now: float) -> bool:
         """Return True if a single command shows that the group is idle and has the same consumers as before."""
-        must_announce = announced_at is not None
-        is_plain = self._has_few_groups and not (must_announce and len(self.members) > MAX_PLAIN_MEMBERS)
-        if self.is_busy or self.has_postponed or self._checks_since_list >= CHECKS_PER_LIST or not is_plain:
+        must_list = not self._has_few_groups or self._checks_since_list >= CHECKS_PER_LIST
+        if self.is_busy or self.has_postponed or must_list:
             return False
-        stream, group, name = self._consumer_id
+        stream, group, _ = self._consumer_id
         try:
             lines = replies.array(await self._connection.execute("XINFO", "GROUPS", stream), "XINFO GROUPS")
         except ResponseError as error:
@@ -162,9 +165,6 @@ class Observer:
                 self._version = UNKNOWN_VERSION
             if pending or consumers != self.consumer_count:
                 return False
-        if must_announce:
-            with ignoring_out_of_memory():
-                await self._connection.execute("HSET", self._keys[2], name, announced_at)
         self.last = self._reference = Check(at=now)
         return True
 
@@ -191,7 +191,7 @@ class Observer:
         return {*names, *(reference.stale & self.last.stale)}
 
     async def _read_state(self, now: float, announced_at: int | None) -> bool:
-        """Run the script. Returns True if the registrations were read."""
+        """Run the script. Returns True if the registrations have changed, or if it is unknown whether they have."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
         self.has_searched = bool(self._reference.stale) or now - self._searched_at > search_interval
@@ -199,7 +199,7 @@ class Observer:
             *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
             self._list_credit,
-            self._version,
+            self._version if announced_at is None else UNKNOWN_VERSION,
             "" if announced_at is None else announced_at,
             replies.to_milliseconds(self._min_idle) if self.has_searched else "",
         )
@@ -221,10 +221,10 @@ class Observer:
         self.last = Check(idle_times, stale_names, asyncio.get_running_loop().time())
         if not hashes:
             return False
-        self._version = replies.name(version, _SUBJECT)
+        previous_version, self._version = self._version, replies.name(version, _SUBJECT)
         self._set_registrations(hashes[0])
         self.members = {name: float(seconds) for name, seconds in replies.numbers(hashes[1], _SUBJECT).items()}
-        return True
+        return self._version != previous_version
 
     def _set_registrations(self, flat: Any) -> None:
         self._registrations = {
