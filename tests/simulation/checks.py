@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
@@ -118,8 +119,10 @@ class Deadlines:
         if previous:
             observers = self._observers(record.owner)
             is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
-            slots = sum(pod.plan.concurrency for pod in observers)
-            limit = TAKE_OVER_SECONDS + self._seconds_of_others(record, slots) if is_provable else NODE_LOSS_SECONDS
+            listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
+            slots = sum(pod.plan.concurrency for pod in (observers if is_provable else listening))
+            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
+            limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         seconds = self._ledger.now - since
         if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
@@ -128,10 +131,13 @@ class Deadlines:
         """Return the pods that have seen the connections of a consumer, so that they can prove that they have ended."""
         return [pod for pod in self._simulation.all_pods if pod.is_listening and has_seen(pod, name)]
 
-    def _seconds_of_others(self, record: EntryRecord, slots: int) -> float:
-        """Return how long some slots are busy with the other entries of the same owner."""
-        others = sum(each.owner == record.owner for each in self._ledger.records.values() if each.is_open)
-        return self._busy_seconds * (others // slots)
+    def _count_before(self, record: EntryRecord, since: float, live_names: set[str]) -> int:
+        """Return the number of entries that may start before an entry of a dead consumer: the entries of all dead
+        consumers, and older entries that have started since the death. New entries must not start before it."""
+        records = self._ledger.records.values()
+        dead = sum(each.state == "owned" and each.owner not in live_names for each in records)
+        started = [each for each in records if any(run.started_at > since for run in each.runs)]
+        return dead + sum(parse_id(each.entry_id) < parse_id(record.entry_id) for each in started)
 
     def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
         runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]
@@ -190,7 +196,6 @@ def check_outcomes(simulation: "Simulation") -> None:
             _check_dead_letter(simulation, record)
             _check_effects(simulation, record)
             _check_delays(simulation, record)
-    _check_trimmed(simulation)
 
 
 def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
@@ -240,7 +245,7 @@ def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
             simulation.ledger.report("early_retry", f"{record.entry_id} was retried {seconds:.2f} s after its deferral")
 
 
-def _check_trimmed(simulation: "Simulation") -> None:
+def check_trimmed(simulation: "Simulation") -> None:
     """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming."""
     kinds = {fault.kind for fault in simulation.plan.faults}
     if kinds & GROUP_FAULTS or not simulation.trimmed_pending:
@@ -323,12 +328,17 @@ def check_idle_cost(simulation: "Simulation", since: float) -> None:
     """Report pods that send too many commands, or receive too many bytes, without messages."""
     seconds = simulation.ledger.now - since
     for pod in simulation.all_pods:
-        if pod.is_listening and not pod.plan.manager:
+        if pod.is_listening and not pod.plan.manager and not _has_entries(pod):
             commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds
             received = simulation.received_bytes.get(pod.process, 0) / seconds
             if commands > MAX_IDLE_COMMANDS or received > MAX_IDLE_BYTES:
                 text = f"{commands:.1f} commands/s, {received / 1000:.0f} kB/s"
                 simulation.ledger.report("idle_cost", f"{pod.plan.name} needs {text} without messages")
+
+
+def _has_entries(pod: Pod) -> bool:
+    """Return True if the pod handles messages, for example messages of a stream that was lost meanwhile."""
+    return pod.processor is not None and bool(pod.processor._pipeline.in_flight.entries)
 
 
 def missing_slots(simulation: "Simulation") -> list[str]:

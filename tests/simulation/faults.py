@@ -4,6 +4,7 @@ Each function starts one kind of fault, and returns the function that ends it. A
 happens at one moment.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -68,8 +69,9 @@ def restart_listening(simulation: "Simulation", fault: FaultPlan) -> None:
 def twin(simulation: "Simulation", fault: FaultPlan) -> End:
     """A second process with the consumer name of the pod. It is killed at the end."""
     pod = simulation.pod(fault.pod)
-    plan = replace(pod.plan, name=f"{pod.plan.name}+")
-    second = simulation.create_pod(plan, consumer=pod.consumer, pod_uid=f"{pod.pod_uid}+")
+    names = {each.plan.name for each in simulation.all_pods}
+    name = next(name for count in itertools.count(1) if (name := pod.plan.name + "+" * count) not in names)
+    second = simulation.create_pod(replace(pod.plan, name=name), consumer=pod.consumer, pod_uid=f"uid-{name}")
     simulation.all_pods.append(second)
     second.start()
 

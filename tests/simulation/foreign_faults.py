@@ -52,9 +52,15 @@ def group_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
 def consumer_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     """XGROUP DELCONSUMER for the pod's consumer."""
     consumer = simulation.pod(fault.pod).consumer
-    simulation.foreign(
-        "consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, consumer, ids=simulation.pending_ids(consumer)
-    )
+    ids = simulation.pending_ids(consumer)
+    holders = {
+        message_id: pod.process
+        for pod in simulation.all_pods
+        if pod.consumer == consumer and not pod.has_ended and pod.processor
+        for message_id in pod.processor._pipeline.in_flight.entries
+    }
+    simulation.foreign("consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, consumer, ids=ids)
+    simulation.ledger.on_consumer_deleted({each.decode(): holders.get(each.decode()) for each in ids})
 
 
 def stream_trimmed(simulation: "Simulation", fault: FaultPlan) -> None:
@@ -87,13 +93,17 @@ def stream_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     simulation.foreign("stream_deleted", "DEL", STREAM)
 
 
-def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
-    """The stream is deleted, and its producer begins again with the same ids and other messages."""
+def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> End:
+    """The stream is deleted, and its producer adds other messages with the same ids until the fault ends."""
     entries = simulation.server.inspect("XRANGE", STREAM, "-", "+")
     stream_deleted(simulation, fault)
-    for entry_id, fields in entries if isinstance(entries, list) else ():
+    simulation.ledger.on_recreated()
+    lines = entries if isinstance(entries, list) else []
+    for index, (entry_id, fields) in enumerate(lines, 1):
         pairs = to_dict(fields)
-        simulation.add(entry_id.decode(), int(pairs[b"n"]) + NEW_LIFE_NUMBERS, pairs[b"key"].decode())
+        message = (entry_id.decode(), int(pairs[b"n"]) + NEW_LIFE_NUMBERS, pairs[b"key"].decode())
+        simulation.loop.after(fault.duration * index // len(lines), simulation.add, *message)
+    return lambda: None
 
 
 def schedule_deleted(simulation: "Simulation", fault: FaultPlan) -> None:

@@ -101,6 +101,13 @@ class EntryRecord:
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
     foreign_at: float = 0.0
     settled_at: float | None = None
+    previous: "EntryRecord | None" = None
+    """Entry with the same id in the previous life of the stream. None if there is none."""
+    is_mistaken: bool = False
+    """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
+    holder: Process | None = None
+    """The only process that can make the entry pending again, because its consumer was deleted. None if the entry has
+    not been pending with a deleted consumer."""
     reported: set[str] = field(default_factory=set)
     """Invariants that were reported for this entry. Each is reported once."""
 

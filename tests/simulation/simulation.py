@@ -18,6 +18,7 @@ from tests.simulation.checks import (
     check_memory,
     check_outcomes,
     check_readiness,
+    check_trimmed,
     missing_slots,
 )
 from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
@@ -153,7 +154,10 @@ class Simulation:
         while (left := self.plan.quiet_from + 2 * REPLACEMENT_DELAY - self.microseconds) > 0:
             self._run_for(left)
         self.triggers.disarm()
-        self._run_for(self.plan.settle_within, self._is_settled)
+        open_before = self._count_open() + 1
+        while self._count_open() < open_before:  # a backlog of slow messages takes longer
+            open_before = self._count_open()
+            self._run_for(self.plan.settle_within, self._is_settled)
         check_background_tasks(self)
         check_readiness(self)
         check_outcomes(self)
@@ -167,6 +171,7 @@ class Simulation:
             if self.plan.has_probes:
                 self._occupy_slots()
         self._stop_all()
+        check_trimmed(self)
 
     def _run_for(self, microseconds: int, is_done: Callable[[], bool] = lambda: False) -> None:
         end = self.loop.microseconds + microseconds
@@ -175,7 +180,11 @@ class Simulation:
     def _is_settled(self) -> bool:
         if self._open_record is None or not self._open_record.is_open:
             self._open_record = next((each for each in self.ledger.records.values() if each.is_open), None)
-        return self._open_record is None
+        trimmed = (self.ledger.records[number] for number in self.trimmed_pending)
+        return self._open_record is None and not any(run.is_live for record in trimmed for run in record.runs)
+
+    def _count_open(self) -> int:
+        return sum(record.is_open for record in self.ledger.records.values())
 
     def _occupy_slots(self) -> None:
         """Add more messages than slots, and check that all slots run at the same time."""
@@ -377,6 +386,8 @@ class Simulation:
         if client_id:
             self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
+        if process and operation_name(arguments) == "RESTORE_GROUP" and isinstance(reply, list):
+            self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
 

@@ -153,10 +153,9 @@ class RedisStreamProcessor:
 
     def _keep_stuck_handlers(self) -> None:
         """Prevent the next run from starting entries whose handlers of the previous run are still running."""
-        busy_ids = self._thread_pool.busy_ids
         for message_id, task in self._pipeline.in_flight.tasks.items():
-            busy_ids.add(message_id)
-            task.add_done_callback(partial(_discard, busy_ids, message_id))
+            self._thread_pool.busy_ids.add(message_id)
+            task.add_done_callback(partial(self._thread_pool.end, message_id))
 
     async def wait_stopped(self) -> None:
         """Wait until the processor has stopped.
@@ -393,7 +392,3 @@ class RedisStreamProcessor:
 
     def _may_claim(self) -> bool:
         return self._is_open and not self._reconnect_backoff.consecutive_failures and not self._stopping.is_set()
-
-
-def _discard(ids: set[str], message_id: str, _: object) -> None:
-    ids.discard(message_id)

@@ -362,6 +362,27 @@ async def _saved_at(group: Group) -> Any:
     return await group.client.hget(group_key(STREAM, GROUP, "last-known"), "at")
 
 
+async def test_busy_consumer_drops_the_entries_of_a_stream_that_another_consumer_found_recreated(group: Group) -> None:
+    """The busy consumer gets no error: its next read finds the new group, and entries with smaller ids."""
+    handler = Recorder(gate=False)
+    [old] = await group.add()
+    processor = await group.start(handler, concurrency=2, poll=60)
+    await handler.wait_until_received(1)
+    await group.wait_until_reading()
+    pipeline = group.client.pipeline(transaction=True)
+    pipeline.delete(STREAM)
+    pipeline.xadd(STREAM, {"n": "new"}, id="5-0")
+    pipeline.xgroup_create(STREAM, GROUP, "0")
+    await pipeline.execute()
+    await group.client.xadd(STREAM, {"n": "new"}, id="6-0")
+    await eventually(lambda: old not in processor._pipeline.in_flight.entries)
+    handler.gate.set()
+    await eventually(lambda: {"5-0", "6-0"} <= set(handler.finished))
+    await group.wait_settled()
+    assert old not in handler.finished
+    assert processor.metrics.groups_recreated == 0
+
+
 async def test_processor_that_finds_companion_keys_of_a_newer_format_is_not_ready(any_group: Group) -> None:
     key, health, handler = group_key(STREAM, GROUP, "last-known"), Health(), Recorder()
     await any_group.create_group()

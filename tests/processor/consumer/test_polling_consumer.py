@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from streamconsumer.processor import RedisStreamProcessor
 from streamconsumer.processor.consumer import PollingConsumer
@@ -52,6 +53,20 @@ async def start(manager: Manager, handler: Any) -> RedisStreamProcessor:
 
 async def busy_group() -> None:
     raise ValueError("BUSYGROUP Consumer Group name already exists")
+
+
+async def test_missing_group_is_created_again() -> None:
+    created: list[str] = []
+
+    async def create() -> None:
+        created.append("group")
+
+    error = ResponseError("NOGROUP No such key 'orders' or consumer group 'billing' in XREADGROUP")
+    handler, manager = Recorder(), Manager(error, [("1-0", {"n": "0"})], create=create)
+    processor = await start(manager, handler)
+    await eventually(lambda: manager.acked == ["1-0"])
+    assert created == ["group"] * 2
+    await processor.stop_listening()
 
 
 async def test_existing_group_is_no_error() -> None:

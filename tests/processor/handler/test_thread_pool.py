@@ -1,11 +1,13 @@
 """Threads of plain functions: a hung thread costs no message, and the liveness probe fails when all threads hang."""
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import current_message
-from streamconsumer.processor.handler.loader import THREADS_PER_SLOT
+from streamconsumer.processor.handler.loader import MAX_WAIT_SECONDS, THREADS_PER_SLOT, HandlerThreadPool
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME
 from tests.processor.eventually import eventually
 from tests.processor.group import QUICK_BACKOFF, Group
 
@@ -46,3 +48,36 @@ async def test_liveness_fails_while_all_threads_hang(group: Group) -> None:
     await eventually(lambda: processor.health.liveness()[0])
     await group.wait_settled()
     assert len(started) == THREADS_PER_SLOT + 2
+
+
+def test_liveness_fails_while_a_message_waits_too_long_for_its_own_handler() -> None:
+    now, failures = 0.0, dict[str, str]()
+    pool = HandlerThreadPool(1, replace(DEFAULT_RUNTIME, clock=lambda: now), failures)
+    pool.busy_ids.add("1-0")
+    pool.record_wait("1-0")
+    now = MAX_WAIT_SECONDS
+    assert not failures
+    pool.record_wait("1-0")
+    assert "message 1-0 has waited for 120 s until its previous handler ends" in failures["1-0"]
+    pool.end("1-0")
+    assert not failures
+    pool.record_wait("1-0")
+    now *= 2
+    pool.record_wait("1-0")
+    assert not failures, "the handler has ended"
+
+
+async def test_blocked_ordering_lane_ends_the_pod(group: Group) -> None:
+    group.delivery = Delivery(timeout=timedelta(milliseconds=50), backoff=QUICK_BACKOFF)
+    release = threading.Event()
+    [first, _] = await group.add(2, {"n": "0", "key": "a"})
+    settings = {"ordering_key": "key"}
+    processor = await group.start(lambda _data: release.wait(), settings=settings)
+    waiting = processor._thread_pool._waiting_since
+    await eventually(lambda: first in waiting)
+    assert processor.health.liveness()[0]
+    waiting[first] -= MAX_WAIT_SECONDS
+    await eventually(lambda: not processor.health.liveness()[0])
+    release.set()
+    await eventually(lambda: processor.health.liveness()[0])
+    await group.wait_settled()

@@ -44,10 +44,15 @@ class PollingConsumer:
                 raise
 
     async def read(self, count: int) -> list[Entry]:
-        """Return up to `count` new entries."""
+        """Return up to `count` new entries. If the group is missing, creates it again and raises the error."""
         read = self._manager.read_events(self._stream, self._group, self._consumer_name, count)
         self._read = asyncio.ensure_future(read)
-        events = await _run(self._read)
+        try:
+            events = await _run(self._read)
+        except Exception as error:
+            if "NOGROUP" in str(error):
+                await self.open()
+            raise
         entries: list[Entry] = []
         for event in events or ():
             try:

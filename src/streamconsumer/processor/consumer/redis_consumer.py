@@ -21,6 +21,7 @@ from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
 from streamconsumer.processor.consumer.leases import Leases
+from streamconsumer.processor.consumer.lost_group import LostGroup
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
@@ -70,7 +71,7 @@ class RedisConsumer:
         in_flight_ids: Callable[[], Collection[str]] = tuple,
         runtime: Runtime = DEFAULT_RUNTIME,
     ) -> None:
-        self.manager, self._metrics = manager, metrics
+        self.manager, self.metrics = manager, metrics
         self.consumer_id = ConsumerId(stream, group, consumer)
         self._stream, self._group, self._consumer_name = self.consumer_id
         self.is_blocking = True
@@ -113,9 +114,9 @@ class RedisConsumer:
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.flush = self.ack_buffer.flush
         self.replay = OwnPendingReplay(self)
-        self._last_delivered_id = "0-0"
-        self._is_group_lost = False
-        """True from the detection of a missing group until all entries in flight are pending again."""
+        self.lost_group = LostGroup(self)
+        self.last_delivered_id = "0-0"
+        """Id of the last entry that a read returned. Until then, the group's position at the start."""
         self._packed_reads: dict[int, bytes] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ class RedisConsumer:
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
                 await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
-            self._last_delivered_id = position or self._last_delivered_id
+            self.last_delivered_id = position or self.last_delivered_id
             await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
@@ -165,11 +166,11 @@ class RedisConsumer:
             connection = await self._reader.connect()
             if not self.registration.has_name:
                 await self.registration.acquire(connection, self.manager.min_idle)
-            if self._is_group_lost:
-                await self._restore_ownership()
+            if self.lost_group.is_unfinished:
+                await self.lost_group.restore_ownership()
             if self.replay.is_pending:
-                entries = await self.replay.read_page(self._last_delivered_id)
-                self._metrics.redelivered += len(entries)
+                entries = await self.replay.read_page(self.last_delivered_id)
+                self.metrics.redelivered += len(entries)
                 return entries
             return await self._read_new(connection, count)
         except ResponseError as error:
@@ -177,7 +178,7 @@ class RedisConsumer:
                 if classify_error(error, "").is_command_unavailable:
                     self.manager.command_refused.set()
                 raise
-            await self._recover_group()
+            await self.lost_group.recover()
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
@@ -195,7 +196,7 @@ class RedisConsumer:
             log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
             log.warning("Redis reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
             return []
-        return self._parse_new_entries(raw_entries, connection, count)
+        return await self._parse_new_entries(raw_entries, connection, count)
 
     async def recheck_server(self) -> None:
         """Repeat the preflight checks if the server has rejected a command.
@@ -256,7 +257,7 @@ class RedisConsumer:
         finally:
             self._read_sent.clear()
             connection.stop_timer()
-            self._metrics.reads += 1
+            self.metrics.reads += 1
             if acks:
                 self.ack_buffer.requeue(acks)
         if ack_errors:
@@ -274,14 +275,15 @@ class RedisConsumer:
         packed = self._packed_reads[count] = pack_command(*read, "BLOCK", milliseconds, "STREAMS", self._stream, ">")
         return packed
 
-    def _parse_new_entries(self, raw_entries: list[Any], connection: RawConnection, count: int) -> list[Entry]:
+    async def _parse_new_entries(self, raw_entries: list[Any], connection: RawConnection, count: int) -> list[Entry]:
         received, connection.bytes_received = connection.bytes_received, 0
         is_ascii, connection.is_ascii = connection.is_ascii, True
         if not raw_entries:
             return []
         entries = new_entries(raw_entries, self.encoding, is_ascii=is_ascii)
-        self._last_delivered_id = entries[-1].message_id
-        self._metrics.record_queue_time(len(entries), entries[0].message_id, self._last_delivered_id)
+        await self.lost_group.detect_new_stream(entries[0].message_id)
+        self.last_delivered_id = entries[-1].message_id
+        self.metrics.record_queue_time(len(entries), entries[0].message_id, self.last_delivered_id)
         self.read_size.on_received(len(entries), received, count)
         if received > LARGE_REPLY_BYTES:
             for entry in entries:
@@ -299,7 +301,7 @@ class RedisConsumer:
 
     def record_claimed(self, claimed: Claimed, requested: int) -> None:
         """Adapt the size of reads to entries that were claimed, and count the trimmed entries."""
-        self._metrics.lost_to_trimming += claimed.trimmed
+        self.metrics.lost_to_trimming += claimed.trimmed
         if count := len(claimed.entries):
             size_bytes = sum(entry.size_bytes() for entry in claimed.entries)
             self.read_size.on_received(count, size_bytes, min(PAGE_SIZE, 2 * requested))
@@ -375,26 +377,3 @@ class RedisConsumer:
             self.ack_buffer.cancel()
             await self._reader.close()
             await self._bounded_reads.connection.close()
-
-    # -- a lost group ------------------------------------------------------------------------------------------
-
-    async def _recover_group(self) -> None:
-        """Recreate a missing group at its previous position, and make the entries in flight pending again."""
-        self._is_group_lost = True
-        position, is_new_stream = await self.snapshot.restore_group(self._last_delivered_id, "0")
-        self._metrics.groups_recreated += 1
-        found = {"stream": self._stream, "group": self._group, "position": position}
-        log.warning("recreated the missing consumer group", extra=found)
-        if is_new_stream:  # the new stream may contain the same ids
-            log.warning("stream was deleted and created again; dropping its previous entries")
-            self.ack_buffer.clear()
-            self.on_stream_recreated()
-            self._last_delivered_id = "0-0"
-        await self._restore_ownership()
-        await self.snapshot.restore_entries()
-
-    async def _restore_ownership(self) -> None:
-        """Make all entries in flight pending again, even if they were received while the group was recreated."""
-        await self.leases.renew(list(self.in_flight_ids()))
-        await self.leases.register()
-        self._is_group_lost = False

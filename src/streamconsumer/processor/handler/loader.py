@@ -26,6 +26,9 @@ THREADS_PER_SLOT = 3
 """Maximum number of threads per worker slot. A slot whose handler was cancelled gets a new thread, because Python
 cannot end the old thread."""
 
+MAX_WAIT_SECONDS = 120.0
+"""Maximum time for which a message waits for its own previous handler. After this time, the pod is not alive."""
+
 
 class HandlerThreadPool:
     """Threads for handlers that are not async. Threads start on demand."""
@@ -34,7 +37,8 @@ class HandlerThreadPool:
         self, concurrency: int, runtime: Runtime = DEFAULT_RUNTIME, failures: dict[str, str] | None = None
     ) -> None:
         """`failures` are the reasons why the pod is not alive. While all threads are busy with handlers that were
-        cancelled, the pool adds a reason."""
+        cancelled, or while a message waits too long for its own previous handler, the pool adds a reason."""
+        self._clock = runtime.clock
         self._max_threads = THREADS_PER_SLOT * concurrency
         self._pool = runtime.create_thread_pool(self._max_threads)
         self._failures = {} if failures is None else failures
@@ -46,6 +50,8 @@ class HandlerThreadPool:
         self.busy_ids: set[str] = set()
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""
+        self._waiting_since: dict[str, float] = {}
+        """Time since which a message waits for its previous handler, by the id of the message."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -73,7 +79,8 @@ class HandlerThreadPool:
             self._calls.discard(future)
             self._abandoned.discard(future)
             self._failures.pop("threads", None)
-            self.busy_ids.difference_update(message_ids)
+            for message_id in message_ids:
+                self.end(message_id)
             if self._freed is not None:
                 with suppress(RuntimeError):  # the event loop is closed
                     loop.call_soon_threadsafe(self._freed.set)
@@ -84,6 +91,23 @@ class HandlerThreadPool:
         finally:
             if not future.done():
                 self._abandon(future)
+
+    def record_wait(self, message_id: str) -> None:
+        """Record that a message must wait, because its previous handler is still running."""
+        seconds = self._clock() - self._waiting_since.setdefault(message_id, self._clock())
+        if seconds >= MAX_WAIT_SECONDS:
+            self._failures[message_id] = (
+                f"message {message_id} has waited for {seconds:.0f} s until its previous handler ends, although that "
+                "handler was cancelled; set a timeout for each call in the handler"
+            )
+        if message_id not in self.busy_ids:  # the handler has ended meanwhile
+            self.end(message_id)
+
+    def end(self, message_id: str, _: object = None) -> None:
+        """Record that the handler of a message has ended."""
+        self.busy_ids.discard(message_id)
+        self._waiting_since.pop(message_id, None)
+        self._failures.pop(message_id, None)
 
     def _abandon(self, future: Future[Any]) -> None:
         self._abandoned.add(future)

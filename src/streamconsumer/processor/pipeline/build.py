@@ -121,7 +121,8 @@ def build_pipeline(
     in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
-    preparation = Preparation(consumer, in_flight, delivery, breaker, settler, consumer_id, metrics, runtime.clock)
+    collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)
+    preparation = Preparation(*collaborators, consumer_id, metrics, runtime.clock)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
     batch_runner = BatchRunner(

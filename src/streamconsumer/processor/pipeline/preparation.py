@@ -15,6 +15,7 @@ from streamconsumer.processor.consumer import Consumer
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, is_replay_for_other_group
 from streamconsumer.processor.entry_state import RUNNING
 from streamconsumer.processor.error_logging import log_redis_error
+from streamconsumer.processor.handler.loader import HandlerThreadPool
 from streamconsumer.processor.message import DUE, NEW, ConsumerId, Entry, UnreadableEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
@@ -39,11 +40,13 @@ class Preparation:
         policy: Delivery,
         breaker: CircuitBreaker,
         settler: Settler,
+        thread_pool: HandlerThreadPool,
         consumer_id: ConsumerId,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
+        self._thread_pool = thread_pool
         self._settler, self._consumer_id, self._metrics, self._clock = settler, consumer_id, metrics, clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
         """True if the delivery count 1 in Redis means that an entry was only read, and 2 that its handler has started.
@@ -126,6 +129,7 @@ class Preparation:
 
     async def _postpone_busy(self, entry: Entry) -> None:
         """Postpone an entry whose previous handler is still running in this process. Another process may handle it."""
+        self._thread_pool.record_wait(entry.message_id)
         must_wait_here = self._consumer.claimer is None or entry.lane is not None
         if must_wait_here or not await self._settler.postpone([(entry, BUSY_RETRY)]):
             self._in_flight.schedule_retry(entry, BUSY_RETRY.delay.total_seconds())
