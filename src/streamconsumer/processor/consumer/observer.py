@@ -22,7 +22,7 @@ from streamconsumer.processor.consumer.registration import (
     OwnRegistration,
     Registration,
     identify,
-    ignoring_out_of_memory,
+    is_temporary,
     list_clients,
 )
 from streamconsumer.redis_client import replies
@@ -45,9 +45,9 @@ CHECKS_PER_LIST = 50
 MIN_LIST_SECONDS = 10.0
 """Minimum time between two lists of all connections because the group has become busy."""
 
-MAX_PLAIN_GROUPS, MAX_PLAIN_MEMBERS = 50, 16
-"""Maximum numbers of groups of the stream, and of members of the group, with which an idle group is checked by single
-commands. With more groups, their reply would be large. With more members, the script also announces this consumer."""
+MAX_PLAIN_GROUPS = 50
+"""Maximum number of groups of the stream with which an idle group is checked by a single command. With more groups, the
+reply would be large."""
 
 SEARCHES_PER_MIN_IDLE = 2
 """Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
@@ -86,7 +86,8 @@ class Observer:
         self._identity: Identity | None = None
         self._connection_count = 0
         self._can_list = True
-        """False if the connections cannot be listed, so that only the idle time proves a death."""
+        """False if the present connection cannot list connections, so that only the idle time proves a death."""
+        self._is_reported = False
         self._seen: set[tuple[int, str]] = set()
         """Connections that this observer has seen over its present connection: the ids and the names."""
         self._registrations: dict[str, str] = {}
@@ -128,25 +129,24 @@ class Observer:
         registration = Registration.parse(self._registrations.get(name, ""))
         return registration is not None and self._has_seen(registration)
 
-    async def check(self, announced_at: int | None) -> None:
-        """Run a check. Announces this consumer if `announced_at` is not None."""
+    async def check(self) -> None:
+        """Run a check."""
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
-        if not await self._is_idle(now, announced_at):
-            await self._check(now, announced_at)
+        if not await self._is_idle(now):
+            await self._check(now)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
 
-    async def _is_idle(self, now: float, announced_at: int | None) -> bool:
+    async def _is_idle(self, now: float) -> bool:
         """Return True if a single command shows that the group is idle and has the same consumers as before."""
-        must_announce = announced_at is not None
-        is_plain = self._has_few_groups and not (must_announce and len(self.members) > MAX_PLAIN_MEMBERS)
-        if self.is_busy or self.has_postponed or self._checks_since_list >= CHECKS_PER_LIST or not is_plain:
+        must_list = self._checks_since_list >= CHECKS_PER_LIST or not self._has_few_groups
+        if self.is_busy or self.has_postponed or must_list:
             return False
-        stream, group, name = self._consumer_id
+        stream, group, _ = self._consumer_id
         try:
             lines = replies.array(await self._connection.execute("XINFO", "GROUPS", stream), "XINFO GROUPS")
         except ResponseError as error:
@@ -162,22 +162,20 @@ class Observer:
                 self._version = UNKNOWN_VERSION
             if pending or consumers != self.consumer_count:
                 return False
-        if must_announce:
-            with ignoring_out_of_memory():
-                await self._connection.execute("HSET", self._keys[2], name, announced_at)
         self.last = self._reference = Check(at=now)
         return True
 
-    async def _check(self, now: float, announced_at: int | None) -> None:
+    async def _check(self, now: float) -> None:
         connection_count = self._connection_count
         if self._checks_since_list >= CHECKS_PER_LIST:
             self._version = UNKNOWN_VERSION
-        has_changed = await self._read_state(now, announced_at)
+        has_changed = await self._read_state(now)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
             self._reference = Check(at=now)
         by_connections = await self._find_disconnected(list_all=has_changed)
-        by_idle_time = self._find_expired(now) - {dead.name for dead in by_connections}
-        self.dead = [*by_connections, *(Dead(name, self._min_idle) for name in sorted(by_idle_time))]
+        by_idle_time = self._find_expired(now)  # needs no proof when claiming, which a proxy can prevent
+        self.dead = [dead for dead in by_connections if dead.name not in by_idle_time]
+        self.dead += [Dead(name, self._min_idle) for name in sorted(by_idle_time)]
         if has_changed:
             self._checks_since_list, self._listed_at = 0, now
 
@@ -190,7 +188,7 @@ class Observer:
         names = liveness.expired(reference.silent, self.last.silent, elapsed, self._min_idle)
         return {*names, *(reference.stale & self.last.stale)}
 
-    async def _read_state(self, now: float, announced_at: int | None) -> bool:
+    async def _read_state(self, now: float) -> bool:
         """Run the script. Returns True if the registrations were read."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
@@ -200,7 +198,6 @@ class Observer:
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
             self._list_credit,
             self._version,
-            "" if announced_at is None else announced_at,
             replies.to_milliseconds(self._min_idle) if self.has_searched else "",
         )
         length = 9 if isinstance(reply, list) and len(reply) == 9 else 7
@@ -279,6 +276,8 @@ class Observer:
         try:
             return await list_clients(self._connection.execute, sorted(ids))
         except ResponseError as error:
+            if is_temporary(error):
+                raise
             self._disable(str(error))
             return {}
 
@@ -286,19 +285,20 @@ class Observer:
         """Prepare a new connection. What the observer has seen over the previous connection no longer counts."""
         self._seen.clear()
         self._connection_count += 1
+        self._can_list = True
         identity = await identify(connection, self._own.token)
         self._own.set_identity("observer", identity)
         self._identity = identity if identity and identity.run_id else None
         if self._identity is None:
-            self._disable("the user has no permission for CLIENT ID, CLIENT SETNAME or INFO")
+            self._disable("CLIENT ID, CLIENT SETNAME and the run id in INFO are not available")
 
     def _disable(self, problem: str) -> None:
-        if self._can_list:
+        if not self._is_reported:
             text = (
                 "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
             )
             log.warning("%sdelivery.minIdle", text, extra={"error": problem})
-        self._can_list = False
+        self._can_list, self._is_reported = False, True
 
 
 def _idle_time(line: Any) -> tuple[str, timedelta]:
