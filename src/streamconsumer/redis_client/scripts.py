@@ -26,9 +26,14 @@ own: for 10,000 consumers, the command takes 10 ms and a script takes 60 ms; for
 MAX_REGISTRATIONS = 20_000
 """Maximum number of registrations that the script `DELETE_GROUP` checks. The script needs 20 ms to check them."""
 
+MAX_FIELD_BYTES = 1024
+"""Maximum size of a name or a value in a companion hash that a script returns. Longer ones are ignored, because any
+program may write to the hash."""
+
 _COMMON_CONSTANTS: dict[str, int | str] = {
     "MAX_CONSUMERS": MAX_CONSUMERS,
     "MAX_REGISTRATIONS": MAX_REGISTRATIONS,
+    "MAX_FIELD_BYTES": MAX_FIELD_BYTES,
     "POSTPONED": POSTPONED_CONSUMER,
     "CLAIM_SECONDS": CLAIM_SECONDS,
     "CLAIMS_PER_HASH": CLAIM_HASH_SIZE,

@@ -40,7 +40,7 @@ from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
-DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
+DEAD_LETTERS, CONSUMERS = group_key(STREAM, GROUP, "dead-letters"), group_key(STREAM, GROUP, "consumers")
 
 
 async def wait_until_seen(observer: RedisStreamProcessor, name: str) -> None:
@@ -188,8 +188,29 @@ async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Grou
     await group.reset_command_counts()
     await asyncio.sleep(8)
     commands = await group.command_counts()
-    assert set(commands) <= {"evalsha", "xinfo", "hget", "hdel", "hscan", "hset"}, "only the checks are sent"
+    assert set(commands) <= {"evalsha", "xinfo", "hget", "xack", "hscan", "hset", "time"}, "only the checks are sent"
     assert 4 <= commands["xinfo"] <= 8 + 1
+
+
+async def test_consumer_announces_itself_by_the_clock_of_the_server_after_a_suspension(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the event loop stops while a virtual machine is suspended."""
+    monkeypatch.setattr(liveness, "ANNOUNCE_INTERVAL", timedelta(seconds=0.5))
+    processor = await group.start(Recorder())
+    consumer = processor._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
+    assert consumer.claimer
+    await group.wait_until_reading()
+    consumer.claimer._clock_offset_seconds -= 3600
+    await group.client.delete(CONSUMERS)
+
+    async def is_announced() -> bool:
+        announced_at = await group.client.hget(CONSUMERS, "pod-a")
+        return announced_at is not None and abs(int(announced_at) - (await group.client.time())[0]) <= 2
+
+    await eventually(is_announced)
+    assert abs(await consumer.claimer._now_seconds() - (await group.client.time())[0]) <= 2
 
 
 @ON_ONE_SERVER

@@ -69,7 +69,7 @@ async def check_consumers(execute: Execute) -> None:
     manager = StreamManager.from_url("redis://localhost")
     observer = Observer(manager, OwnRegistration(ConsumerId(*NAMES), "token"))
     observer._connection.execute = execute  # type: ignore[assignment,method-assign]
-    await observer.check(None)
+    await observer.check()
 
 
 async def acquire_name(execute: Execute) -> None:

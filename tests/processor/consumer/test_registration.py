@@ -138,6 +138,17 @@ async def test_deleted_registration_of_an_idle_process_is_stored_again(
 
 
 @ON_ONE_SERVER
+async def test_consumer_with_the_name_dash_keeps_its_registration(any_group: Group) -> None:
+    processor = await any_group.start(Recorder(), "-")
+    await wait_until_registered(any_group, processor)
+    peer = await any_group.start(Recorder(), "pod-b")
+    consumer = consumer_of(peer)
+    assert consumer.claimer
+    await consumer.claimer._observer._read_state(0.0)
+    assert await any_group.client.hexists(REGISTRATIONS, "-")
+
+
+@ON_ONE_SERVER
 async def test_registration_of_a_newer_version_keeps_the_name(any_group: Group) -> None:
     await any_group.create_group()
     await any_group.client.hset(REGISTRATIONS, "pod-a", "2 whatever it contains")

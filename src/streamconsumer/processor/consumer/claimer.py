@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from math import inf
 
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
@@ -20,7 +21,6 @@ from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
-from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class PendingClaimer:
         """True if the group has more than MAX_CONSUMERS consumers, so that they are not listed."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
-        self._announce_at_seconds = 0.0
-        self._clock_offset_seconds: float | None = None
+        self._announced_at_seconds = -inf
+        self._clock_offset_seconds = 0.0
 
     def heartbeat(
         self,
@@ -105,10 +105,7 @@ class PendingClaimer:
         due. The check sends only one command if no consumer is silent and no entry is postponed.
         """
         now, observer = await self._now_seconds(), self._observer
-        must_announce = now > self._announce_at_seconds
-        await observer.check(round(now) if must_announce else None)
-        if must_announce:
-            self._announce_at_seconds = now + liveness.ANNOUNCE_INTERVAL.total_seconds()
+        await observer.check()
         self._report_limit()
         claims: list[ClaimPage] = [partial(self._claim_from_dead, dead) for dead in observer.dead]
         if observer.has_postponed:
@@ -151,23 +148,26 @@ class PendingClaimer:
         await self._observer.close()
 
     async def _now_seconds(self) -> float:
-        """Return the server's time. Only the first call sends the command TIME; later calls use the stored clock
-        offset."""
-        loop = asyncio.get_running_loop()
-        if self._clock_offset_seconds is None:
-            now = replies.server_time_microseconds(await self._execute("TIME"))
-            self._clock_offset_seconds = now / 1e6 - loop.time()
-        return loop.time() + self._clock_offset_seconds
+        """Return the server's time. Announces this consumer every ANNOUNCE_INTERVAL, and measures the clock offset.
+
+        The clock of the event loop stops while a virtual machine is suspended, and the server's clock may be set.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._announced_at_seconds > liveness.ANNOUNCE_INTERVAL.total_seconds():
+            self._clock_offset_seconds = await self._consumer.leases.announce() - now
+            self._announced_at_seconds, self._observer.must_read = now, True
+        return now + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
         """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first active member."""
+        loop = asyncio.get_running_loop()
         if (
             not self._trimmer.is_enabled
-            or now < self._trim_at_seconds
+            or loop.time() < self._trim_at_seconds
             or self._active_members(now)[0] != self._consumer_name
         ):
             return
-        self._trim_at_seconds = now + TRIM_INTERVAL.total_seconds()
+        self._trim_at_seconds = loop.time() + TRIM_INTERVAL.total_seconds()
         with logging_redis_errors(
             "failed to trim the stream; retrying", f"stream {self._stream!r}, group {self._group!r}"
         ):

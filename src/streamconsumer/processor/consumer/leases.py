@@ -23,6 +23,7 @@ RENEW = load_script("renew")
 START_ATTEMPT = load_script("start_attempt")
 SET_DELIVERY_COUNTS = load_script("set_delivery_counts")
 POSTPONE = load_script("postpone")
+ANNOUNCE = load_script("announce")
 REPAIR_SCHEDULE = load_script("repair_schedule", PAGE=300)
 
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
@@ -57,16 +58,16 @@ class Leases:
         """
         with suppress(OutOfMemoryError):
             await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)
-            await self.announce(await self.server_time_milliseconds() / 1000)
+            await self.announce()
 
-    async def announce(self, now_seconds: float) -> None:
-        """Store in the members hash that this consumer was active at `now_seconds` on the server's clock.
+    async def announce(self) -> float:
+        """Store in the members hash that this consumer is active now. Returns the server's time in seconds.
 
         A server that is out of memory rejects the write. After a rejected write, other consumers treat this consumer as
         absent and run their liveness checks more often than needed.
         """
-        with suppress(OutOfMemoryError):
-            await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))
+        reply = await self._execute("EVAL", ANNOUNCE, 1, self._members_key, self._consumer_name)
+        return replies.count(reply, "the script that announces a consumer") / 1000
 
     async def members(self) -> dict[str, float]:
         """Return the registered consumers and the time of their last announcement.

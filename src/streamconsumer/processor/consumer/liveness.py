@@ -97,8 +97,8 @@ def expired(
 def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
     """Return the consumers that take turns in running the liveness check, in the order of their turns. Always includes
     `consumer_name`."""
-    since = now_seconds - ABSENT_AFTER.total_seconds()
-    recent = (name for name, announced_at in members.items() if announced_at > since)
+    limit = ABSENT_AFTER.total_seconds()  # an announcement in the future is older than a change of the server's clock
+    recent = (name for name, announced_at in members.items() if abs(now_seconds - announced_at) < limit)
     return sorted({*recent} - set(dead) - {POSTPONED_CONSUMER} | {consumer_name})
 
 

@@ -22,6 +22,7 @@ from streamconsumer.processor.consumer.registration import (
     OwnRegistration,
     Registration,
     identify,
+    is_temporary,
     list_clients,
 )
 from streamconsumer.redis_client import replies
@@ -85,11 +86,15 @@ class Observer:
         self._identity: Identity | None = None
         self._connection_count = 0
         self._can_list = True
-        """False if the connections cannot be listed, so that only the idle time proves a death."""
+        """False if the present connection cannot list connections, so that only the idle time proves a death."""
+        self._is_reported = False
         self._seen: set[tuple[int, str]] = set()
         """Connections that this observer has seen over its present connection: the ids and the names."""
         self._registrations: dict[str, str] = {}
         self._version = UNKNOWN_VERSION
+        self.must_read = False
+        """True if the next check must read all announcements. Without the announcements of the last minute, the other
+        consumers would count as absent, and each consumer would check as often as if it were alone."""
         self.members: dict[str, float] = {}
         """Consumers that have announced themselves, and the time of their last announcement."""
         self.missing: frozenset[str] = frozenset()
@@ -127,18 +132,13 @@ class Observer:
         registration = Registration.parse(self._registrations.get(name, ""))
         return registration is not None and self._has_seen(registration)
 
-    async def check(self, announced_at: int | None) -> None:
-        """Run a check. If `announced_at` is not None, announces this consumer and reads all
-        announcements.
-
-        Without their announcements, the other consumers would soon count as absent, and each consumer would check as
-        often as if it were alone.
-        """
+    async def check(self) -> None:
+        """Run a check."""
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
-        if announced_at is not None or not await self._is_idle(now):
-            await self._check(now, announced_at)
+        if self.must_read or not await self._is_idle(now):
+            await self._check(now)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -168,16 +168,17 @@ class Observer:
         self.last = self._reference = Check(at=now)
         return True
 
-    async def _check(self, now: float, announced_at: int | None) -> None:
+    async def _check(self, now: float) -> None:
         connection_count = self._connection_count
         if self._checks_since_list >= CHECKS_PER_LIST:
             self._version = UNKNOWN_VERSION
-        has_changed = await self._read_state(now, announced_at)
+        has_changed = await self._read_state(now)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
             self._reference = Check(at=now)
         by_connections = await self._find_disconnected(list_all=has_changed)
-        by_idle_time = self._find_expired(now) - {dead.name for dead in by_connections}
-        self.dead = [*by_connections, *(Dead(name, self._min_idle) for name in sorted(by_idle_time))]
+        by_idle_time = self._find_expired(now)  # needs no proof when claiming, which a proxy can prevent
+        self.dead = [dead for dead in by_connections if dead.name not in by_idle_time]
+        self.dead += [Dead(name, self._min_idle) for name in sorted(by_idle_time)]
         if has_changed:
             self._checks_since_list, self._listed_at = 0, now
 
@@ -190,7 +191,7 @@ class Observer:
         names = liveness.expired(reference.silent, self.last.silent, elapsed, self._min_idle)
         return {*names, *(reference.stale & self.last.stale)}
 
-    async def _read_state(self, now: float, announced_at: int | None) -> bool:
+    async def _read_state(self, now: float) -> bool:
         """Run the script. Returns True if the registrations have changed, or if it is unknown whether they have."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
@@ -199,8 +200,7 @@ class Observer:
             *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
             self._list_credit,
-            self._version if announced_at is None else UNKNOWN_VERSION,
-            "" if announced_at is None else announced_at,
+            UNKNOWN_VERSION if self.must_read else self._version,
             replies.to_milliseconds(self._min_idle) if self.has_searched else "",
         )
         length = 9 if isinstance(reply, list) and len(reply) == 9 else 7
@@ -222,6 +222,7 @@ class Observer:
         if not hashes:
             return False
         previous_version, self._version = self._version, replies.name(version, _SUBJECT)
+        self.must_read = False
         self._set_registrations(hashes[0])
         self.members = {name: float(seconds) for name, seconds in replies.numbers(hashes[1], _SUBJECT).items()}
         return self._version != previous_version
@@ -279,6 +280,8 @@ class Observer:
         try:
             return await list_clients(self._connection.execute, sorted(ids))
         except ResponseError as error:
+            if is_temporary(error):
+                raise
             self._disable(str(error))
             return {}
 
@@ -286,19 +289,20 @@ class Observer:
         """Prepare a new connection. What the observer has seen over the previous connection no longer counts."""
         self._seen.clear()
         self._connection_count += 1
+        self._can_list = True
         identity = await identify(connection, self._own.token)
         self._own.set_identity("observer", identity)
         self._identity = identity if identity and identity.run_id else None
         if self._identity is None:
-            self._disable("the user has no permission for CLIENT ID, CLIENT SETNAME or INFO")
+            self._disable("CLIENT ID, CLIENT SETNAME and the run id in INFO are not available")
 
     def _disable(self, problem: str) -> None:
-        if self._can_list:
+        if not self._is_reported:
             text = (
                 "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
             )
             log.warning("%sdelivery.minIdle", text, extra={"error": problem})
-        self._can_list = False
+        self._can_list, self._is_reported = False, True
 
 
 def _idle_time(line: Any) -> tuple[str, timedelta]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import Random
 
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import group_key
@@ -44,7 +44,7 @@ class ReaderRegistry:
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
         """End the blocking read of one other consumer. Does nothing if no other consumer is reading."""
-        with suppress(ResponseError):
+        with suppress(RedisError, OSError):  # the entries are released all the same
             readers = await scan_numbers(self._execute, self._key)
             readers.pop(self._consumer_name, None)
             if not readers:
@@ -52,7 +52,7 @@ class ReaderRegistry:
             recent_readers = [
                 name
                 for name, announced_at in (await members()).items()
-                if name in readers and now_seconds - announced_at < RECENT_SECONDS
+                if name in readers and abs(now_seconds - announced_at) < RECENT_SECONDS
             ]
             for name in self._random.sample(recent_readers, min(len(recent_readers), MAX_ATTEMPTS)):
                 if await self._execute("CLIENT", "UNBLOCK", readers[name]) == 1:

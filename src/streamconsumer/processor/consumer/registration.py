@@ -83,8 +83,9 @@ class Registration:
         words = text.split(" ")
         if words[0] != FORMAT or len(words) not in (5, 6):
             return None
-        ids = [int(word) for word in words[3].split(",") if word.isascii() and word.isdecimal() and len(word) < 20]
-        return cls(words[1], words[2], tuple(ids), words[4], words[5] if len(words) > 5 else "")
+        numbers = [int(word) for word in words[3].split(",") if word.isascii() and word.isdecimal() and len(word) < 20]
+        ids = tuple(number for number in numbers if 0 < number <= replies.MAX_COUNT)
+        return cls(words[1], words[2], ids, words[4], words[5] if len(words) > 5 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +94,36 @@ class Identity:
 
     client_id: int
     run_id: str
-    """Empty if the user is missing a permission, so that other consumers cannot find the connection."""
+    """Empty if it is not available, so that other consumers cannot find the connection."""
 
 
 async def identify(connection: RawConnection, token: str) -> Identity | None:
-    """Name a new connection, and return its identity. Returns None without permission for CLIENT ID."""
+    """Name a new connection, and return its identity. Returns None if CLIENT ID is not available.
+
+    A managed service or a proxy may reject each of the commands, or reply to it in its own way.
+    """
     commands = (("CLIENT", "ID"), ("CLIENT", "SETNAME", token), ("INFO", "server"))
     requests = (connection.execute(*command) for command in commands)
     found = await asyncio.gather(*requests, return_exceptions=True)
     for reply in found:
-        if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+        if isinstance(reply, BaseException) and (not isinstance(reply, ResponseError) or is_temporary(reply)):
             raise reply
     client_id, named, info = found
-    if isinstance(client_id, ResponseError):
+    try:
+        number = replies.count(client_id, "CLIENT ID")
+    except replies.UnexpectedReply:
         return None
-    is_refused = isinstance(named, ResponseError) or isinstance(info, ResponseError)
-    return Identity(replies.count(client_id, "CLIENT ID"), "" if is_refused else replies.run_id(info))
+    try:
+        run_id = "" if isinstance(named, ResponseError) else replies.run_id(info)
+    except replies.UnexpectedReply:
+        run_id = ""
+    return Identity(number, run_id)
+
+
+def is_temporary(error: ResponseError) -> bool:
+    """Return True if the server rejects the command only at present, for example because it is busy with a script."""
+    error_info = classify_error(error, "")
+    return error_info.is_known and not error_info.is_command_unavailable
 
 
 async def list_clients(execute: Execute, ids: Iterable[int]) -> dict[int, str]:
@@ -241,7 +256,7 @@ class OwnRegistration:
             return not found.pending
         try:
             clients = await list_clients(execute, [identity.client_id, *other.client_ids])
-        except ResponseError:
+        except (ResponseError, replies.UnexpectedReply):
             return not found.pending
         is_listed = clients.get(identity.client_id) == self.token
         return is_listed and all(clients.get(each) != other.token for each in other.client_ids)

@@ -1,20 +1,19 @@
--- uses: dictionary, call, find_group
+-- uses: dictionary, call, find_group, find_registration
 -- Checks the consumers of the group ARGV[1] for the consumer ARGV[2]. KEYS: the stream, the registrations, the
 -- announcements. ARGV[3…]: the idle time in milliseconds above which a consumer is silent, the maximum number of
--- consumers to list, the version of the registrations that the caller knows, the time to announce or '', and the idle
--- time of the entries to search or ''.
+-- consumers to list, the version of the registrations that the caller knows, and the idle time of the entries to search
+-- or ''.
 --
 -- Returns the number of consumers, the number of pending entries, the number of postponed entries, 1 if the consumers
 -- were listed, the version, and four lists: the silent consumers with pending entries (name, idle time), the names of
 -- consumers with entries that were idle for the given time, and, after a change of the version, the registrations and
--- the announcements.
+-- the announcements. Names and values above MAX_FIELD_BYTES are left out.
 --
 -- The script contains a write that changes nothing. A server that executes the script therefore executes the writes of
 -- other consumers too, such as the renewals of their leases.
-local group, me, silence, limit, version, announced, idle = unpack(ARGV)
+local group, me, silence, limit, version, idle = unpack(ARGV)
 local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
-redis.call('HDEL', registrations, '-')
-if announced ~= '' then redis.pcall('HSET', members, me, announced) end  -- rejected if the server is out of memory
+redis.call('XACK', stream, group, '0-0')
 local found, failed = find_group(stream, group)
 if failed and not found.err:find('no such key') then return found end
 local info = found and not failed and found or {consumers = 0, pending = 0}
@@ -24,7 +23,7 @@ if info.pending > 0 and is_listed then
     local consumer = dictionary(line)
     if consumer.name == POSTPONED then
       postponed = consumer.pending
-    elseif consumer.pending > 0 then
+    elseif consumer.pending > 0 and #consumer.name <= MAX_FIELD_BYTES then
       owners[#owners + 1] = consumer.name
       if consumer.name ~= me and consumer.idle > tonumber(silence) then
         silent[#silent + 1] = {consumer.name, consumer.idle}
@@ -32,7 +31,15 @@ if info.pending > 0 and is_listed then
     end
   end
 end
-local function scan(key) return redis.call('HSCAN', key, 0, 'COUNT', MAX_SCANNED)[2] end
+local function scan(key)
+  local page, found = redis.call('HSCAN', key, 0, 'COUNT', MAX_SCANNED)[2], {}
+  for i = 1, #page, 2 do
+    if #page[i] <= MAX_FIELD_BYTES and #page[i + 1] <= MAX_FIELD_BYTES then
+      found[#found + 1] = page[i]; found[#found + 1] = page[i + 1]
+    end
+  end
+  return found
+end
 if idle ~= '' and info.pending > 0 then
   if not is_listed then
     postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
@@ -45,7 +52,7 @@ if idle ~= '' and info.pending > 0 then
     if #redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1, name) > 0 then stale[#stale + 1] = name end
   end
 end
-local current = redis.call('HGET', registrations, '') or ''
+local current = find_registration(registrations, '') or ''
 local state = {info.consumers, info.pending, postponed, is_listed and 1 or 0, current, silent, stale}
 if current ~= version then
   state[8], state[9] = scan(registrations), scan(members)

@@ -1,4 +1,4 @@
--- uses: entry_keys, bounded_entries, record_claims
+-- uses: entry_keys, call, bounded_entries, record_claims
 -- Claims pending entries of the consumer ARGV[4]. ARGV: group, consumer, minimum idle time in milliseconds, owner, its
 -- registration, the server's run id, `page_bytes`, `entry_bytes`, then alternating ids and delivery counts. Returns the
 -- number of examined entries, the number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged,
@@ -13,8 +13,9 @@ local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5
 local page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local examined, trimmed, claims = 0, 0, {}
 if registration ~= '' then
-  local current_run_id = redis.call('INFO', 'server'):match('run_id:(%w+)')
-  if redis.call('HGET', KEYS[#KEYS], owner) ~= registration or current_run_id ~= run_id then return {0, 0, {}} end
+  local info, failed = call('INFO', 'server')  -- a managed service may refuse INFO in a script
+  local is_same_server = not failed and info:match('run_id:(%w+)') == run_id
+  if not is_same_server or redis.call('HGET', KEYS[#KEYS], owner) ~= registration then return {0, 0, {}} end
 end
 for i = 9, #ARGV, 2 do
   local id, deliveries = ARGV[i], ARGV[i + 1]

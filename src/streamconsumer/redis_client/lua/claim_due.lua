@@ -1,4 +1,4 @@
--- uses: entry_keys, bounded_entries, record_claims, is_delivered, now_milliseconds
+-- uses: entry_keys, bounded_entries, record_claims, is_delivered, is_id, now_milliseconds
 -- Claims up to ARGV[3] postponed entries that are due. ARGV[4] and ARGV[5] are `page_bytes` and `entry_bytes`. Returns
 -- the number of trimmed entries, the claimed entries, and the number of examined entries.
 --
@@ -13,9 +13,10 @@ local function leave_schedule(id)
   if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, ARGV[3])) do
-  local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local is_valid = is_id(id)
+  local pending = is_valid and redis.call('XPENDING', stream, group, id, id, 1)[1]
   local is_free = pending and pending[2] == POSTPONED
-  if not pending then  -- lost with the group, or acknowledged by the consumer that the entry was restored for
+  if is_valid and not pending then  -- lost with the group, or acknowledged by the consumer that the entry was restored for
     is_free = redis.call('ZSCORE', schedule, id) % 1 == 0 and is_delivered(id)
   end
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
@@ -34,7 +35,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     redis.call('XACK', stream, group, id)
   elseif pending then
     leave_schedule(id)
-  elseif not is_restoring then
+  elseif not (is_valid and is_restoring) then
     redis.call('ZREM', schedule, id)
   end
   examined = examined + 1

@@ -1,4 +1,4 @@
--- uses: entry_keys, now_milliseconds
+-- uses: entry_keys, now_milliseconds, is_id
 -- Restores one page of the entries of a lost group. Returns 1 if more entries must be restored, otherwise 0.
 --
 -- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored. The
@@ -9,7 +9,7 @@ local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', 
 if not stage then return 0 end
 if stage == 'delivered' then
   local last = redis.call('HGET', snapshot, 'until')
-  while #ids < PAGE do
+  while #ids < PAGE and is_id(cursor) and is_id(last) do
     local entry = redis.call('XRANGE', stream, '(' .. cursor, last, 'COUNT', 1)[1]
     if not entry then break end
     cursor = entry[1]
@@ -17,7 +17,7 @@ if stage == 'delivered' then
   end
   done = #ids < PAGE
 elseif stage == 'pending' then
-  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor)
+  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor) or 1
   while #ids < PAGE do
     local from, to = text:find('%S+', at)
     if not from then break end
@@ -25,13 +25,14 @@ elseif stage == 'pending' then
   end
   done, cursor = #ids < PAGE, at
 else
-  local page = redis.call('ZSCAN', schedule, cursor, 'COUNT', PAGE)
+  local is_cursor = (cursor or ''):find('^%d+$') and #cursor < 20
+  local page = redis.call('ZSCAN', schedule, is_cursor and cursor or '0', 'COUNT', PAGE)
   for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
   done, cursor = page[1] == '0', page[1]
 end
 local due = now_milliseconds() + GRACE + 0.5
 for _, id in ipairs(ids) do
-  if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+  if is_id(id) and #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
     if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then redis.pcall('ZADD', schedule, due, id) end
     redis.call('XCLAIM', stream, group, POSTPONED, 0, id, 'FORCE', 'JUSTID')
   end

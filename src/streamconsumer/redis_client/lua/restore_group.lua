@@ -1,4 +1,4 @@
--- uses: entry_keys, call, dictionary, id_before, forget_claims
+-- uses: entry_keys, call, dictionary, id_before, is_id, forget_claims
 -- Creates the group at its previous position if the group is missing, and records in the snapshot KEYS[6] that its
 -- pending entries must be restored. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position
 -- if no position is known. Returns the start position of the group, and 1 if the stream was deleted and created again
@@ -17,6 +17,7 @@ local snapshot, position, begin, last = KEYS[6], ARGV[3], ARGV[4], '0-0'
 local info, failed = call('XINFO', 'STREAM', stream)
 if not failed then last = dictionary(info)['last-generated-id'] end
 local saved = redis.call('HGET', snapshot, 'position')
+saved = is_id(saved) and saved
 local is_new_stream = id_before(last, position) or saved and id_before(last, saved)
 if is_new_stream then
   saved, position, begin = false, '0-0', '0-0'

@@ -7,11 +7,11 @@
 -- Each group that a processor created or restored has the consumer ~postponed. If ~postponed is missing, another program
 -- created the group.
 local snapshot, now = KEYS[6], now_milliseconds()
-local format = tonumber(redis.call('HGET', snapshot, 'format') or 0)
+local format = tonumber(redis.call('HGET', snapshot, 'format')) or 0
 if format > FORMAT then return {err = 'NEWERFORMAT ' .. format} end
 if redis.call('HGET', snapshot, 'stage') then return 'restoring' end
-local saved_at = redis.call('HGET', snapshot, 'at')
-if saved_at and now - saved_at < MIN_AGE and now >= tonumber(saved_at) then return 'skipped' end
+local saved_at = tonumber(redis.call('HGET', snapshot, 'at'))
+if saved_at and now - saved_at < MIN_AGE and now >= saved_at then return 'skipped' end
 local created = redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
 if type(created) == 'table' then return 'skipped' end  -- the group is missing, or the server is out of memory
 if created == 1 then
