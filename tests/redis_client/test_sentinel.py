@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
@@ -85,14 +86,20 @@ async def test_sentinel_client_of_redis_py_works(monitored: MonitoredPrimary) ->
     sentinel = Sentinel([("127.0.0.1", monitored.sentinel.port)])  # type: ignore[no-untyped-call] # ships no types
     client = sentinel.master_for(SentinelServer.master)
     manager = StreamManager(client)
+    await client.aclose()
+    await sentinel.aclose()
+    del client, sentinel  # the manager must not need them
     handler = Recorder()
     await monitored.group.start(handler, manager=manager)
     await monitored.group.add(3)
     await handler.wait_until_finished(3)
     await monitored.group.processors[0].stop_listening()
     await manager.aclose()
-    await client.aclose()
-    await sentinel.aclose()
+
+
+def test_synchronous_client_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"found redis\.client\.Redis, expected redis\.asyncio"):
+        StreamManager(redis.Redis())  # type: ignore[arg-type]
 
 
 async def test_error_names_each_sentinel_that_does_not_know_the_primary(monitored: MonitoredPrimary) -> None:

@@ -58,7 +58,7 @@ def test_a_roll_out_from_the_previous_version_loses_nothing(tmp_path: Path) -> N
     assert is_met, report
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @run_as_measurement
 def test_idle_pods_send_few_commands(tmp_path: Path) -> None:
     report, is_met = measure_idle_cost(30, tmp_path)

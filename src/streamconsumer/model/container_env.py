@@ -33,7 +33,7 @@ class KeySelector(Model):
     """Key of a Secret or ConfigMap in the namespace of the StreamConsumer."""
 
     name: ObjectName
-    """Name of the Secret or ConfigMap."""
+    """Name of the referenced object."""
 
     key: ObjectKey
     """Key in the Secret or ConfigMap."""
@@ -46,7 +46,7 @@ class LocalObjectReference(Model):
     """Secret or ConfigMap in the namespace of the StreamConsumer."""
 
     name: ObjectName
-    """Name of the Secret or ConfigMap."""
+    """Name of the referenced object."""
 
     optional: bool = False
     """If true, the pod starts even if the Secret or ConfigMap does not exist. The variables of a

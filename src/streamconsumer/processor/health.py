@@ -74,7 +74,7 @@ class Health:
 class LivenessMonitor:
     """Sends heartbeats while the event loop runs and no read is stuck.
 
-    The pod therefore stays alive while its handlers are slow or Redis is unavailable."""
+    The liveness probe therefore does not fail if handlers are slow or Redis is unavailable."""
 
     def __init__(self, health: Health, poll_interval_seconds: float, runtime: Runtime = DEFAULT_RUNTIME) -> None:
         self._clock = runtime.clock

@@ -14,6 +14,7 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import PendingEntries
 from streamconsumer.processor.consumer.read_size import ReadSize
+from streamconsumer.processor.health import Health
 from streamconsumer.redis_client.keys import group_key
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
@@ -359,3 +360,16 @@ async def _snapshot_saved(group: Group, position: str, pending: str = "") -> boo
 
 async def _saved_at(group: Group) -> Any:
     return await group.client.hget(group_key(STREAM, GROUP, "last-known"), "at")
+
+
+async def test_processor_that_finds_companion_keys_of_a_newer_format_is_not_ready(any_group: Group) -> None:
+    key, health, handler = group_key(STREAM, GROUP, "last-known"), Health(), Recorder()
+    await any_group.create_group()
+    await any_group.add(1)
+    await any_group.client.hset(key, "format", 2)
+    await any_group.start(handler, settings={"health": health})
+    await eventually(lambda: "found companion keys of format 2, expected at most 1" in health.readiness()[1])
+    assert not handler.received
+    await any_group.client.hset(key, "format", 1)
+    await handler.wait_until_finished(1)
+    assert health.readiness()[0]

@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer.leases import Leases
 from tests.cluster.fixtures import ON_ONE_SERVER
-from tests.processor.eventually import eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
@@ -197,12 +197,16 @@ async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes
     any_group: Group, monkeypatch: pytest.MonkeyPatch, is_reply_lost: bool
 ) -> None:
     """The consumer sends the renewal while the message runs; Redis receives it after the acknowledgement."""
-    renewal_sent, may_continue, renew = threading.Event(), threading.Event(), Leases.renew
+    renewal_sent, may_continue, is_renewed = threading.Event(), threading.Event(), threading.Event()
+    renew = Leases.renew
 
     async def slow(self: Leases, message_ids: Sequence[str]) -> list[str]:
+        if not message_ids:
+            return []
         renewal_sent.set()
-        await asyncio.to_thread(may_continue.wait)
+        await asyncio.to_thread(may_continue.wait, TIMEOUT_SECONDS)
         lost = await renew(self, message_ids)
+        is_renewed.set()
         if is_reply_lost:
             raise RedisConnectionError("the reply is lost")
         return lost
@@ -217,6 +221,7 @@ async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes
     await eventually(lambda: processor.metrics.acknowledged)
     assert await any_group.pending() == 0
     may_continue.set()
+    await eventually(is_renewed.is_set)
     await any_group.wait_settled()
     await processor.stop_listening()
     assert await any_group.pending() == 0

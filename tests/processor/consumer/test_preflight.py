@@ -91,7 +91,8 @@ async def test_missing_optional_permissions_are_a_warning(admin: Redis, any_redi
     report = await run_checks(any_redis, "shop")
     assert report.problem == ""
     assert report.warnings[0] == (
-        "the Redis user is missing permissions; grant +evalsha +client|id +client|unblock with ACL SETUSER; "
+        "the Redis user is missing permissions; grant +evalsha +client|id +client|unblock +client|list +client|setname "
+        "+info with ACL SETUSER; "
         "docs/redis.md lists the permissions"
     )
 

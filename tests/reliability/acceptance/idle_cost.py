@@ -14,7 +14,9 @@ from tests.reliability.acceptance.group import Group
 from tests.reliability.fork_server import ForkServer
 
 PODS = (1, 3, 20)
-WARM_UP_SECONDS = 10.0
+WARM_UP_SECONDS = 80.0
+"""Time until the reads of an idle consumer block for a minute, and until a pod that does not announce itself counts as
+absent."""
 GROUP_TARGET, POD_TARGET = 1.0, 0.05
 """Maximum number of commands per second: for a group, and for each of its pods in addition."""
 

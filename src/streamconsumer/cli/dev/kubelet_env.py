@@ -98,7 +98,7 @@ def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Co
 
 
 def host_env(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:
-    """Return the environment variables of this machine that a process needs, and the PYTHONPATH for the handler."""
+    """Return the PYTHONPATH for the handler, and the local variables that any process needs, such as PATH."""
     inherited = [Path(each).absolute() for each in environ.get("PYTHONPATH", "").split(":") if each]
     return {
         **{name: environ[name] for name in _INHERITED_VARIABLES if name in environ},

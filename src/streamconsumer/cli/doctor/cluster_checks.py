@@ -101,7 +101,7 @@ def _operator_facts(deployment: Manifest) -> OperatorFacts:
 
 
 def _names_secrets(manifest: Manifest) -> bool:
-    """Return True if the StreamConsumer is valid and refers to Secrets that the operator reads."""
+    """Return True if the StreamConsumer is valid and refers to at least one Secret that the operator must read."""
     try:
         consumer = StreamConsumer.parse(manifest)
     except InvalidResource:

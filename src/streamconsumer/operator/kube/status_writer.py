@@ -71,7 +71,7 @@ class StatusWriter:
         return is_due
 
     def _record(self, undeclared: Fields) -> None:
-        """Store the fields that the CRD lacks. Log a warning if there are new fields."""
+        """Store the fields that the CRD lacks. Logs a warning if one of them was not stored before."""
         if undeclared - self.undeclared:
             log.warning(OLDER_CRD, extra={"fields": sorted(undeclared), "remedy": REMEDY})
         elif self.undeclared and not undeclared:

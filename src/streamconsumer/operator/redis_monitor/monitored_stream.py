@@ -106,7 +106,7 @@ class MonitoredStream:
     latest: Observation | None = None
     """Result of the last poll, or None before the first poll."""
     published: Observation | None = None
-    """Observation that the status shows, or None before the first poll."""
+    """Observation to publish in the status of the StreamConsumer. None before the first poll."""
     published_seconds: float = 0.0
     health: StreamHealth = field(default_factory=StreamHealth)
     last_delivered_id: str | None = None

@@ -43,7 +43,7 @@ _EXPECTED_TYPES = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole num
 """Type of the key that each command expects."""
 
 REQUIRED_PERMISSIONS = (
-    "+eval +evalsha +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
+    "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
 )
 """Permissions that the Redis user needs on the keys of the effects and on the key of remembered commits."""
 

@@ -25,6 +25,7 @@ from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.scripts import FIND_GROUP, by_hash, is_unknown_script
+from streamconsumer.redis_client.sentinel_copy import close_sentinel_pool, copy_sentinel_pool
 from streamconsumer.redis_client.topology import topology
 
 MAX_REPLY_BYTES = 33_554_432
@@ -67,6 +68,9 @@ class StreamManager:
         self.start_from, self.encoding = start_from, encoding
         self.delivery, self.retention = delivery or Delivery(), retention or Retention()
         self.min_idle = min_idle or self.delivery.min_idle
+        if not isinstance(client, Redis):
+            found = f"{type(client).__module__}.{type(client).__name__}"
+            raise InvalidSettings(f"StreamManager: found {found}, expected redis.asyncio.Redis")
         pool = client.connection_pool
         self._connection_class: type[AbstractConnection] = pool.connection_class
         self._connection_options = {
@@ -79,18 +83,23 @@ class StreamManager:
         unknown. While the event is set, the consumer repeats the preflight checks before its next read. Clones share
         the event.
         """
-        self.control = self._new_control()
+        self._connect_to(pool)
 
-    def _new_control(self) -> Redis:
-        pool = _ControlPool(connection_class=self._connection_class, max_connections=8, **self._connection_options)
-        control: Redis = Redis(connection_pool=pool)
-        control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
-        return control
+    def _connect_to(self, pool: ConnectionPool | None) -> None:
+        """Create the control client, which connects to the server of `pool`."""
+        self._sentinel_pool = copy_sentinel_pool(pool)
+        if self._sentinel_pool is not None:
+            self._connection_options = {**self._connection_options, "connection_pool": self._sentinel_pool}
+        control_pool = _ControlPool(
+            connection_class=self._connection_class, max_connections=8, **self._connection_options
+        )
+        self.control: Redis = Redis(connection_pool=control_pool)
+        self.control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
 
     def clone(self) -> Self:
         """Return a copy with its own connections, for the event loop of another thread."""
         other = copy(self)
-        other.control = self._new_control()
+        other._connect_to(self._sentinel_pool)  # noqa: SLF001 - an object of the same class
         return other
 
     @classmethod
@@ -270,6 +279,8 @@ class StreamManager:
         """Close the manager's connections. A client that was passed to the class stays open."""
         await self.control.aclose()
         await self.control.connection_pool.disconnect()
+        if self._sentinel_pool is not None:
+            await close_sentinel_pool(self._sentinel_pool)
 
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
         """Return the group's last-delivered id. Returns None if the group does not exist or Redis rejects the query."""

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -112,6 +113,7 @@ class Observer:
         """True if the last check searched for idle entries."""
         self._list_credit = 0
         self._checks_since_list, self._listed_at, self._searched_at = CHECKS_PER_LIST, 0.0, 0.0
+        self._members_read_at = -inf
 
     @property
     def suspected(self) -> set[str]:
@@ -130,12 +132,17 @@ class Observer:
         return registration is not None and self._has_seen(registration)
 
     async def check(self) -> None:
-        """Run a check."""
+        """Run a check. Reads all announcements every ANNOUNCE_INTERVAL.
+
+        Without their announcements, the other consumers would soon count as absent, and each consumer would check as
+        often as if it were alone.
+        """
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
-        if not await self._is_idle(now):
-            await self._check(now)
+        must_read = now - self._members_read_at > liveness.ANNOUNCE_INTERVAL.total_seconds()
+        if must_read or not await self._is_idle(now):
+            await self._check(now, must_read=must_read)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -165,11 +172,11 @@ class Observer:
         self.last = self._reference = Check(at=now)
         return True
 
-    async def _check(self, now: float) -> None:
+    async def _check(self, now: float, *, must_read: bool) -> None:
         connection_count = self._connection_count
         if self._checks_since_list >= CHECKS_PER_LIST:
             self._version = UNKNOWN_VERSION
-        has_changed = await self._read_state(now)
+        has_changed = await self._read_state(now, must_read=must_read)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
             self._reference = Check(at=now)
         by_connections = await self._find_disconnected(list_all=has_changed)
@@ -188,8 +195,8 @@ class Observer:
         names = liveness.expired(reference.silent, self.last.silent, elapsed, self._min_idle)
         return {*names, *(reference.stale & self.last.stale)}
 
-    async def _read_state(self, now: float) -> bool:
-        """Run the script. Returns True if the registrations were read."""
+    async def _read_state(self, now: float, *, must_read: bool) -> bool:
+        """Run the script. Returns True if the registrations have changed, or if it is unknown whether they have."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
         self.has_searched = bool(self._reference.stale) or now - self._searched_at > search_interval
@@ -197,7 +204,7 @@ class Observer:
             *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
             self._list_credit,
-            self._version,
+            UNKNOWN_VERSION if must_read else self._version,
             replies.to_milliseconds(self._min_idle) if self.has_searched else "",
         )
         length = 9 if isinstance(reply, list) and len(reply) == 9 else 7
@@ -218,10 +225,11 @@ class Observer:
         self.last = Check(idle_times, stale_names, asyncio.get_running_loop().time())
         if not hashes:
             return False
-        self._version = replies.name(version, _SUBJECT)
+        previous_version, self._version = self._version, replies.name(version, _SUBJECT)
         self._set_registrations(hashes[0])
         self.members = {name: float(seconds) for name, seconds in replies.numbers(hashes[1], _SUBJECT).items()}
-        return True
+        self._members_read_at = now
+        return self._version != previous_version
 
     def _set_registrations(self, flat: Any) -> None:
         self._registrations = {

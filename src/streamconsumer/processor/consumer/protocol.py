@@ -1,4 +1,4 @@
-"""Interface of a user's own stream manager."""
+"""Interface that a user's own stream manager implements."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -68,7 +68,8 @@ def message_links(
 ) -> list[Link]:
     """Return the links of one message to its producer and to the related spans.
 
-    The keys of `related` are the kinds that `semconv.LINK` describes. Each link has the attributes in `attributes`.
+    `related` contains a span for each kind of link; `semconv.LINK` describes the kinds. Each link has the attributes in
+    `attributes`.
     """
     links = [] if producer is None else [(producer, attributes)]
     for kind, span in related.items():
