@@ -11,6 +11,7 @@ from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
+from tests.simulation.plan import SECOND
 from tests.simulation.pod import Pod
 from tests.simulation.records import EntryRecord, Run
 
@@ -74,6 +75,8 @@ class Deadlines:
         self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
         is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
         self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
+        jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
+        self._retry_seconds += sum(jumps) / SECOND  # the server's clock decides when a postponed entry is due
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""

@@ -69,6 +69,8 @@ class RealServer:
         options = ["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--hz", "1"]
         # The thread of the memory allocator would wait until a virtual time. Virtual times are in the past.
         options += ["--jemalloc-bg-thread", "no"]
+        # A hash table of the server has a random order. A list has the order of insertion.
+        options += ["--hash-max-ziplist-value", "4096", "--hash-max-ziplist-entries", "4096"]
         self._program = Program(flavour.name, [flavour.find(), *options], folder, self.clock.environment())
         self._program.start()
         try:
