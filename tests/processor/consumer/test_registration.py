@@ -144,7 +144,8 @@ async def test_consumer_with_the_name_dash_keeps_its_registration(any_group: Gro
     peer = await any_group.start(Recorder(), "pod-b")
     consumer = consumer_of(peer)
     assert consumer.claimer
-    await consumer.claimer._observer._read_state(0.0, must_read=True)
+    consumer.claimer._observer.must_read = True
+    await consumer.claimer._observer._read_state(0.0)
     assert await any_group.client.hexists(REGISTRATIONS, "-")
 
 

@@ -87,9 +87,10 @@ class PendingClaimer:
         """Event that is set when another consumer may have released entries."""
         return self._consumer.wakeup
 
-    async def save_snapshot(self) -> None:
-        """Save the state of the group, so that the group can be restored if it is deleted."""
-        await self._consumer.snapshot.save()
+    async def save_snapshot(self) -> bool:
+        """Save the state of the group, so that the group can be restored if it is deleted. Returns False if a consumer
+        has just saved an earlier state."""
+        return await self._consumer.snapshot.save()
 
     async def seconds_until_turn(self) -> float:
         """Return the time until this consumer's next liveness check."""

@@ -83,15 +83,17 @@ class GroupSnapshot:
         self._stream = stream
         self._keys = [*entry_keys(stream, group), group_key(stream, group, "last-known")]
 
-    async def save(self) -> None:
-        """Save the state of the group if no consumer has saved it within the last 0.8 s.
+    async def save(self) -> bool:
+        """Save the state of the group if no consumer has saved it within the last 0.8 s. Returns False if one has, so
+        that the caller must call again to save the present state.
 
         If entries of a lost group must still be restored, restores them first. If the server is out of memory, the
         previous snapshot is kept. Raises NewerFormat.
         """
-        if await self._save() == b"restoring":
+        if (reply := await self._save()) == b"restoring":
             await self.restore_entries()
-            await self._save()
+            reply = await self._save()
+        return bool(reply != b"recent")
 
     async def _save(self) -> Any:
         try:
@@ -105,7 +107,7 @@ class GroupSnapshot:
                 f"{found:.20}, expected at most {FORMAT}; use the StreamConsumer release that wrote them"
             ) from None
         subject = "the script that saves the snapshot"
-        return replies.one_of(reply, subject, (b"saved", b"skipped", b"restoring"))
+        return replies.one_of(reply, subject, (b"saved", b"skipped", b"recent", b"restoring"))
 
     async def restore_group(self, last_delivered_id: str, start_from: str) -> RestoredGroup:
         """Recreate the group at its previous position if it is missing.

@@ -103,14 +103,12 @@ def active_members(members: Members, dead: Collection[str], consumer_name: str, 
 
 
 def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str, *, is_busy: bool = False) -> float:
-    """Return the time until this consumer's next check. If n consumers are active, each consumer runs every n-th check.
-
-    In a large group, the checks follow each other faster, so that each consumer checks often enough.
-    """
+    """Return the time until this consumer's next check. If n consumers are active, each consumer runs every n-th
+    check, but does not wait longer than the maximum time between two checks."""
     interval, longest = (
         (BUSY_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL) if is_busy else (CHECK_INTERVAL, MAX_CHECK_INTERVAL)
     )
-    turn = min(interval, longest / len(active)).total_seconds()
+    turn = interval.total_seconds()
     wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
     return min(wait if wait > turn / 10 else wait + len(active) * turn, longest.total_seconds())
 

@@ -111,14 +111,15 @@ class RecoveryLoop:
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
-        delivered, is_busy = 0, False
+        delivered, is_busy, is_due = 0, False, False
         while not self.is_stopped:
             await asyncio.sleep(SNAPSHOT_INTERVAL_SECONDS)
             was_busy, delivered_before = is_busy, delivered
             is_busy, delivered = bool(self._in_flight.queued or self._in_flight.running), self._metrics.delivered
-            if self._may_claim() and (is_busy or was_busy or delivered != delivered_before):
+            is_due = is_due or is_busy or was_busy or delivered != delivered_before
+            if is_due and self._may_claim():
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
-                    await claimer.save_snapshot()
+                    is_due = not await claimer.save_snapshot()
 
     async def _claim_from(self, claimer: PendingClaimer, find_pages: Callable[[], Awaitable[list[ClaimPage]]]) -> bool:
         """Claim entries, one page after another from each source in turns. Returns True if entries are left that fit

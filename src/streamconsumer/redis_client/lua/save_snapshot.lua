@@ -2,7 +2,7 @@
 -- Saves the snapshot in KEYS[6] if the previous snapshot is at least MIN_AGE milliseconds old, at most MAX_SNAPSHOT_IDS
 -- entries are pending, and the group has at most MAX_CONSUMERS consumers. The script removes each entry with a score
 -- below zero from the schedule, because the new snapshot contains these entries. Returns `restoring` if entries of a lost
--- group must be restored first, otherwise `saved` or `skipped`.
+-- group must be restored first, `recent` if the previous snapshot is younger, otherwise `saved` or `skipped`.
 --
 -- Each group that a processor created or restored has the consumer ~postponed. If ~postponed is missing, another program
 -- created the group.
@@ -11,7 +11,7 @@ local format = tonumber(redis.call('HGET', snapshot, 'format')) or 0
 if format > FORMAT then return {err = 'NEWERFORMAT ' .. format} end
 if redis.call('HGET', snapshot, 'stage') then return 'restoring' end
 local saved_at = tonumber(redis.call('HGET', snapshot, 'at'))
-if saved_at and now - saved_at < MIN_AGE and now >= saved_at then return 'skipped' end
+if saved_at and now - saved_at < MIN_AGE and now >= saved_at then return 'recent' end
 local created = redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
 if type(created) == 'table' then return 'skipped' end  -- the group is missing, or the server is out of memory
 if created == 1 then
