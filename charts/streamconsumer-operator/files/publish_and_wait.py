@@ -18,12 +18,12 @@ from typing import Any
 
 import redis
 
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 NAME, NAMESPACE = "helm-test", os.environ["POD_NAMESPACE"]
 STREAM = f"{NAME}-{os.environ['POD_UID']}"
-COMPANION_KEYS = [
-    f"{{{STREAM}}}:{NAME}:{suffix}" for suffix in ("consumers", "readers", "postponed", "last-known", "dead-letters")
-]
+COMPANION_KEYS = [group_key(STREAM, NAME, suffix) for suffix in (*COMPANION_SUFFIXES, "dead-letters")]
 CONSUMERS = f"https://kubernetes.default.svc/apis/streamconsumer.dev/v1alpha1/namespaces/{NAMESPACE}/streamconsumers"
 SOURCE = "async def handle(data):\n    print('helm test: handled', data, flush=True)\n"
 SPEC: dict[str, Any] = {
