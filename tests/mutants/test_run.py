@@ -56,8 +56,8 @@ def test_a_seed_catches_a_mutant_of_a_script(passing: Unit) -> None:
 
 
 def test_a_mutant_that_changes_nothing_survives(passing: Unit) -> None:
-    description = 'delete `log.debug("failed to renew the leases of messages in flight", extra={"error": str(error)})`'
-    verdict = run_one(mutant("HeartbeatThread._renew", description), [passing])
+    description = 'delete `log.info("renewing the leases of messages in flight again")`'
+    verdict = run_one(mutant("HeartbeatThread._record_success", description), [passing])
     assert (verdict.is_caught, verdict.reason) == (False, "1 seeds and 0 tests passed")
 
 

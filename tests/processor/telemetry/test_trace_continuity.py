@@ -76,7 +76,7 @@ async def test_claim_links_to_the_attempt_of_a_killed_process(
     await group.add(fields={"seconds": "60", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:slow").start(environment=collector.environment)
     [line] = await pod.wait_for_log("started")
-    await group.start(Recorder(), "pod-b", settings={"telemetry": telemetry_kit.telemetry})
+    await group.start(Recorder(), "pod-b", min_idle=1, settings={"telemetry": telemetry_kit.telemetry})
     pod.signal(signal.SIGKILL)
     [claim] = await wait_for_named_spans(collector, CLAIM)
     assert (claim.kind, claim.attributes["messaging.operation.type"]) == ("CLIENT", "receive")
