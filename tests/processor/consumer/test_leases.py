@@ -70,7 +70,7 @@ async def test_entry_of_a_dead_consumer_is_claimed_behind_many_of_live_ones(grou
     await group.read_as("dead")
     await group.claim([orphan], "dead", idle_ms=60_000)
     handler = Recorder()
-    await group.start(handler, min_idle=10, batch=1)
+    await group.start(handler, min_idle=8, batch=1)
     await handler.wait_until_finished(1)
     assert handler.ids == [orphan]
     assert len(live) == 400

@@ -195,7 +195,7 @@ class Observer:
         """Run the script. Returns True if the registrations have changed, or if it is unknown whether they have."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
-        self.has_searched = bool(self._reference.stale) or now - self._searched_at > search_interval
+        self.has_searched = bool(self._reference.stale or self.last.stale) or now - self._searched_at > search_interval
         reply = await self._connection.execute(
             *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
