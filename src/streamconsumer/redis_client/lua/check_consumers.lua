@@ -1,4 +1,4 @@
--- uses: dictionary, call, find_group, find_registration
+-- uses: dictionary, call, group_info, find_registration
 -- Checks the consumers of the group ARGV[1] for the consumer ARGV[2]. KEYS: the stream, the registrations, the
 -- announcements. ARGV[3…]: the idle time in milliseconds above which a consumer is silent, the maximum number of
 -- consumers to list, the version of the registrations that the caller knows, and the idle time of the entries to search
@@ -14,7 +14,7 @@
 local group, me, silence, limit, version, idle = unpack(ARGV)
 local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
 redis.call('XACK', stream, group, '0-0')
-local found, failed = find_group(stream, group)
+local found, failed = group_info(stream, group)
 if failed and not found.err:find('no such key') then return found end
 local info = found and not failed and found or {consumers = 0, pending = 0}
 local is_listed, postponed, silent, owners, stale = info.consumers <= tonumber(limit), 0, {}, {}, {}

@@ -7,8 +7,8 @@
 -- The registration and the run id are those with which the owner was found dead. If one of them has changed, nothing is
 -- claimed. Both are empty if the idle time alone permits the claim.
 --
--- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier claim
--- of the entry was lost.
+-- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier
+-- claim of the entry was lost.
 local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local examined, trimmed, claims = 0, 0, {}

@@ -16,7 +16,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
   local is_valid = is_id(id)
   local pending = is_valid and redis.call('XPENDING', stream, group, id, id, 1)[1]
   local is_free = pending and pending[2] == POSTPONED
-  if is_valid and not pending then  -- lost with the group, or acknowledged by the consumer that the entry was restored for
+  if is_valid and not pending then  -- lost with the group, or acknowledged by the consumer that it was restored for
     is_free = redis.call('ZSCORE', schedule, id) % 1 == 0 and is_delivered(id)
   end
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]

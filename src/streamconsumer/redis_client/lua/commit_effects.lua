@@ -1,15 +1,11 @@
--- uses: entry_keys, entry_state, remember_commit
+-- uses: entry_keys, call, entry_state, is_lost, remember_commit
 -- Applies effects and acknowledges the entry ARGV[3]. KEYS[6…] are the keys of the effects. For each effect, ARGV[4…]
 -- contains the command, the index of the key in KEYS, the number of arguments, and the arguments. Returns `done` if the
--- effects were applied, `before` if an earlier call committed the effects, and `lost` if another consumer owns the entry.
--- Returns a table (command, key, actual type) if a key has another type than the command expects.
+-- effects were applied, `before` if an earlier call committed the effects, and `lost` if another consumer owns the
+-- entry. Returns a table (command, key, actual type) if a key has another type than the command expects.
 local id = ARGV[3]
-if is_committed(id) then
-  redis.call('XACK', stream, group, id)
-  return 'before'
-end
-local state = entry_state(id)
-if state == 'peer' or state == 'postponed' then return 'lost' end
+if ack_if_committed(id) then return 'before' end
+if is_lost(entry_state(id)) then return 'lost' end
 
 local steps, deletions, at = {}, {}, 4
 while at <= #ARGV do
@@ -37,10 +33,8 @@ for _, step in ipairs(steps) do
   probes[step[1]] = nil
 end
 for _, probe in ipairs(all_probes) do
-  local reply = redis.pcall(probe[1], unpack(probe[2]))
-  if type(reply) == 'table' and reply.err and (probe[3] == '' or not reply.err:find(probe[3], 1, true)) then
-    return {err = (reply.err:gsub('^@user_script: %d+: %-?', ''))}  -- Redis 6.2 adds this prefix to each error
-  end
+  local reply, failed = call(probe[1], unpack(probe[2]))
+  if failed and (probe[3] == '' or not reply.err:find(probe[3], 1, true)) then return reply end
 end
 
 local expected_types = {XADD = 'stream', SET = 'string', INCRBY = 'string'}

@@ -1,5 +1,5 @@
--- Counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the number
--- of entries. The reply is ARGV[2] if more entries may follow.
+-- Counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the number of entries. The
+-- reply is ARGV[2] if more entries may follow.
 --
 -- XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB.
 local count, limit, page, bytes, after = 0, tonumber(ARGV[2]), 1, 0, ARGV[1]

@@ -1,4 +1,4 @@
--- uses: dictionary, list_consumers
+-- uses: dictionary, consumers_info
 -- Deletes the group if no consumer is alive.
 --
 -- KEYS: the stream, the group's companion key `consumers`, the group's other companion keys. ARGV: the group,
@@ -11,7 +11,7 @@
 local stream, group, postponed = KEYS[1], ARGV[1], ARGV[2]
 local absent, min_idle = tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = tonumber(redis.call('TIME')[1])
-local consumers, failed = list_consumers(stream, group)
+local consumers, failed = consumers_info(stream, group)
 if failed then
   local words = consumers.err
   if words:find('^NOGROUP') == nil and words:find('^ERR no such key') == nil then return {err = words} end

@@ -1,8 +1,9 @@
--- uses: dictionary, call, find_group, list_consumers, find_registration
+-- uses: dictionary, call, group_info, consumers_info, find_registration
 -- Returns the registration of the consumer ARGV[2] of the group ARGV[1] in KEYS[2], its number of pending entries, and
--- its idle time in milliseconds, which is very long if there is no such consumer. In a group with too many consumers, the idle time is that of its oldest entries.
+-- its idle time in milliseconds, which is very long if there is no such consumer. In a group with too many consumers,
+-- the idle time is that of its oldest entries.
 local registration = find_registration(KEYS[2], ARGV[2]) or ''
-local consumers, failed = list_consumers(KEYS[1], ARGV[1])
+local consumers, failed = consumers_info(KEYS[1], ARGV[1])
 if not failed then
   for _, line in ipairs(consumers) do
     local info = dictionary(line)

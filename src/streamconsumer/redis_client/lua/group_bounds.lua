@@ -1,7 +1,7 @@
 -- uses: dictionary
--- Returns the number of groups of the stream KEYS[1], and three values for each group if there are at most MAX_GROUPS: 1
--- for the group ARGV[1] and 0 for other groups, the last delivered id, and the smallest pending id, which is empty if no
--- entry is pending.
+-- Returns the number of groups of the stream KEYS[1], and three values for each group if there are at most MAX_GROUPS:
+-- 1 for the group ARGV[1] and 0 for other groups, the last delivered id, and the smallest pending id, which is empty if
+-- no entry is pending.
 local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
 local lines = {}
 if #groups > MAX_GROUPS then return {#groups, lines} end

@@ -1,8 +1,7 @@
--- uses: dictionary, list_consumers
--- Returns at most ARGV[2] consumers of the group ARGV[1]. The consumers with the most pending entries
--- come first. Each line contains the first 256 bytes of the name, the number of pending entries and the idle time in
--- milliseconds.
-local consumers, failed = list_consumers(KEYS[1], ARGV[1])
+-- uses: dictionary, consumers_info
+-- Returns at most ARGV[2] consumers of the group ARGV[1]. The consumers with the most pending entries come first. Each
+-- line contains the first 256 bytes of the name, the number of pending entries and the idle time in milliseconds.
+local consumers, failed = consumers_info(KEYS[1], ARGV[1])
 if failed then return consumers end
 local lines = {}
 for _, line in ipairs(consumers) do

@@ -1,6 +1,6 @@
 -- uses: call, dictionary
--- Returns 1 if the group ARGV[1] exists, the number of groups, and the first 256 bytes of the names of
--- at most ARGV[2] groups.
+-- Returns 1 if the group ARGV[1] exists, the number of groups, and the first 256 bytes of the names of at most ARGV[2]
+-- groups.
 local groups, failed = call('XINFO', 'GROUPS', KEYS[1])
 if failed then return groups end
 local exists, names = 0, {}

@@ -1,7 +1,8 @@
 -- uses: entry_keys, entry_state, is_in_stream, now_milliseconds
 -- Moves entries to the pseudo consumer ~postponed until they are due. For each entry, ARGV[3…] contains the id, the
--- delivery count and the delay in milliseconds. Returns for each entry `done`, `lost` if another consumer owns the entry,
--- or `trimmed`. The script stores the due time first, because a server without free memory rejects only this write.
+-- delivery count and the delay in milliseconds. Returns for each entry `done`, `lost` if another consumer owns the
+-- entry, or `trimmed`. The script stores the due time first, because a server without free memory rejects only this
+-- write.
 local now, outcomes = now_milliseconds(), {}
 for i = 3, #ARGV, 3 do
   local id, outcome = ARGV[i], 'done'

@@ -1,6 +1,6 @@
--- uses: call, find_group
--- Returns the state of the group ARGV[1] in three parts: group, stream and pending entries. If the
--- command for a part fails, the part is an error.
+-- uses: call, group_info
+-- Returns the state of the group ARGV[1] in three parts: group, stream and pending entries. If the command for a part
+-- fails, the part is an error.
 --
 -- The first part contains the group's number of pending entries, number of consumers, last delivered id, number of
 -- entries read, and lag. An unknown number is -1. The first part is nil if the group does not exist.
@@ -11,7 +11,7 @@
 -- text with consumer names. Each name is followed by the consumer's number of pending entries. The text contains at
 -- most ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group. If the group
 -- has more than MAX_CONSUMERS consumers, the number contains all pending entries, and the text is empty.
-local info, failed = find_group(KEYS[1], ARGV[1])
+local info, failed = group_info(KEYS[1], ARGV[1])
 local group, length, pending = info, call('XLEN', KEYS[1]), false
 if info and not failed then
   group = {info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}

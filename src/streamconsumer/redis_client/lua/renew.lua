@@ -1,6 +1,6 @@
--- uses: entry_keys, entry_state, take
--- Renews the leases of the entries ARGV[3…], whose ids must be in stream order. Returns the ids of the entries that this
--- consumer no longer owns.
+-- uses: entry_keys, entry_state, is_lost, take
+-- Renews the leases of the entries ARGV[3…], whose ids must be in stream order. Returns the ids of the entries that
+-- this consumer no longer owns.
 --
 -- One XPENDING query for a range of up to 400 entries takes 1.9 ms for 200 ids. One query per id takes 3.4 ms in total.
 local ids, mine, lost = {}, {}, {}
@@ -14,10 +14,10 @@ for i = 3, #ARGV do
     local state = entry_state(id)
     if state == 'mine' then
       mine[#mine + 1] = id
-    elseif state == 'restored' or state == 'orphaned' then
-      take(id)
-    else
+    elseif is_lost(state) then
       lost[#lost + 1] = id
+    else
+      take(id)
     end
   end
 end

@@ -1,9 +1,9 @@
 -- uses: entry_keys, now_milliseconds, is_id
 -- Restores one page of the entries of a lost group. Returns 1 if more entries must be restored, otherwise 0.
 --
--- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored. The
--- three stages are the entries that were delivered after the snapshot, the entries in the snapshot, and the entries in
--- the schedule. An entry without a due time becomes due after GRACE milliseconds, unless its consumer takes it back.
+-- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored.
+-- The three stages are the entries that were delivered after the snapshot, the entries in the snapshot, and the entries
+-- in the schedule. An entry without a due time becomes due after GRACE milliseconds, unless its consumer takes it back.
 local snapshot, ids, done = KEYS[6], {}, true
 local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', snapshot, 'cursor')
 if not stage then return 0 end

@@ -1,12 +1,12 @@
 -- uses: entry_keys, call, dictionary, id_before, is_id, forget_claims
 -- Creates the group at its previous position if the group is missing, and records in the snapshot KEYS[6] that its
--- pending entries must be restored. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position
--- if no position is known. Returns the start position of the group, and 1 if the stream was deleted and created again
--- since this consumer last read from it, otherwise 0.
+-- pending entries must be restored. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start
+-- position if no position is known. Returns the start position of the group, and 1 if the stream was deleted and
+-- created again since this consumer last read from it, otherwise 0.
 --
--- The entries between the position in the snapshot and ARGV[3] were delivered after the snapshot. If there are more than
--- MAX_DELIVERED of them, the group starts at the position in the snapshot. The script reads one entry at a time, because
--- Lua copies the values of each entry, and these values may be large.
+-- The entries between the position in the snapshot and ARGV[3] were delivered after the snapshot. If there are more
+-- than MAX_DELIVERED of them, the group starts at the position in the snapshot. The script reads one entry at a time,
+-- because Lua copies the values of each entry, and these values may be large.
 --
 -- The group will deliver the entries after its start position again. The consumer that reads such an entry becomes its
 -- owner without a claim, so the records of claims of these entries are deleted.

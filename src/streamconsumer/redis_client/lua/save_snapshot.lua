@@ -1,11 +1,11 @@
--- uses: entry_keys, dictionary, find_group, now_milliseconds
+-- uses: entry_keys, dictionary, group_info, now_milliseconds
 -- Saves the snapshot in KEYS[6] if the previous snapshot is at least MIN_AGE milliseconds old, at most MAX_SNAPSHOT_IDS
 -- entries are pending, and the group has at most MAX_CONSUMERS consumers. The script removes each entry with a score
--- below zero from the schedule, because the new snapshot contains these entries. Returns `restoring` if entries of a lost
--- group must be restored first, `recent` if the previous snapshot is younger, otherwise `saved` or `skipped`.
+-- below zero from the schedule, because the new snapshot contains these entries. Returns `restoring` if entries of a
+-- lost group must be restored first, `recent` if the previous snapshot is younger, otherwise `saved` or `skipped`.
 --
--- Each group that a processor created or restored has the consumer ~postponed. If ~postponed is missing, another program
--- created the group.
+-- Each group that a processor created or restored has the consumer ~postponed. If ~postponed is missing, another
+-- program created the group.
 local snapshot, now = KEYS[6], now_milliseconds()
 local format = tonumber(redis.call('HGET', snapshot, 'format')) or 0
 if format > FORMAT then return {err = 'NEWERFORMAT ' .. format} end
@@ -18,7 +18,7 @@ if created == 1 then
   redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1)
   return 'restoring'
 end
-local info = find_group(stream, group)
+local info = group_info(stream, group)
 local lines = redis.call('XPENDING', stream, group)[4] or {}
 if info.consumers > MAX_CONSUMERS or #lines > MAX_OWNERS then return 'skipped' end
 local ids = {}

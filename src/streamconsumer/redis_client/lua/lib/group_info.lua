@@ -1,6 +1,6 @@
 -- uses: dictionary, call
 -- Returns the line of XINFO GROUPS for a group, or false. The second value is true if the first value is an error.
-local function find_group(stream, name)
+local function group_info(stream, name)
   local groups, failed = call('XINFO', 'GROUPS', stream)
   if failed then return groups, true end
   for _, line in ipairs(groups) do
