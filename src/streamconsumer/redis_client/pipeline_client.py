@@ -7,6 +7,7 @@ commands fail.
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -18,7 +19,7 @@ from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_o
 from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
-from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
+from streamconsumer.redis_client.scripts import execute_all_by_hash
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -108,14 +109,10 @@ class PipelineClient:
         return host if port is None else f"{host}:{port}"
 
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
-        found = await self._send(connection := await self._connect(), [tuple(by_hash(command)) for command in commands])
-        if unknown := [index for index, reply in enumerate(found) if is_unknown_script(reply)]:
-            repeated = await self._send(connection, [commands[index] for index in unknown])
-            for index, reply in zip(unknown, repeated, strict=True):
-                found[index] = reply
+        found = await execute_all_by_hash(partial(self._send, await self._connect()), commands)
         return [classify_errors(reply, self._server_name) for reply in found]
 
-    async def _send(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, connection: AbstractConnection, commands: Sequence[Sequence[Any]]) -> list[Any]:
         await connection.send_packed_command(connection.pack_commands(commands))
         replies, turn_began = [], time.monotonic()
         for command in commands:
@@ -125,7 +122,7 @@ class PipelineClient:
                 turn_began = time.monotonic()
         return replies
 
-    async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
+    async def _read_reply(self, connection: AbstractConnection, command: Sequence[Any]) -> Any:
         try:
             return await connection.read_response()
         except ResponseError as error:

@@ -10,7 +10,7 @@ work is split into pages.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Self
@@ -18,6 +18,7 @@ from typing import Any, Self
 from redis.exceptions import NoScriptError, ResponseError
 
 from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE, CLAIM_SECONDS, MAX_REMEMBERED_COMMITS, POSTPONED_CONSUMER
+from streamconsumer.redis_client.replies import Execute
 
 MAX_CONSUMERS = 10_000
 """Maximum number of consumers of a group that a pod, a script or a command lists. XINFO CONSUMERS has no limit of its
@@ -42,7 +43,7 @@ _COMMON_CONSTANTS: dict[str, int | str] = {
 
 
 class Script(str):
-    """Text of a Lua script. The command `("EVAL", script, …)` is sent as EVALSHA (see `by_hash`)."""
+    """Text of a Lua script. The command `("EVAL", script, …)` is sent as EVALSHA (see `execute_by_hash`)."""
 
     __slots__ = ("name", "sha1")
     name: str
@@ -68,16 +69,36 @@ def load_script(name: str, **constants: int | str) -> Script:
     return Script(name, "\n".join([*lines, code]))
 
 
-def by_hash(command: Sequence[Any]) -> Sequence[Any]:
-    """Return an EVAL of a `Script` as EVALSHA, which sends only the hash. Returns any other command unchanged.
+async def execute_by_hash(execute: Execute, command: Sequence[Any]) -> Any:
+    """Execute a command. Sends an EVAL of a `Script` as EVALSHA, and as EVAL if the server does not have the script."""
+    try:
+        return await execute(*_by_hash(command))
+    except ResponseError as error:
+        if not _is_unknown_script(error):
+            raise
+    return await execute(*command)
 
-    If `is_unknown_script` returns True for the reply, the caller must send the EVAL, which also loads the script."""
+
+async def execute_all_by_hash(
+    execute_all: Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]], commands: Sequence[Sequence[Any]]
+) -> list[Any]:
+    """Execute commands as `execute_by_hash` does. `execute_all` returns one reply or error for each command."""
+    found = await execute_all([_by_hash(command) for command in commands])
+    if unknown := [index for index, reply in enumerate(found) if _is_unknown_script(reply)]:
+        repeated = await execute_all([commands[index] for index in unknown])
+        for index, reply in zip(unknown, repeated, strict=True):
+            found[index] = reply
+    return found
+
+
+def _by_hash(command: Sequence[Any]) -> Sequence[Any]:
+    """Return an EVAL of a `Script` as EVALSHA, which sends only the hash. Returns any other command unchanged."""
     if len(command) > 1 and command[0] == "EVAL" and isinstance(command[1], Script):
         return ("EVALSHA", command[1].sha1, *command[2:])
     return command
 
 
-def is_unknown_script(reply: Any) -> bool:
+def _is_unknown_script(reply: Any) -> bool:
     """Return True if an EVALSHA must be repeated as EVAL: the server does not have the script, or refuses EVALSHA."""
     if not isinstance(reply, ResponseError):
         return False

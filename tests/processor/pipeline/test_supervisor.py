@@ -76,6 +76,12 @@ def failing_at_first(error: Exception, times: int) -> Callable[[str, ThreadMain]
     return start
 
 
+async def is_entry_renewed(group: Group) -> bool:
+    """Return True if the lease of the only pending entry was renewed within the last second."""
+    [entry] = await group.entries()
+    return entry.idle_ms < 1000
+
+
 async def test_heartbeat_thread_that_cannot_start_is_started_later(group: Group) -> None:
     handler = Recorder(gate=False)
     runtime = Runtime(start_thread=failing_at_first(RuntimeError("can't start new thread"), 3))
@@ -86,8 +92,7 @@ async def test_heartbeat_thread_that_cannot_start_is_started_later(group: Group)
     assert isinstance(consumer, RedisConsumer)
 
     async def is_renewed() -> bool:
-        [entry] = await group.entries()
-        return entry.idle_ms < 1000 and bool(consumer.registration.registered)
+        return await is_entry_renewed(group) and bool(consumer.registration.registered)
 
     await eventually(lambda: processor.metrics.background_restarts == 3)
     await asyncio.sleep(1.5)
@@ -113,13 +118,8 @@ async def test_memory_error_in_the_heartbeat_thread_restarts_it(group: Group, mo
 
     monkeypatch.setattr("streamconsumer.processor.consumer.leases.Leases.renew", renew)
     await eventually(lambda: processor.metrics.background_restarts >= 2)
-
-    async def is_renewed() -> bool:
-        [entry] = await group.entries()
-        return entry.idle_ms < 1000
-
     await asyncio.sleep(1.5)
-    await eventually(is_renewed)
+    await eventually(lambda: is_entry_renewed(group))
     handler.gate.set()
     await group.wait_settled()
 

@@ -175,11 +175,9 @@ class PendingClaimer:
             self._metrics.trimmed += await self._trimmer.trim()
 
     async def _claim_from_dead(self, dead: Dead, count: int) -> list[Entry]:
-        return self._mark_claimed_from(dead.name, await self._claim_pending(dead, count))
-
-    def _mark_claimed_from(self, name: str, entries: list[Entry]) -> list[Entry]:
+        entries = await self._claim_pending(dead, count)
         for entry in entries:
-            entry.claimed_from = name
+            entry.claimed_from = dead.name
         return self._consumer.mark_suspects(entries)
 
     async def _claim_pending(self, dead: Dead, count: int) -> list[Entry]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
@@ -14,7 +15,7 @@ from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.consumer.raw_connection import RawConnection
 from streamconsumer.processor.message import Encoding
 from streamconsumer.redis_client.errors_table import classify_error
-from streamconsumer.redis_client.scripts import by_hash, is_unknown_script
+from streamconsumer.redis_client.scripts import execute_by_hash
 
 
 class DedicatedConnection:
@@ -72,7 +73,7 @@ class DedicatedConnection:
         async with self._lock:
             try:
                 connection = await self._connect()
-                return await self._execute(connection, command)
+                return await execute_by_hash(partial(connection.execute_within, self._timeout_seconds), command)
             except ResponseError as error:
                 if classify_error(error, "").must_relocate:
                     await self._close()
@@ -90,14 +91,6 @@ class DedicatedConnection:
         """Close the connection. The next command connects to the current primary."""
         async with self._lock:
             await self._close()
-
-    async def _execute(self, connection: RawConnection, command: tuple[Any, ...]) -> Any:
-        try:
-            return await connection.execute_within(self._timeout_seconds, *by_hash(command))
-        except ResponseError as error:
-            if not is_unknown_script(error):
-                raise
-            return await connection.execute_within(self._timeout_seconds, *command)
 
     async def _connect(self) -> RawConnection:
         if self._connection is None or not self._connection.is_usable:

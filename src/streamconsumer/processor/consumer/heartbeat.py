@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
 from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
-from streamconsumer.processor.consumer.leases import Leases
+from streamconsumer.processor.consumer.leases import RENEWAL_PAGE_SIZE, Leases
 from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL
 from streamconsumer.processor.consumer.manager import MAX_REPLY_BYTES, StreamManager
 from streamconsumer.processor.consumer.raw_connection import RawConnection
@@ -24,9 +24,6 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import Runtime
 
 log = logging.getLogger(__name__)
-
-PAGE_SIZE = 190
-"""Maximum number of leases that one command renews. The server needs 2 ms to renew this number of leases."""
 
 STOP_TIMEOUT_SECONDS = 0.5
 """Time for which `stop` waits for a running renewal."""
@@ -258,8 +255,8 @@ class HeartbeatThread:
     ) -> None:
         lost: list[str] = []
         try:
-            for begin in range(0, len(ids), PAGE_SIZE):
-                lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
+            for begin in range(0, len(ids), RENEWAL_PAGE_SIZE):
+                lost += await leases.renew(ids[begin : begin + RENEWAL_PAGE_SIZE])
         except BaseException:  # Redis may have run the renewal, and may have made acknowledged entries pending again
             self._call_in_main_loop(self._ack_buffer.add_many, [id_ for id_ in ids if id_ in acked_ids])
             raise
@@ -290,7 +287,9 @@ class HeartbeatThread:
         If there are many ids, each heartbeat renews only a part of the leases. A heartbeat that renews only a part of
         the leases still renews each lease several times within `min_idle`.
         """
-        share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
+        share = max(
+            RENEWAL_PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle))
+        )
         if len(ids) <= share:
             return ids
         begin = self._next_index % len(ids)

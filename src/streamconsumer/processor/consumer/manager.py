@@ -24,7 +24,7 @@ from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.pipeline_client import command_name
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
-from streamconsumer.redis_client.scripts import FIND_GROUP, by_hash, is_unknown_script
+from streamconsumer.redis_client.scripts import FIND_GROUP, execute_all_by_hash, execute_by_hash
 from streamconsumer.redis_client.sentinel_copy import close_sentinel_pool, copy_sentinel_pool
 from streamconsumer.redis_client.topology import topology
 
@@ -188,12 +188,7 @@ class StreamManager:
     async def execute(self, *command: Any) -> Any:
         """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
-            try:
-                return await self.control.execute_command(*by_hash(command))  # type: ignore[no-untyped-call]
-            except ResponseError as error:
-                if not is_unknown_script(error):
-                    raise
-                return await self.control.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await execute_by_hash(self.control.execute_command, command)
         except ReplyTooLarge as error:
             raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
         except RedisError as error:
@@ -211,13 +206,7 @@ class StreamManager:
 
     async def execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Execute commands in one round trip. Returns one reply or error for each command. Raises connection errors."""
-        found = await self._execute_pipeline([by_hash(command) for command in commands])
-        unknown = [index for index, reply in enumerate(found) if is_unknown_script(reply)]
-        if unknown:
-            repeated = await self._execute_pipeline([commands[index] for index in unknown])
-            for index, reply in zip(unknown, repeated, strict=True):
-                found[index] = reply
-        return found
+        return await execute_all_by_hash(self._execute_pipeline, commands)
 
     async def _execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         pipeline = self.control.pipeline(transaction=False)

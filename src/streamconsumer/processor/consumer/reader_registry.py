@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from random import Random
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
+from streamconsumer.processor.consumer.registration import ignoring_out_of_memory
 from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
@@ -39,7 +40,7 @@ class ReaderRegistry:
 
     async def register(self, client_id: int) -> None:
         """Store the client id of this consumer's reading connection."""
-        with suppress(OutOfMemoryError):
+        with ignoring_out_of_memory():
             await self._execute("HSET", self._key, self._consumer_name, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:

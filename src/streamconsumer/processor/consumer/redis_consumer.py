@@ -311,7 +311,7 @@ class RedisConsumer:
         max_deliveries = self.manager.delivery.max_deliveries
         for entry in entries:
             entry.origin = CLAIMED
-            if max_deliveries == 1:  # see `Settler.marks_first_attempts`
+            if max_deliveries == 1:  # see `Preparation.marks_first_attempts`
                 entry.deliveries = max(0, entry.deliveries - 1)
             entry.is_suspect = is_suspect(entry.deliveries, max_deliveries)
         return entries

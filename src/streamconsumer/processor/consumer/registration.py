@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import Any, Self
 
 from redis.exceptions import ResponseError
@@ -31,7 +30,7 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
-from streamconsumer.redis_client.scripts import by_hash, is_unknown_script, load_script
+from streamconsumer.redis_client.scripts import execute_by_hash, load_script
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +207,10 @@ class OwnRegistration:
 
         `connection` is the connection on which this process reads.
         """
-        execute = partial(_execute, connection)
+
+        async def execute(*command: Any) -> Any:
+            return await execute_by_hash(connection.execute, command)
+
         found = await self._find(execute)
         if not self._is_free(found):
             is_abandoned = await self._is_abandoned(execute, found, min_idle)
@@ -287,12 +289,3 @@ def ignoring_out_of_memory() -> Iterator[None]:
     except ResponseError as error:
         if classify_error(error, "").code != "OOM":
             raise
-
-
-async def _execute(connection: RawConnection, *command: Any) -> Any:
-    try:
-        return await connection.execute(*by_hash(command))
-    except ResponseError as error:
-        if not is_unknown_script(error):
-            raise
-        return await connection.execute(*command)
