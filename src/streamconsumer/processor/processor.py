@@ -236,12 +236,13 @@ class RedisStreamProcessor:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
+        count = max(1, pipeline.in_flight.read_count(self.batch_count))
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
         replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
         is_replay = has_failed and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(self.batch_count)
+            entries = await pipeline.consumer.read(count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:
@@ -252,7 +253,7 @@ class RedisStreamProcessor:
             self._telemetry.on_received(entries)
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
         pipeline.in_flight.admit(entries)
-        if len(entries) == self.batch_count:
+        if len(entries) == count:
             return  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter, defaultdict
 from datetime import timedelta
 
+import pytest
+
 from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor import Reject, Retry, current_message
 from streamconsumer.processor.message import Entry, Origin
@@ -109,17 +111,47 @@ async def test_entries_that_wait_in_a_lane_are_released_on_stop(group: Group) ->
     assert await group.pending() == 4
 
 
-def test_suspects_alternate_with_other_entries() -> None:
+def _entry(number: int, origin: Origin = Origin.NEW, *, is_suspect: bool = False) -> Entry:
+    entry = Entry(f"{number}-0", ())
+    entry.origin, entry.is_suspect = origin, is_suspect
+    return entry
+
+
+@pytest.mark.parametrize("origin", Origin)
+def test_suspects_start_after_all_other_entries(origin: Origin) -> None:
     ready_queue = ReadyQueue()
     for number in range(4):
-        entry = Entry(f"{number}-0", ())
-        entry.is_suspect = number < 2
-        ready_queue.put(entry)
+        ready_queue.put(_entry(number, Origin.CLAIMED if number < 2 else origin, is_suspect=number < 2))
     order = []
     while popped := ready_queue.pop():
         order.append(popped.message_id)
         ready_queue.complete(popped)
-    assert order == ["0-0", "2-0", "1-0", "3-0"]
+    assert order == ["2-0", "3-0", "0-0", "1-0"]
+
+
+def test_suspects_start_one_at_a_time() -> None:
+    ready_queue = ReadyQueue()
+    for number in range(2):
+        ready_queue.put(_entry(number, Origin.CLAIMED, is_suspect=True))
+    first = ready_queue.pop()
+    assert first is not None
+    assert ready_queue.pop() is None
+    assert len(ready_queue) == 0, "the second suspect does not wait for a slot"
+    ready_queue.release_turn(first)
+    assert ready_queue.pop() is not None
+
+
+def test_claimed_entries_do_not_take_the_turn_of_new_entries() -> None:
+    """Entries of a dead consumer arrive one by one, between the starts of due and new entries."""
+    ready_queue, order = ReadyQueue(), []
+    for number in range(4):
+        ready_queue.put(_entry(number, Origin.NEW))
+        ready_queue.put(_entry(10 + number, Origin.DUE))
+    for number in range(20, 28):
+        ready_queue.put(_entry(number, Origin.CLAIMED))
+        order += [ready_queue.pop(), ready_queue.pop()]
+    origins = [entry.origin for entry in order if entry and entry.origin is not Origin.CLAIMED]
+    assert origins == [Origin.DUE, Origin.NEW] * 4
 
 
 def test_claimed_entries_start_first_and_due_and_new_entries_in_turns() -> None:

@@ -1,20 +1,24 @@
 """Claims entries of dead consumers, entries that are idle longer than `min_idle`, and postponed entries that are due.
 
-One call claims at most one page of entries, because the processor takes only as many entries as it has free slots.
+One call claims at most one page of entries, because the processor takes only as many entries as it has free slots, and
+because the liveness checks continue while many entries are claimed.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from math import inf
+from typing import Literal, NamedTuple
 
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
+from streamconsumer.processor.consumer.large_entries import Claimed
 from streamconsumer.processor.consumer.observer import Observer
-from streamconsumer.processor.consumer.pending_entries import Dead
+from streamconsumer.processor.consumer.pending_entries import MAX_CLAIMED, Dead
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.retention import StreamTrimmer
 from streamconsumer.processor.error_logging import logging_redis_errors
@@ -31,12 +35,26 @@ MAX_DELETED = 100
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
-MAX_CLAIMED = 120
-"""Maximum number of entries that one claim of pending entries examines, see `redis_client.scripts`."""
 
-ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Coroutine function that claims up to the given number of entries. A result with fewer entries means that no claimable
-entries are left."""
+class ClaimedPage(NamedTuple):
+    """Result of one claim."""
+
+    entries: list[Entry]
+    has_more: bool
+    """True if entries may be left. A page without entries can have more, because it contained only trimmed entries."""
+
+
+NOTHING_LEFT = ClaimedPage([], has_more=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPage:
+    """Work that a check has found. It is done page by page, so that one kind of work does not delay the others."""
+
+    claim: Callable[[int], Awaitable[ClaimedPage]]
+    """Claims up to the given number of entries."""
+    kind: Literal["dead", "due", "upkeep"]
+    """Entries of a dead consumer, postponed entries that are due, or work that claims nothing."""
 
 
 class PendingClaimer:
@@ -53,6 +71,8 @@ class PendingClaimer:
         self._trim_at_seconds = 0.0
         self._announced_at_seconds = -inf
         self._clock_offset_seconds = 0.0
+        self._repair_after: str | None = None
+        """Id after which the repair of the schedule continues. None if no repair is in progress."""
 
     def heartbeat(
         self,
@@ -100,7 +120,7 @@ class PendingClaimer:
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
+        """Run this consumer's liveness check. Returns the work that the check found, the most urgent first.
 
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.
@@ -108,14 +128,26 @@ class PendingClaimer:
         now, observer = await self._now_seconds(), self._observer
         await observer.check()
         self._report_limit()
-        claims: list[ClaimPage] = [partial(self._claim_from_dead, dead) for dead in observer.dead]
+        pages = [ClaimPage(partial(self._claim_from_dead, dead), "dead") for dead in observer.dead]
         if observer.has_postponed:
-            if observer.has_searched:
-                await self._consumer.leases.repair_schedule(self.min_idle)
-            claims.append(self.claim_due)
+            pages.append(ClaimPage(self.claim_due, "due"))
+        if observer.has_postponed and observer.has_searched and self._repair_after is None:
+            self._repair_after = ""
+        if self._repair_after is not None:
+            pages.append(ClaimPage(self._repair_schedule, "upkeep"))
+        return [*pages, ClaimPage(partial(self._maintain, now), "upkeep")]
+
+    async def _repair_schedule(self, _count: int) -> ClaimedPage:
+        """Make one page of postponed entries due that have no due time. Several checks can share the pages."""
+        after = await self._consumer.leases.repair_schedule(self.min_idle, self._repair_after or "")
+        self._repair_after = after or None
+        return ClaimedPage([], has_more=bool(after))
+
+    async def _maintain(self, now: float, _count: int) -> ClaimedPage:
+        """Delete expired consumers and trim the stream."""
         await self._delete_expired(now)
         await self._trim(now)
-        return claims
+        return NOTHING_LEFT
 
     async def _delete_expired(self, now: float) -> None:
         """Delete members that no longer announce themselves and own no pending entries."""
@@ -174,34 +206,29 @@ class PendingClaimer:
         ):
             self._metrics.trimmed += await self._trimmer.trim()
 
-    async def _claim_from_dead(self, dead: Dead, count: int) -> list[Entry]:
-        entries = await self._claim_pending(dead, count)
+    async def _claim_from_dead(self, dead: Dead, count: int) -> ClaimedPage:
+        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
+            page = await self._consumer.pending_entries.page(dead.name, MAX_CLAIMED, idle=dead.idle)
+            excluded = {*acked_ids, *self._consumer.in_flight_ids()}
+            claimable = [pending for pending in page if pending.message_id not in excluded]
+            limit = min(count, self._consumer.read_size.max_count)
+            claimed = await self._consumer.claim(claimable, dead, limit)
+        entries = [entry for entry in claimed.entries if entry.message_id not in acked_ids]
         for entry in entries:
             entry.claimed_from = dead.name
-        return self._consumer.mark_suspects(entries)
+        return self._to_page(self._consumer.mark_suspects(entries), claimed)
 
-    async def _claim_pending(self, dead: Dead, count: int) -> list[Entry]:
-        """Claim entries of a dead consumer. Skips pages that contain only trimmed entries."""
-        page_size = min(count, self._consumer.read_size.max_count, MAX_CLAIMED)
-        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
-            while True:
-                page = await self._consumer.pending_entries.page(dead.name, page_size, idle=dead.idle)
-                excluded = {*acked_ids, *self._consumer.in_flight_ids()}
-                claimable = [pending for pending in page if pending.message_id not in excluded]
-                claimed = await self._consumer.claim(claimable, dead)
-                if claimed.entries or not claimed.trimmed:
-                    break
-        return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
-
-    async def claim_due(self, count: int) -> list[Entry]:
-        """Claim postponed entries that are due. Skips pages that contain only trimmed entries."""
+    async def claim_due(self, count: int) -> ClaimedPage:
+        """Claim postponed entries that are due."""
         with self._replay_on_error():
-            while True:
-                limit = min(count, self._consumer.read_size.max_count)
-                claimed = await self._consumer.pending_entries.claim_due(limit)
-                self._consumer.record_claimed(claimed, count)
-                if claimed.entries or not claimed.trimmed:
-                    return self._count_claimed(claimed.entries)
+            limit = min(count, self._consumer.read_size.max_count)
+            claimed = await self._consumer.pending_entries.claim_due(limit)
+            self._consumer.record_claimed(claimed, count)
+        return self._to_page(claimed.entries, claimed)
+
+    def _to_page(self, entries: list[Entry], claimed: Claimed) -> ClaimedPage:
+        self._metrics.claimed += len(entries)
+        return ClaimedPage(entries, has_more=bool(claimed.entries or claimed.trimmed))
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
@@ -214,7 +241,3 @@ class PendingClaimer:
         except BaseException:
             self._consumer.replay.request()
             raise
-
-    def _count_claimed(self, entries: list[Entry]) -> list[Entry]:
-        self._metrics.claimed += len(entries)
-        return entries

@@ -293,10 +293,11 @@ class RedisConsumer:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
-        """Claim pending entries of a dead consumer, or of this consumer."""
-        claimed = await self.pending_entries.claim(pending, dead)
-        self.record_claimed(claimed, len(pending))
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead, limit: int | None = None) -> Claimed:
+        """Claim up to `limit` pending entries of a dead consumer, or of this consumer."""
+        limit = len(pending) if limit is None else limit
+        claimed = await self.pending_entries.claim(pending, dead, limit)
+        self.record_claimed(claimed, limit)
         return claimed
 
     def record_claimed(self, claimed: Claimed, requested: int) -> None:

@@ -21,9 +21,10 @@ from streamconsumer.model.processor_settings import Breaker
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
 from streamconsumer.processor.message import NEW, Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.capacity import Load, dead_count, due_count, has_room_for_trials, read_count
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
-from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.ready_queue import BlockedEntries, ReadyQueue
 from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
@@ -32,15 +33,9 @@ log = logging.getLogger(__name__)
 CANCEL_TIMEOUT = timedelta(seconds=1)
 """Maximum time to wait until a cancelled handler ends."""
 
-MAX_TRIAL_CANDIDATES = 100
-"""While the circuit breaker is open, the processor reads entries for trials only if the table contains fewer
-entries than this number."""
-
-BATCH_RETRY_SECONDS = 0.1
-"""Additional delay of a retry if other entries of the entry's batch are still running."""
-
-SELF_CANCEL_RETRY_SECONDS = 1.0
-"""Delay of the retry after a handler has cancelled its own task."""
+BATCH_RETRY_SECONDS, SELF_CANCEL_RETRY_SECONDS = 0.1, 1.0
+"""Additional delay of a retry if other entries of the entry's batch are still running, and delay of the retry after a
+handler has cancelled its own task."""
 
 
 class InFlightTable:
@@ -92,6 +87,8 @@ class InFlightTable:
         self.has_capacity = asyncio.Event()
         """Event that is set while the processor may read more entries, and after `close`."""
         self.has_capacity.set()
+        self.capacity_changed = asyncio.Event()
+        """Event that is set when the processor may be able to claim more entries."""
         self.on_entry_removed: Callable[[str], object] = lambda _: None
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
         metrics.count_in_flight = self.tasks.__len__
@@ -285,8 +282,7 @@ class InFlightTable:
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self._start(entry, task)
-        if not self.ready_queue.ready:
-            self.update_capacity()
+        self.update_capacity()
         try:
             await self._run(entry)
         except BaseException as error:
@@ -321,29 +317,32 @@ class InFlightTable:
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
-        has_room = self._has_room_for_trials() if self._gate.is_open else self._has_room_for_new()
-        if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
+        self.capacity_changed.set()
+        if self.is_closed or self.read_count(1):
             self.has_capacity.set()
         else:
             self.has_capacity.clear()
 
-    def room_for_claims(self, *, is_due: bool) -> int:
-        """Return the number of entries that may be claimed although the processor must not read new entries.
+    def read_count(self, batch_count: int) -> int:
+        """Return the number of entries that the next read may return."""
+        if self._held_memory.is_full(self.entries):
+            return 0
+        if self._gate.is_open:
+            may_try = self._gate.allows_attempt() and not self.ready_queue.ready
+            return batch_count if may_try and has_room_for_trials(self.entries.values()) else 0
+        return 0 if self._blocked.is_full else read_count(self._load(), batch_count)
 
-        Due entries and entries of other consumers do not use each other's room."""
-        queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
-        queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
-        return 0 if is_full or self.is_closed or self._gate.is_open else max(0, self._concurrency - queued)
+    def claim_count(self, batch_count: int, *, is_due: bool) -> int:
+        """Return the number of due entries, or of entries of dead consumers, that the processor may claim."""
+        if self.is_closed or self._blocked.is_full or self._held_memory.is_full(self.entries):
+            return 0
+        if self._gate.is_open:
+            return self.read_count(batch_count)
+        return (due_count if is_due else dead_count)(self._load(), batch_count)
 
-    def _has_room_for_new(self) -> bool:
-        ready = len(self.ready_queue)
-        has_slot = not ready and len(self.tasks) - self._batched_count < self._concurrency
-        return (has_slot or ready <= self.prefetch_limit > 0) and not self._blocked.is_full
-
-    def _has_room_for_trials(self) -> bool:
-        if not self._gate.allows_attempt() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
-            return False
-        return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
+    def _load(self) -> Load:
+        running = len(self.tasks) - self._batched_count
+        return Load(*self.ready_queue.counts(), running, self._concurrency, self.prefetch_limit)
 
     def _is_ending(self) -> bool:
         """Return whether no entry may start. Closes the table if the task of the processor is cancelled, because the

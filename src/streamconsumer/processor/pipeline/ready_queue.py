@@ -1,14 +1,15 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns.
-Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
+Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns,
+so that neither kind takes more than half of the starts while the other waits. Entries of each kind start in order of
+arrival, except entries with an ordering key.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
 value is not settled, later entries with this value wait in a queue, which is called a lane.
 
-A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
-most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
-handlers fail without a crash do not block the other entries.
+A suspect is an entry that may have crashed the process of a dead consumer. A suspect starts only if no other entry
+waits, so that a crash delays no other entry of this process, and suspects start one at a time. While a suspect is next,
+the processor reads no entries (`capacity`), so that the other entries soon run out.
 """
 
 from collections import deque
@@ -60,18 +61,28 @@ class ReadyQueue:
         self.claimed: deque[Entry] = deque()
         """Entries that were claimed, except suspects."""
         self.suspects: deque[Entry] = deque()
-        """Suspects. A suspect whose turn has come starts before the entries in the other queues."""
+        """Suspects, which start after the entries in the other queues."""
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""
-        self._is_others_turn = self._is_due_turn = False
+        self._is_due_turn = True
         self._lanes: dict[bytes, deque[Entry]] = {}
         """Entries that wait until an earlier entry with the same ordering key is settled, grouped by ordering key."""
         self._blocked = BlockedEntries() if blocked is None else blocked
         """Blocked entries, including the entries in `_lanes`. The in-flight table uses the same object."""
 
     def __len__(self) -> int:
-        """Return the number of entries that wait only for a slot. Entries that wait in a lane are not included."""
-        return len(self.ready) + len(self.due) + len(self.claimed) + len(self.suspects)
+        """Return the number of entries that wait only for a slot. Entries in a lane, and suspects that wait for another
+        suspect, are not included."""
+        return len(self.ready) + len(self.due) + len(self.claimed) + self.is_suspect_next
+
+    @property
+    def is_suspect_next(self) -> bool:
+        """True if a suspect waits and no other suspect is running."""
+        return bool(self.suspects) and self._active_suspect is None
+
+    def counts(self) -> tuple[int, int, int, int, bool]:
+        """Return the numbers of new entries, due entries, claimed entries and suspects, and `is_suspect_next`."""
+        return len(self.ready), len(self.due), len(self.claimed), len(self.suspects), self.is_suspect_next
 
     @property
     def _queues(self) -> tuple[deque[Entry], ...]:
@@ -107,13 +118,10 @@ class ReadyQueue:
 
     def pop(self) -> Entry | None:
         """Remove and return the next entry. Returns None if no entry may start."""
-        has_others = bool(self.ready or self.due or self.claimed)
-        if self.suspects and self._active_suspect is None and not (self._is_others_turn and has_others):
-            self._is_others_turn = True
-            self._active_suspect = self.suspects.popleft()
-            return self._active_suspect
-        self._is_others_turn = False
-        return self.pop_if(lambda _: True)
+        entry = self.pop_if(lambda _: True)
+        if entry is None and self.is_suspect_next:
+            entry = self._active_suspect = self.suspects.popleft()
+        return entry
 
     def pop_untried(self) -> Entry | None:
         """Remove and return the next new entry. Returns None if there is no new entry."""
@@ -122,11 +130,11 @@ class ReadyQueue:
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
         """Remove and return the next entry that is not a suspect. Returns None if there is no such entry, or if
         `may_start` returns False for the entry."""
-        due_or_new = self.due if self.due and (self._is_due_turn or not self.ready) else self.ready
-        queue = self.claimed or due_or_new
+        queue = self.claimed or (self.due if self.due and (self._is_due_turn or not self.ready) else self.ready)
         if not queue or not may_start(queue[0]):
             return None
-        self._is_due_turn = queue is not self.due
+        if queue is not self.claimed:
+            self._is_due_turn = queue is self.ready
         return queue.popleft()
 
     def release_turn(self, entry: Entry) -> None:
