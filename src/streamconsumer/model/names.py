@@ -60,4 +60,4 @@ REDIS_FOLDER = "/etc/streamconsumer/redis"
 """Folder in which the keys of the Secrets for Redis are mounted, one file per key."""
 
 POD_UID_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES_POD_UID"
-"""Environment variable with the UID of the pod. Telemetry uses it, and the registration of the consumer name."""
+"""Environment variable with the UID of the pod. Telemetry and the registration of the consumer name use this UID."""

@@ -1,9 +1,9 @@
 """Redis URL, credentials and TLS settings of a pod. The files that contain the URL, credentials and certificates are
 read at each connect.
 
-The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Connects after this
-update use the new credentials. Open connections stay valid, because Redis checks the password only when a connection is
-opened.
+The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Every connection that is
+opened after this update uses the new credentials. Open connections stay valid, because Redis checks the password only
+when a connection is opened.
 """
 
 import ssl

@@ -49,7 +49,7 @@ def count(reply: Any, subject: str) -> int:
 
 
 def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
-    """Return the value in `expected` that is equal to the reply and has its type."""
+    """Return the value in `expected` that is equal to the reply and has the same type."""
     for value in expected:
         if type(reply) is type(value) and reply == value:
             return value
@@ -78,7 +78,7 @@ def text(reply: Any, subject: str) -> str:
 
 
 def name(reply: Any, subject: str) -> str:
-    """Return the name of a consumer as text, which a command can contain again. Bytes that are not UTF-8 become lone
+    """Return the name of a consumer as text that can be sent to Redis again. Bytes that are not UTF-8 become lone
     surrogates."""
     if isinstance(reply, str):
         return reply
@@ -96,7 +96,7 @@ def run_id(reply: Any) -> str:
 
 
 def client_names(reply: Any) -> dict[int, str]:
-    """Return the names of the connections in the reply to CLIENT LIST, by id."""
+    """Return a dict that maps the id of each connection in the reply to CLIENT LIST to the connection's name."""
     return {int(client_id): found for client_id, found in _CLIENT.findall(name(reply, "CLIENT LIST"))}
 
 

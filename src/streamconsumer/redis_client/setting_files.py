@@ -1,8 +1,7 @@
 """Reads files with credentials and certificates, with limits for size and time.
 
-The files are read in threads that are separate from the threads for DNS. Opening a FIFO or a device can block forever,
-and an event loop that waits for a file cannot serve any connection. Only regular files of limited size are therefore
-read.
+The threads that read the files do not serve DNS lookups. Opening a FIFO or a device can block forever, and an event
+loop that waits for a file cannot serve any connection. Only regular files of limited size are therefore read.
 """
 
 import asyncio
