@@ -38,7 +38,7 @@ RULES = (
         names.GROUP,
         (names.PLURAL,),
         READ,
-        "The operator watches and reconciles these resources. It reads a resource that is too large for its cache.",
+        "The operator watches and reconciles these resources, and reads resources that are too large for its cache.",
     ),
     PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "The operator writes the status, never the spec."),
     PolicyRule(

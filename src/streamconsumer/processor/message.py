@@ -2,7 +2,7 @@
 
 An entry's values are decoded when its handler starts, so that an undecodable entry fails without affecting the other
 entries of its read. Default values are class attributes, so that creating an entry does not have to set them. The fast
-path uses instance attributes without a default, because Python 3.11 accesses them faster.
+path uses instance attributes without a default, because Python 3.11 accesses such attributes faster.
 """
 
 from collections.abc import Mapping, Sequence

@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"no usable kubeconfig: cannot read {path}: {error}") from None
-    except yaml.YAMLError:  # its text quotes the file, which contains credentials
+    except yaml.YAMLError:  # the text of this error quotes the file, which contains credentials
         document = "invalid YAML"
     if not isinstance(document, dict):
         found = document if document == "invalid YAML" else type(document).__name__

@@ -1,8 +1,9 @@
-"""Writer of the status of StreamConsumers, also if the CRD in the cluster is older than the operator.
+"""Writer of the status of StreamConsumers, even if the CRD in the cluster is older than the operator.
 
-Helm does not upgrade a CRD that it does not manage. The API server rejects a server-side apply with a field that the
-CRD lacks: with the status 500, and with a text that names only some of these fields. The writer therefore leaves out
-the named fields and tries again. It remembers these fields, so that later writes need one request.
+Helm does not upgrade a CRD that it does not manage. If a server-side apply contains fields that the CRD lacks, the API
+server responds with the HTTP status 500 and an error text that names only some of these fields. The writer therefore
+leaves out the named fields and tries again. The writer remembers these fields, so that later writes need only one
+request.
 """
 
 import logging
@@ -60,7 +61,7 @@ class StatusWriter:
 
     @property
     def warning(self) -> str:
-        """Problem and remedy if the CRD is older than the operator. Otherwise empty."""
+        """The problem and the remedy if the CRD is older than the operator, otherwise an empty string."""
         return f"{OLDER_CRD}; {REMEDY}" if self.undeclared else ""
 
     def _is_recheck_due(self) -> bool:
@@ -71,7 +72,7 @@ class StatusWriter:
         return is_due
 
     def _record(self, undeclared: Fields) -> None:
-        """Store the fields that the CRD lacks. Logs a warning if one of them was not stored before."""
+        """Store the fields that the CRD lacks. Logs a warning if one of these fields was not stored before."""
         if undeclared - self.undeclared:
             log.warning(OLDER_CRD, extra={"fields": sorted(undeclared), "remedy": REMEDY})
         elif self.undeclared and not undeclared:

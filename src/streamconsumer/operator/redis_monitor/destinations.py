@@ -52,7 +52,7 @@ NAT64."""
 
 _DANGEROUS_RULES = (UNSPECIFIED, LOOPBACK, METADATA)
 """Rules whose exceptions give the authors of StreamConsumers access to servers in the operator's own pod, or to the
-credentials of its node. The kernel sends packets for an unspecified address to the own host."""
+credentials of its node. The kernel sends packets for an unspecified address to the local host."""
 
 _CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
 

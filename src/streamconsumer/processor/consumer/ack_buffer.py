@@ -1,7 +1,7 @@
 """Buffer of acknowledgements: collects entry ids until the next read or a separate XACK sends them.
 
-The buffer keeps an id until Redis has confirmed it. Ids of unconfirmed acknowledgements are sent again. A second XACK
-for the same id has no effect.
+The buffer keeps an id until Redis has confirmed the acknowledgement. Ids of unconfirmed acknowledgements are sent
+again. A second XACK for the same id has no effect.
 """
 
 import asyncio
@@ -50,8 +50,8 @@ class AckBuffer:
         """Ids of entries that a script has settled. An id is removed from this set when the context of
         `settled_by_script` for its entry ends."""
         self._renewed_ids: set[str] = set()
-        """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after the script
-        settled them."""
+        """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after a script
+        had settled these entries."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
@@ -115,7 +115,8 @@ class AckBuffer:
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """Yield the set of ids whose acknowledgement is unconfirmed, or is made while this context is open.
+        """Yield a set of ids: the entries whose acknowledgement is unconfirmed, and the entries that are acknowledged
+        while this context is open.
 
         A reply that is received in this context may still list acknowledged entries as pending.
         """

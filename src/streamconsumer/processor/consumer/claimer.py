@@ -48,7 +48,7 @@ class PendingClaimer:
         self._stream, self._group, self._consumer_name = consumer.consumer_id
         self._observer = Observer(consumer.manager, consumer.registration)
         self._is_over_limit = False
-        """True if the group has more than MAX_CONSUMERS consumers, so that they are not listed."""
+        """True if the group has too many consumers (more than MAX_CONSUMERS) to list them."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
         self._announced_at_seconds = -inf
@@ -118,7 +118,7 @@ class PendingClaimer:
         return claims
 
     async def _delete_expired(self, now: float) -> None:
-        """Delete members that no longer announce themselves and own no pending entries."""
+        """Delete registered consumers that no longer announce themselves and own no pending entries."""
         members = self._observer.members
         for name in liveness.expired_members(members, self._consumer_name, now)[:MAX_DELETED]:
             del members[name]
@@ -149,9 +149,11 @@ class PendingClaimer:
         await self._observer.close()
 
     async def _now_seconds(self) -> float:
-        """Return the server's time. Announces this consumer every ANNOUNCE_INTERVAL, and measures the clock offset.
+        """Return the server's time, computed from the clock of the event loop and an offset. Every ANNOUNCE_INTERVAL,
+        announces this consumer and measures the offset again.
 
-        The clock of the event loop stops while a virtual machine is suspended, and the server's clock may be set.
+        The offset changes if this machine is suspended, because the clock of the event loop then stops, or if the
+        server's clock is set.
         """
         now = asyncio.get_running_loop().time()
         if now - self._announced_at_seconds > liveness.ANNOUNCE_INTERVAL.total_seconds():
@@ -160,7 +162,7 @@ class PendingClaimer:
         return now + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
-        """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first active member."""
+        """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first of the group's active consumers."""
         loop = asyncio.get_running_loop()
         if (
             not self._trimmer.is_enabled

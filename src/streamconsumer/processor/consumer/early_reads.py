@@ -27,7 +27,8 @@ class EarlyReads:
         self._count = 0
 
     def record(self, reply: Any, sent_at: float) -> bool:
-        """Return True if a read was early. `sent_at` is the event loop's time when the read was sent."""
+        """Record the reply to a read. Returns True if the read was early. `sent_at` is the time at which the read was
+        sent, by the clock of the event loop."""
         is_early = not reply and asyncio.get_running_loop().time() - sent_at < self._early_seconds
         self._count = self._count + 1 if is_early else 0
         if self._count == MAX_EARLY_READS:

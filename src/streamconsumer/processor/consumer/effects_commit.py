@@ -114,8 +114,8 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """Return the error unchanged. If a permission is missing, return a new error that lists the required
-    permissions."""
+    """If the error reports a missing permission, return a new error that lists the required permissions. Otherwise,
+    return the error unchanged."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM the script that applies effects requires the permissions {REQUIRED_PERMISSIONS} ({error})"

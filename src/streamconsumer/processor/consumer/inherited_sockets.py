@@ -28,7 +28,7 @@ def _close_inherited() -> None:
     for connection in list(_connections):
         writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
         opened = writer and writer.get_extra_info("socket")
-        with suppress(OSError, ValueError):  # closed meanwhile
+        with suppress(OSError, ValueError):  # the connection may be closed
             if opened is not None and opened.fileno() >= 0:
                 os.dup2(null, opened.fileno(), inheritable=False)
     os.close(null)

@@ -244,8 +244,8 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connection. Before the first connection, host and port of the next connection. Path
-        and None for a Unix socket."""
+        """Host and port of the last connection. Before the first connection, host and port of the next connection. For
+        a Unix socket, the path and None."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address

@@ -23,7 +23,7 @@ _PROC, _CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """Sizes in bytes. The sizes of reads and replies include VALUE_BYTES for each value."""
+    """Limits in bytes. The sizes of reads and replies include VALUE_BYTES for each value."""
 
     read_bytes: int
     """Approximate size of the entries that one read or one claim requests."""
