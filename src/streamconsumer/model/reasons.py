@@ -195,7 +195,8 @@ CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
 """Enums of reasons, each with the condition types that use the enum."""
 
 DEFAULT_ACTION = "wait; if this persists, check the pods with `kubectl describe`"
-"""Action for a problem whose reason has no action, or is unknown because only a newer operator knows it."""
+"""Action for a problem if the table contains no action for its reason, for example because a newer operator has
+reported the reason."""
 
 
 def action_for(reason: str, target: str = "--name NAME") -> str:

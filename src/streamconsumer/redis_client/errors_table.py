@@ -150,7 +150,8 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error of this package if redis-py has wrapped it in a ConnectionError. Otherwise, return `error`."""
+    """If `error` is a ConnectionError of redis-py that wraps an error of this package, return the wrapped error.
+    Otherwise, return `error`."""
     return error.__cause__ if isinstance(error.__cause__, StreamConsumerError) else error
 
 

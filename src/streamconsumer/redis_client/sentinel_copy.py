@@ -14,7 +14,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 
 def copy_sentinel_pool(pool: Any) -> SentinelConnectionPool | None:
-    """Return a copy of a Sentinel pool with its own clients of the sentinels. Returns None for another pool."""
+    """Return a copy of a Sentinel pool with its own clients of the sentinels. Returns None if the pool is not a
+    Sentinel pool."""
     sentinel = getattr(pool, "sentinel_manager", None)
     if sentinel is None:
         return None

@@ -190,9 +190,9 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    Raises DestinationNotAllowed if no server knows the primary and a connection to an address is not allowed. Raises
-    PrimaryUnknown if all servers replied and none of them knows the primary. Raises redis-py's ConnectionError in all
-    other cases. PrimaryUnknown and ConnectionError contain the reason for each address.
+    If no server knows the primary, raises one of three errors: DestinationNotAllowed if a connection to an address is
+    not allowed, PrimaryUnknown if all servers replied, and redis-py's ConnectionError in all other cases.
+    PrimaryUnknown and ConnectionError contain the reason for each address.
     """
     problems, refusal, all_replied = [], None, True
     for address in addresses:

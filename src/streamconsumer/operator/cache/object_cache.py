@@ -31,8 +31,8 @@ class ObjectCache:
     """The latest known version of each object. Lists, watch events and the operator's own writes update the cache."""
 
     def __init__(self, on_admitted: Callable[[Key], None]) -> None:
-        """`on_admitted` is called with the key of a StreamConsumer that the cache had refused, because its namespace
-        had more than MAX_CONSUMERS StreamConsumers, and that the operator serves from now on."""
+        """`on_admitted` is called with the key of a StreamConsumer that the operator serves from now on. Before, the
+        namespace had more than MAX_CONSUMERS StreamConsumers, and the cache refused this StreamConsumer."""
         self.consumers: dict[Key, Manifest] = {}
         self._on_admitted = on_admitted
         self._admitted: defaultdict[str, set[str]] = defaultdict(set)

@@ -1,9 +1,8 @@
 """Writer of the status of StreamConsumers, even if the CRD in the cluster is older than the operator.
 
 Helm does not upgrade a CRD that it does not manage. If a server-side apply contains fields that the CRD lacks, the API
-server responds with the HTTP status 500 and an error text that names only some of these fields. The writer therefore
-leaves out the named fields and tries again. The writer remembers these fields, so that later writes need only one
-request.
+server responds with the HTTP status 500. The error text names only some of these fields. The writer therefore leaves
+out the named fields and tries again. The writer remembers these fields, so that later writes need only one request.
 """
 
 import logging

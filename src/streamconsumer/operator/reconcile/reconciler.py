@@ -123,8 +123,8 @@ class Reconciler:
         return whole if whole and self.cache.contains(whole) else None
 
     async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return the live object, or None. Two kinds of objects are read from the API server: objects whose labels a
-        user has removed are not in the cache, and the cache stores only a few fields of large objects."""
+        """Return the live object, or None. The object is read from the API server in two cases: the object is not in
+        the cache, because a user may have removed its labels, or the cache stores only a few fields of the object."""
         cached = self.cache.child(key, kind, name)
         if cached is not None and not self.cache.is_reduced(cached):
             return cached

@@ -2,8 +2,8 @@
 
 The author of a StreamConsumer chooses the address of the Redis server, and the operator may reach addresses that the
 author cannot reach. The operator therefore refuses addresses of its own host, of the API server and of the cloud's
-metadata services. The caller resolves a host name first, checks the address, and connects to this same address, so that
-a name server cannot return another address for the connection.
+metadata services. The caller first resolves a host name, then checks the address, and finally connects to the checked
+address. A name server therefore cannot return another address for the connection.
 
 Private addresses are allowed, because Redis servers usually have private addresses.
 """

@@ -1,8 +1,8 @@
 """Sockets that forked children inherit: each child drops its copies of this process's connections to Redis.
 
-A connection exists until all processes have closed their copies of its socket. A child that a handler has forked, for
-example with `multiprocessing`, would therefore keep the connections of a dead process open, and other consumers would
-regard that process as alive.
+A connection exists until all processes have closed their copies of its socket. A handler may fork a child, for example
+with `multiprocessing`. If this process died, the child would keep the connections open, and other consumers would
+regard this process as alive.
 """
 
 import os

@@ -40,7 +40,8 @@ BUSY_CHECK_INTERVAL = timedelta(milliseconds=600)
 """Time between two checks of a group with pending entries. The turn of a dead consumer delays a check by this time."""
 
 MAX_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL = timedelta(seconds=20), timedelta(seconds=5)
-"""Maximum time between two checks by one consumer, in an idle group and in a group with pending entries."""
+"""MAX_CHECK_INTERVAL is the maximum time between two checks by the same consumer in an idle group.
+MAX_BUSY_CHECK_INTERVAL is the maximum time in a group with pending entries."""
 
 ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""

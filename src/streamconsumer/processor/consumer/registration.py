@@ -56,7 +56,8 @@ def unique_consumer_name() -> str:
 
 
 def registered_pod_uid(value: str) -> str:
-    """Return the UID of the pod as a word of a registration. Returns NO_POD for a value that is not a UID."""
+    """Return the UID of the pod in the form that a registration contains. Returns NO_POD for a value that is not a
+    UID."""
     return value if re.fullmatch("[0-9A-Za-z-]{2,64}", value) else NO_POD
 
 
@@ -100,7 +101,7 @@ class Identity:
 async def identify(connection: RawConnection, token: str) -> Identity | None:
     """Name a new connection, and return its identity. Returns None if CLIENT ID is not available.
 
-    A managed service or a proxy may reject each of the commands, or reply to it in its own way.
+    A managed service or a proxy may reject any of the commands, or reply to a command in its own way.
     """
     commands = (("CLIENT", "ID"), ("CLIENT", "SETNAME", token), ("INFO", "server"))
     requests = (connection.execute(*command) for command in commands)

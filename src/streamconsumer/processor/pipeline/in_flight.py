@@ -277,8 +277,8 @@ class InFlightTable:
     def _next_entry(self) -> Entry | None:
         """Remove and return the entry that starts next. Returns None if no entry may start.
 
-        If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
-        handled, a trial with an entry that has not failed can succeed and close the breaker."""
+        If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages fail, a trial
+        with an entry that has not failed can succeed and close the breaker."""
         if not self._gate.is_open:
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
@@ -355,9 +355,9 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. Otherwise a handler has cancelled its own task, and its entries
-        are retried. The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
-        `maxDeliveries`."""
+        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and the
+        entries of this task are retried. The attempt counts, so that an entry whose handler always cancels its own task
+        eventually reaches `maxDeliveries`."""
         if process_exit(error):
             self.close()
         if self._is_ending():

@@ -26,8 +26,8 @@ server."""
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    The number and the total size of blocked entries are limited, so that a pod with large entries stops reading
-    sooner."""
+    Both the number and the total size of blocked entries are limited. A pod with large entries therefore stops reading
+    after fewer entries."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}
