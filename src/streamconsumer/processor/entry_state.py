@@ -8,8 +8,8 @@
    requeue
 ```
 
-A running entry whose acknowledgement needs no command of its own finishes directly. An entry that the process releases
-during a drain becomes `done`. Each state before `done` can become `lost`.
+If the acknowledgement of a running entry needs no separate command, the entry goes directly from `running` to `done`.
+An entry that the process releases during a drain becomes `done`. Each state before `done` can become `lost`.
 """
 
 from enum import Enum

@@ -21,8 +21,8 @@ HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
 STUCK_READ_AFTER = timedelta(seconds=30)
-"""Time that is added to `poll_interval` to get the duration after which a running read counts as stuck. If Redis does
-not respond, the read timeout of the connection ends the read much earlier."""
+"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. If Redis does not respond, the
+read timeout of the connection ends the read much earlier."""
 
 
 class Health:

@@ -57,7 +57,8 @@ def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
 
 
 def optional_count(reply: Any, subject: str) -> int | None:
-    """Return a number from 0 to 2⁶³ - 1, or None for nil and for -1, which mean that the number is unknown."""
+    """Return a number from 0 to 2⁶³ - 1. Returns None for nil and for -1, because both mean that the number is
+    unknown."""
     return None if reply is None or reply in (-1, b"-1") else count(reply, subject)
 
 
@@ -96,7 +97,8 @@ def run_id(reply: Any) -> str:
 
 
 def client_names(reply: Any) -> dict[int, str]:
-    """Return a dict that maps the id of each connection in the reply to CLIENT LIST to the connection's name."""
+    """Return the names of the connections in the reply to CLIENT LIST. The keys of the dict are the ids of the
+    connections."""
     return {int(client_id): found for client_id, found in _CLIENT.findall(name(reply, "CLIENT LIST"))}
 
 

@@ -49,7 +49,8 @@ MAX_VALUE_BYTES = 4096
 """Maximum length of a Secret's value that the report can remove. The search for a longer value would take too long."""
 
 MAX_CONCURRENT_PODS = 16
-"""Maximum number of pods that are queried at the same time, because each query needs a kubectl process."""
+"""Maximum number of pods that are queried at the same time. The limit is needed because each query needs a kubectl
+process."""
 
 GET_METRICS = """
 from http.client import HTTPConnection

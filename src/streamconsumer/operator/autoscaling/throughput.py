@@ -25,7 +25,8 @@ pods are sufficient."""
 POD_START_SECONDS = 10.0
 """Time after a scale-up during which samples are not used, because new pods are still starting."""
 MAX_UTILIZATION = 0.8
-"""Maximum utilization of the remaining pods after autoscaling has removed pods because of a low arrival rate."""
+"""When the arrival rate is low, autoscaling removes pods only if the utilization of the remaining pods does not exceed
+this share."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from streamconsumer.model.fields import Pattern, format_errors, quote_name
 
 DEFAULT_FILE = "~/.kube/config"
 HEADER_KEY_CHARACTERS = "!#$&'*+^`|"
-"""Characters that are not escaped in a header name, in addition to the characters that `quote` never escapes. The API
-server decodes the escaped characters."""
+"""Characters that stay unescaped in a header name. The function `quote` also leaves letters, digits and `_.-~`
+unescaped. The API server decodes the escaped characters."""
 
 _Header = Annotated[str, Pattern(r"[^\x00-\x1f\x7f]*", "must not contain control characters")]
 _HttpUrl = Annotated[str, Pattern(r"https?://[!-~]+", "must begin with http:// or https://")]

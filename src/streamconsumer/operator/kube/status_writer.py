@@ -18,7 +18,7 @@ from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
 RECHECK_INTERVAL = timedelta(seconds=30)
-"""Interval at which a write contains all fields again, because the CRD may have been upgraded."""
+"""Interval at which a write contains all fields again, to detect an upgrade of the CRD."""
 
 OLDER_CRD = "the CRD in the cluster is older than the operator; the status lacks the fields that the CRD does not have"
 REMEDY = "apply the CRD of this version: streamconsumer crd | kubectl apply --server-side -f -"

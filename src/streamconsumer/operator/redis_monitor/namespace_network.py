@@ -24,7 +24,7 @@ CONNECTIONS_PER_ENDPOINT = 2
 entries of StreamConsumers without pods."""
 
 MAX_CONNECTIONS = 4096
-"""Maximum number of connections to Redis servers, because each connection needs memory."""
+"""Maximum number of connections to Redis servers. The limit is needed because each connection needs memory."""
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
 """An endpoint keeps its connections only if the values from its Secrets have at most this size in total."""

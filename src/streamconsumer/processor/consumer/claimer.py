@@ -100,7 +100,8 @@ class PendingClaimer:
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
+        """Run this consumer's liveness check. Returns functions, each of which claims entries of one dead consumer or
+        postponed entries.
 
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.

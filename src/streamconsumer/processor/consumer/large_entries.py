@@ -27,7 +27,7 @@ from streamconsumer.redis_client import replies
 log = logging.getLogger(__name__)
 
 MAX_CUTS = 3
-"""Number of connection cuts after which an entry that is claimed alone counts as unreadable."""
+"""If an entry is claimed alone and the connection is cut this number of times, the entry counts as unreadable."""
 
 MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
 """Maximum size in bytes of each field name, and of all field names together, in the dead letter of an unreadable
@@ -64,7 +64,7 @@ class Claimed:
 
 
 class BoundedReads:
-    """Runs the scripts that return the values of entries, on a connection that the first call opens."""
+    """Runs the scripts that return the values of entries. The first call opens the connection."""
 
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
         self._limits, self._size = limits, size

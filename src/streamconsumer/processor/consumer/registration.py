@@ -128,7 +128,7 @@ def is_temporary(error: ResponseError) -> bool:
 
 
 async def list_clients(execute: Execute, ids: Iterable[int]) -> dict[int, str]:
-    """Return a dict that maps the id of each of these connections that still exists to the connection's name."""
+    """Return the names of the connections that still exist. The keys of the dict are the ids of the connections."""
     return replies.client_names(await execute("CLIENT", "LIST", "ID", *ids))
 
 

@@ -328,7 +328,7 @@ class InFlightTable:
             self.has_capacity.clear()
 
     def room_for_claims(self, *, is_due: bool) -> int:
-        """Return the number of entries that may be claimed although the processor must not read new entries.
+        """Return the number of entries that may be claimed while the processor must not read new entries.
 
         Due entries and entries of other consumers have separate limits."""
         queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)

@@ -49,9 +49,9 @@ class Preparation:
         self._thread_pool = thread_pool
         self._settler, self._consumer_id, self._metrics, self._clock = settler, consumer_id, metrics, clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
-        """True if the delivery count 1 in Redis means that an entry was only read, and the count 2 means that its
-        handler has started. This distinction is needed if only one attempt is allowed. After its process has died, an
-        entry must start if it was only read, and must not start again if its handler has started."""
+        """True if the delivery counts in Redis distinguish two cases: an entry was only read (1), or its handler has
+        started (2). This distinction is needed if only one attempt is allowed. After its process has died, an entry
+        must start if it was only read, and must not start again if its handler has started."""
 
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""

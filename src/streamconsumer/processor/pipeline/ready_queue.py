@@ -1,7 +1,7 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns.
-Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
+Entries that were claimed from other consumers start first. After these entries, due retries and new entries start in
+turns. Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
 value is not settled, later entries with this value wait in a queue, which is called a lane.

@@ -134,7 +134,8 @@ class RecoveryLoop:
         return False
 
     async def _claim_page(self, claimer: PendingClaimer, claim_page: ClaimPage) -> bool:
-        """Claim one page and admit its entries. Returns False if the page is empty, or if there is no room."""
+        """Claim one page and admit its entries. Returns False if the page is empty, or if the in-flight table has no
+        room."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
                 await self._in_flight.has_capacity.wait()
