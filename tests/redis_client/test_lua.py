@@ -231,4 +231,4 @@ async def test_records_of_claims_above_their_bound_are_deleted_when_the_group_is
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await run(any_group, group_snapshot.RESTORE_GROUP, "0-0", "2-0", keys=SNAPSHOT_KEYS)
     assert not await any_group.client.exists(KEYS[2])
-    assert await any_group.client.hgetall(KEYS[3]) == {b"1-1": b"pod-b"}
+    assert await any_group.client.hgetall(KEYS[3]) == {"1-1": "pod-b"}
