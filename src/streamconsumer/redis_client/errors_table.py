@@ -49,7 +49,8 @@ UNKNOWN_COMMAND = "unknown command"
 _MESSAGES = {
     "NOGROUP": "the consumer group is gone; recreating it at the last known position",
     "UNBLOCKED": "the stream or its consumer group was deleted while waiting for entries; recreating the group",
-    "WRONGTYPE": "the key is not a stream; rename the key, or correct `stream`",
+    "WRONGTYPE": "the stream's key, or a key of the group such as `{STREAM}:GROUP:claimed`, contains another "
+    "type of value; rename this key, or correct `stream`",
     "WRONGPASS": "the user name or the password is wrong; correct the Secret",
     "NOAUTH": "the server requires a password; set redis.passwordSecretRef",
     "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
