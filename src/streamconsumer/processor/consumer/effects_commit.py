@@ -84,7 +84,7 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
         raise EffectsRejected(_rejection_message(message_id, name, key_name, actual_type))
     result = replies.one_of(reply, _SUBJECT, (b"done", b"before", b"lost"))
     if result == b"before":
-        log.info("effects already committed; acknowledging", extra={"message_id": message_id})
+        log.info("effects were already committed; acknowledging the message", extra={"message_id": message_id})
     return Outcome.LOST if result == b"lost" else Outcome.DONE
 
 

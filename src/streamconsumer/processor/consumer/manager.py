@@ -167,8 +167,8 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
-                "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
+                f"stream {stream!r}: StreamConsumer stores additional keys in the hash slot of the stream, which is "
+                "not possible with this name; use a name without braces or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(RedisCredentials(settings), stream)
         address_source.credentials.check_certificates()

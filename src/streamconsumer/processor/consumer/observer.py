@@ -303,10 +303,11 @@ class Observer:
 
     def _disable(self, problem: str) -> None:
         if not self._is_reported:
-            text = (
+            log.warning(
                 "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
+                "delivery.minIdle",
+                extra={"error": problem},
             )
-            log.warning("%sdelivery.minIdle", text, extra={"error": problem})
         self._can_list, self._is_reported = False, True
 
 
