@@ -210,7 +210,7 @@ class RedisStreamProcessor:
                 if not self._is_open:
                     await self._open()
                 await self._read_batch()
-            except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+            except Exception as error:  # noqa: BLE001 - a custom stream manager may raise anything
                 if self._fatal_error is not None:
                     return
                 await self._pause(self._reconnect_backoff.record_failure(error))

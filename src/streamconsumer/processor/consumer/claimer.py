@@ -26,7 +26,7 @@ from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 log = logging.getLogger(__name__)
 
 MAX_DELETED = 100
-"""Maximum number of expired consumers that one liveness check deletes."""
+"""Maximum number of expired consumers that one check of the group deletes."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
@@ -93,15 +93,15 @@ class PendingClaimer:
         return await self._consumer.snapshot.save()
 
     async def seconds_until_turn(self) -> float:
-        """Return the time until this consumer's next liveness check."""
+        """Return the time until this consumer checks the group again."""
         now, observer = await self._now_seconds(), self._observer
         is_busy = observer.is_busy or bool(self._consumer.in_flight_ids())
         turn = liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name, is_busy=is_busy)
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Run this consumer's liveness check. Returns functions, each of which claims entries of one dead consumer or
-        postponed entries.
+        """Check the other consumers of the group. Returns functions, each of which claims entries of one dead consumer
+        or postponed entries.
 
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.
@@ -146,7 +146,7 @@ class PendingClaimer:
         self._is_over_limit = self._observer.is_over_limit
 
     async def close(self) -> None:
-        """Close the connection of the liveness checks."""
+        """Close the connection over which this consumer checks the group."""
         await self._observer.close()
 
     async def _now_seconds(self) -> float:

@@ -63,7 +63,7 @@ class Leases:
         """Store in the members hash that this consumer is active now. Returns the server's time in seconds.
 
         A server that is out of memory rejects the write. After a rejected write, other consumers treat this consumer as
-        absent and run their liveness checks more often than needed.
+        absent and check the group more often than needed.
         """
         reply = await self._execute("EVAL", ANNOUNCE, 1, self._members_key, self._consumer_name)
         return replies.count(reply, "the script that announces a consumer") / 1000

@@ -47,7 +47,7 @@ ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer no longer takes turns in running the liveness check."""
+"""Time without an announcement after which a consumer no longer takes turns in checking the group."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
 """Time without an announcement after which a consumer without pending entries is deleted."""
@@ -97,7 +97,7 @@ def expired(
 
 
 def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
-    """Return the consumers that take turns in running the liveness check, in the order of their turns. Always includes
+    """Return the consumers that take turns in checking the group, in the order of their turns. Always includes
     `consumer_name`."""
     limit = ABSENT_AFTER.total_seconds()  # a time in the future shows that the server's clock was set back
     recent = (name for name, announced_at in members.items() if abs(now_seconds - announced_at) < limit)

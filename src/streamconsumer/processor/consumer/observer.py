@@ -66,7 +66,7 @@ _SUBJECT = "the script that checks consumers"
 
 @dataclass(slots=True)
 class Check:
-    """Result of one liveness check."""
+    """Result of one check of the group's consumers."""
 
     silent: dict[str, timedelta] = field(default_factory=dict)
     """Idle times of the other consumers that own pending entries and have been silent for SILENCE_THRESHOLD."""
@@ -77,7 +77,7 @@ class Check:
 
 
 class Observer:
-    """Runs the liveness checks of one consumer."""
+    """Checks the other consumers of the group, on behalf of one consumer."""
 
     def __init__(self, manager: StreamManager, registration: OwnRegistration) -> None:
         self._own, self._min_idle = registration, manager.min_idle
@@ -137,7 +137,7 @@ class Observer:
         return registration is not None and self._has_seen(registration)
 
     async def check(self) -> None:
-        """Run a liveness check."""
+        """Check the other consumers of the group."""
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1

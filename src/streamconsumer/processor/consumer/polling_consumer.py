@@ -1,4 +1,4 @@
-"""Consumer for a user's own manager: polls and acknowledges entries one by one, without lease renewal or claims."""
+"""Consumer for a custom stream manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ _NEEDS_STREAM_MANAGER = "{} need a StreamManager; a custom manager has only crea
 
 
 class PollingConsumer:
-    """Consumer that uses the three coroutines of a custom manager."""
+    """Consumer that uses the three coroutines of a custom stream manager."""
 
     leases_valid_until = math.inf
 
@@ -126,7 +126,7 @@ def _check_id(message_id: Any) -> Any:
 
 
 class DecodedEntry(Entry):
-    """Entry that a user's own manager has already decoded."""
+    """Entry that a custom stream manager has already decoded."""
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
         super().__init__(message_id, ())

@@ -31,7 +31,7 @@ MAX_ATTEMPTS = 20
 class ReaderRegistry:
     """Client ids of the reading connections in a group, used by one of the group's consumers.
 
-    If the user has no permission for CLIENT UNBLOCK, released entries wait for the next liveness check.
+    If the Redis user has no permission for CLIENT UNBLOCK, released entries wait until a consumer checks the group.
     """
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str, random: Random) -> None:

@@ -23,21 +23,21 @@ from streamconsumer.processor.telemetry import MessageTracing
 log = logging.getLogger(__name__)
 
 FIRST_CHECK_SECONDS = 0.05
-"""Delay of the first liveness check after the start. The delay is short, so that a new pod soon claims the entries that
-a stopped pod released."""
+"""Delay of the first check of the group after the start. The delay is short, so that a new pod soon claims the entries
+that a stopped pod released."""
 
 SNAPSHOT_INTERVAL_SECONDS = 1.0
 """Interval between snapshots of the consumer group while entries are in flight."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""Delay before the next liveness check while Redis is unavailable or claiming is paused."""
+"""Delay before the next check of the group while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
 """Maximum time that a claim waits until the processor may read entries. After this time, the claim requests only the
 number of entries that may wait in addition to new entries."""
 
 MAX_CLAIM_SECONDS = 1.0
-"""Time after which a claim ends although entries are left. The next liveness check follows immediately, and finds
+"""Time after which a claim ends although entries are left. The next check of the group follows immediately, and finds
 further dead consumers and due entries."""
 
 
@@ -106,7 +106,7 @@ class RecoveryLoop:
             if await self._claim_from(claimer, claimer.find_claimable):
                 seconds = 0.0
             elif self._may_claim():
-                with logging_redis_errors("TIME failed; using the default liveness check interval", self._log_context):
+                with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
                     seconds = await claimer.seconds_until_turn()
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:

@@ -10,7 +10,7 @@ class MessageTracing(Protocol):
     """Tracing interface that `SpanRecorder` and `TracerProviderTracing` implement."""
 
     dead_letter_stream: str
-    """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
+    """Name of the dead-letter stream, set by the consumer. Empty for a custom stream manager."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
         """Record that the group exists and that the first read follows.
