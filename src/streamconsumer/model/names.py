@@ -41,8 +41,9 @@ ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
 """Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 
-The operator compares these hashes with the hashes of the current objects. If an object was not readable before, the
-annotation contains no hash of this object. The first hash of such an object does not start a rollout.
+The operator compares the hashes in this annotation with the hashes of the current objects. If an object was not
+readable before, the annotation contains no hash of this object. The first hash of such an object does not start a
+rollout.
 """
 
 CONTAINER = "processor"

@@ -65,7 +65,7 @@ class Entry:
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
 
-    An entry with this flag needs only the check for replay marks."""
+    If True, the entry needs no check except the check for replay marks."""
 
     is_standalone = False
     """True if the entry is not in the in-flight table."""

@@ -1,6 +1,6 @@
 """Lua scripts that the pods, the operator and the CLI run. The scripts are the files in the folder `lua`.
 
-Several of these scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
+Several of the Lua scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
 have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading scripts
 return only numbers, ids and a limited number of short names.
 

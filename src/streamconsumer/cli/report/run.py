@@ -154,7 +154,8 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
 def secret_references(manifest: Any) -> Iterator[tuple[str, bool]]:
     """Return the names of the Secrets that a manifest references, each with True if the reference is optional.
 
-    `imagePullSecrets` are omitted, because only the kubelet reads these Secrets and no log contains their values.
+    `imagePullSecrets` are omitted, because only the kubelet reads Secrets with registry credentials, and no log
+    contains their values.
     """
     if isinstance(manifest, list):
         for item in manifest:

@@ -48,7 +48,7 @@ def object_path(api_version: str, kind: str, namespace: str | None, name: str, s
 
 
 def label_selector(labels: Mapping[str, str]) -> str:
-    """Return the selector of objects that have all these labels. Raises InvalidResource if a label is not valid."""
+    """Return the selector of objects that have all the given labels. Raises InvalidResource if a label is not valid."""
     return ",".join(
         f"{_checked('label', key, LABEL_KEY, MAX_NAME_LENGTH)}={_checked(key, value, LABEL_VALUE, MAX_LABEL_LENGTH)}"
         for key, value in labels.items()

@@ -85,7 +85,7 @@ def undeclared_fields(message: str) -> Fields:
 
 
 def without_fields(value: Any, omitted: Fields, parent: str = "") -> Any:
-    """Return a copy of the status, or of the part at the path `parent`, without these fields."""
+    """Return a copy of the status, or of the part at the path `parent`, without the omitted fields."""
     if isinstance(value, list):
         return [without_fields(item, omitted, f"{parent}[]") for item in value]
     if not isinstance(value, dict):

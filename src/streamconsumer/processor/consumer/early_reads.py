@@ -1,7 +1,7 @@
 """Detection of a server or a proxy that ignores BLOCK, as some managed services do.
 
-Each read from such a server returns immediately. Without a pause, an idle consumer would send hundreds of reads per
-second.
+Each read from a server that ignores BLOCK returns immediately. Without a pause, an idle consumer would send hundreds of
+reads per second.
 """
 
 import asyncio

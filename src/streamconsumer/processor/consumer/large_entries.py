@@ -9,7 +9,8 @@ connection cut, the claim is repeated with a smaller size limit, down to one ent
 times while one entry is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are
 pending with this consumer, and the script returns them again.
 
-The consumer uses the script only for redelivered entries, so that reading new entries needs no additional command.
+The consumer uses the claim script only for redelivered entries, so that reading new entries needs no additional
+command.
 """
 
 import logging

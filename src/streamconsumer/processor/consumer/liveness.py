@@ -74,7 +74,7 @@ def is_connected(registration: Registration, clients: Clients) -> bool:
 def is_disconnected(registration: Registration, clients: Clients, observer: Identity, token: str) -> bool:
     """Return True if the list of connections shows that the registered connections have ended.
 
-    The observer must have seen these connections before. `token` is the name of the observer's own connection.
+    The observer must have seen the registered connections before. `token` is the name of the observer's own connection.
     """
     return (
         registration.run_id == observer.run_id

@@ -16,7 +16,7 @@ One case remains: another program may create a group at 0, or move a group back 
 runs. A group that is created or moved back while the trimmer runs does not receive the trimmed entries. A group that
 starts at an earlier position never has a guarantee that the old entries still exist.
 
-Each check sends the script and, if `max_age` is set, TIME. XTRIM with an exact id takes 4 ms
+Each check of the trimmer sends one script and, if `max_age` is set, the command TIME. XTRIM with an exact id takes 4 ms
 for a million entries (measured, Redis 7.0 and Valkey 9.1).
 """
 

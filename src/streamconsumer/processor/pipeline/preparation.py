@@ -1,7 +1,7 @@
 """Prepares attempts: checks an entry before its handler is called, and counts the attempt in Redis.
 
-An ordinary entry needs neither of these steps. XREADGROUP has counted the first attempt, and no other consumer can own
-the entry while the leases of this process are valid.
+An ordinary entry needs neither the check nor the count. XREADGROUP has counted the first attempt, and no other consumer
+can own the entry while the leases of this process are valid.
 """
 
 import logging

@@ -37,7 +37,7 @@ class MessageTracing(Protocol):
     def trace_fields(self) -> frozenset[str | bytes] | None:
         """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message without this field gets no span and no context.
+        A message without the trace context field gets no span and no context.
         """
 
     @property

@@ -231,7 +231,7 @@ class SpanRecorder:
     def trace_fields(self) -> frozenset[str | bytes] | None:
         """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message without this field gets no span and no context.
+        A message without the trace context field gets no span and no context.
         """
         return self._identities.trace_fields if self._identities.never_samples else None
 
