@@ -359,7 +359,7 @@ class RedisStreamProcessor:
     # -- wiring ----------------------------------------------------------------------------------------------------
 
     def _build_pipeline(self) -> Pipeline:
-        """Create the components of one run. Without a callback there is no fast path."""
+        """Create the components that the processor uses until it stops. Without a callback there is no fast path."""
         return build_pipeline(
             self.stream_manager,
             ConsumerId(self.stream_name, self.consumer_group_name, self.consumer_name),

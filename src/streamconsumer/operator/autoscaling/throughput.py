@@ -14,7 +14,7 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""Half-life of the weight of a measurement. Newer measurements of this total duration halve the weight."""
+"""Newer measurements of this total duration halve the weight of an earlier measurement."""
 MIN_ENTRIES = 10
 """Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0

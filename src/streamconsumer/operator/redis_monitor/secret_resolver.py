@@ -42,7 +42,8 @@ NO_UNIX_SOCKET = (
 
 @dataclass(frozen=True)
 class ResolvedRedis:
-    """Credentials of a `PipelineClient` that contain the values from Secrets, and the TLS context."""
+    """Credentials for a `PipelineClient`, which include the values from Secrets, and the TLS context for its
+    connections."""
 
     credentials: RedisCredentials
     _secrets: list[str] = field(repr=False)

@@ -43,7 +43,7 @@ LISTED_PER_CHECK = 1000
 are listed less often."""
 
 CHECKS_PER_LIST = 50
-"""Number of checks after which all connections are listed again, although nothing has changed."""
+"""Number of checks after which all connections are listed again, even if nothing has changed."""
 
 MIN_LIST_SECONDS = 10.0
 """If the group becomes busy, all connections are listed, but not more often than once in this time."""

@@ -73,7 +73,7 @@ class PendingEntries:
         ]
 
     async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
-        """Claim entries of one consumer for this consumer.
+        """Claim pending entries of one consumer, so that this consumer owns the entries.
 
         Redis claims an entry only if the entry has been idle for at least `dead.idle`. A claim resets the idle time, so
         that only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the

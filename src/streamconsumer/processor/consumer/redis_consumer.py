@@ -111,7 +111,7 @@ class RedisConsumer:
         )
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
         self.on_stream_recreated: Callable[[], object] = lambda: None
-        """Function that drops the entries in flight, because the stream was deleted and created again."""
+        """Function that drops the entries in flight. Called after the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.flush = self.ack_buffer.flush
         self.replay = OwnPendingReplay(self)

@@ -83,8 +83,8 @@ class InFlightTable:
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Function that handles the given entry and other ordinary entries. Returns the first entry that is not
-        ordinary."""
+        """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
+        not ordinary."""
         self.prefetch_limit = 0
         """Number of entries that may wait for a slot while the processor reads more entries.
 
