@@ -19,15 +19,16 @@ from streamconsumer.processor.message import CLAIMED, NEW, Entry
 
 MAX_BLOCKED = 20_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
-"""Limits of blocked entries. A failing head of a lane stops the reads of its pod only if as many entries wait behind
-it. The heartbeat needs about 3 % of the time of a server to renew 20,000 leases."""
+"""Maximum number and total size of blocked entries. If the first entry of a lane fails repeatedly, the pod stops
+reading only when a limit is reached. To renew 20,000 leases, the heartbeat needs about 3 % of the time of a Redis
+server."""
 
 
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    The number and the total size of blocked entries are limited, so that a pod with large entries stops reading
-    sooner."""
+    Both the number and the total size of blocked entries are limited. A pod with large entries therefore stops reading
+    after fewer entries."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}

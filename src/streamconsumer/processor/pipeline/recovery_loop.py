@@ -23,14 +23,14 @@ from streamconsumer.processor.telemetry import MessageTracing
 log = logging.getLogger(__name__)
 
 FIRST_CHECK_SECONDS = 0.05
-"""Delay of the first check after the start. The delay is short, so that a new pod soon claims the entries that a
-stopped pod released."""
+"""Delay of the first check of the group after the start. The delay is short, so that a new pod soon claims the entries
+that a stopped pod released."""
 
 SNAPSHOT_INTERVAL_SECONDS = 1.0
 """Interval between snapshots of the consumer group while entries are in flight."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""Delay before the next check while Redis is unavailable or claiming is paused."""
+"""Delay before the next check of the group while Redis is unavailable or claiming is paused."""
 
 MAX_CLAIM_SECONDS = 1.0
 """Time after a check for which its proofs of death are used. If entries of dead consumers are left and there is room,
