@@ -18,9 +18,6 @@ from tests.simulation.records import EntryRecord, Run
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-TAKE_OVER_SECONDS = 12.0
-"""Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
-
 NODE_LOSS_SECONDS = 40.0
 """Time without a fault within which another pod claims the entries of another process that ended."""
 
@@ -124,7 +121,7 @@ class Deadlines:
             is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
             listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
             slots = sum(pod.plan.concurrency for pod in (observers if is_provable else listening))
-            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
+            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
             limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         seconds = self._ledger.now - since
         if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):

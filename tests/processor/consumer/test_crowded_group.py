@@ -124,7 +124,7 @@ async def test_released_entry_wakes_few_consumers(any_group: Group) -> None:
         return await execute(*command)
 
     registry = ReaderRegistry(counting, STREAM, GROUP, "pod-a", Random())
-    await registry.wake_one(Leases(counting, STREAM, GROUP, "pod-a").members, time.time())
+    await registry.wake_recent(Leases(counting, STREAM, GROUP, "pod-a").members, time.time())
     assert len(sent) <= 2 * hash_scan.MAX_PAGES + 20
 
 
@@ -138,7 +138,7 @@ async def test_waiting_consumer_is_woken_although_many_names_are_registered(any_
     execute = any_group.manager().execute
     registry = ReaderRegistry(execute, STREAM, GROUP, "pod-a", Random())
     await any_group.reset_command_counts()
-    await registry.wake_one(Leases(execute, STREAM, GROUP, "pod-a").members, time.time())
+    await registry.wake_recent(Leases(execute, STREAM, GROUP, "pod-a").members, time.time())
 
     async def has_read_again() -> bool:
         return (await any_group.command_counts()).get("xreadgroup", 0) >= 1

@@ -71,6 +71,8 @@ class PendingClaimer:
         self._trim_at_seconds = 0.0
         self._announced_at_seconds = -inf
         self._clock_offset_seconds = 0.0
+        self._known_missing: frozenset[str] = frozenset()
+        """Consumers whose connections had ended in the previous check."""
         self._repair_after: str | None = None
         """Id after which the repair of the schedule continues. None if no repair is in progress."""
 
@@ -107,6 +109,11 @@ class PendingClaimer:
         """Event that is set when another consumer may have released entries."""
         return self._consumer.wakeup
 
+    @property
+    def is_watching(self) -> bool:
+        """True if the last check found that consumers own pending entries, so that checks follow each other quickly."""
+        return self._observer.is_busy
+
     async def save_snapshot(self) -> bool:
         """Save the state of the group, so that the group can be restored if it is deleted. Returns False if a consumer
         has just saved an earlier state."""
@@ -128,6 +135,7 @@ class PendingClaimer:
         now, observer = await self._now_seconds(), self._observer
         await observer.check()
         self._report_limit()
+        await self._share_missing(now)
         pages = [ClaimPage(partial(self._claim_from_dead, dead), "dead") for dead in observer.dead]
         if observer.has_postponed:
             pages.append(ClaimPage(self.claim_due, "due"))
@@ -149,6 +157,14 @@ class PendingClaimer:
         await self._trim(now)
         return NOTHING_LEFT
 
+    async def _share_missing(self, now: float) -> None:
+        """Wake another consumer if this check has found that further consumers have ended.
+
+        Until the other consumer knows that they have ended, it waits for their turns."""
+        known, self._known_missing = self._known_missing, self._observer.missing
+        if self._observer.is_busy and self._known_missing - known:
+            await self._consumer.reader_registry.wake_one(self._active_members(now))
+
     async def _delete_expired(self, now: float) -> None:
         """Delete registered consumers that no longer announce themselves and own no pending entries."""
         members = self._observer.members
@@ -165,8 +181,8 @@ class PendingClaimer:
         """Log the first time that the group has too many consumers."""
         if self._observer.is_over_limit and not self._is_over_limit:
             log.error(
-                "group has too many consumers; entries of dead pods are claimed only after delivery.minIdle, and "
-                "entries of other programs' consumers stay pending; delete unused consumers with XGROUP DELCONSUMER",
+                "group has too many consumers; entries of other programs' consumers stay pending; delete unused "
+                "consumers with XGROUP DELCONSUMER",
                 extra={
                     "stream": self._stream,
                     "group": self._group,

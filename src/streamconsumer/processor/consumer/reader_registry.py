@@ -9,7 +9,7 @@ After a failover, an outdated client id may belong to another client. The harm i
 the other client ends as if it had timed out. Only consumers that have recently announced themselves are woken.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from random import Random
 
@@ -43,18 +43,27 @@ class ReaderRegistry:
         with ignoring_out_of_memory():
             await self._execute("HSET", self._key, self._consumer_name, client_id)
 
-    async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
-        """End the blocking read of one other consumer. Does nothing if no other consumer is reading."""
-        with suppress(RedisError, OSError):  # an error here does not affect the release of the entries
-            readers = await scan_numbers(self._execute, self._key)
-            readers.pop(self._consumer_name, None)
-            if not readers:
+    async def wake_recent(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
+        """End the blocking read of one other consumer that has announced itself recently. Does nothing if no other
+        consumer is reading."""
+        with suppress(RedisError, OSError):  # the entries are released all the same
+            readers = await self._other_readers()
+            members_found = await members() if readers else {}
+            recent = {name for name, at in members_found.items() if abs(now_seconds - at) < RECENT_SECONDS}
+            await self._wake(readers, recent)
+
+    async def wake_one(self, names: Collection[str]) -> None:
+        """End the blocking read of one of these consumers. Does nothing if none of them is reading."""
+        with suppress(RedisError, OSError):
+            await self._wake(await self._other_readers(), names)
+
+    async def _other_readers(self) -> dict[str, int]:
+        readers = await scan_numbers(self._execute, self._key)
+        readers.pop(self._consumer_name, None)
+        return readers
+
+    async def _wake(self, readers: Mapping[str, int], names: Collection[str]) -> None:
+        candidates = [name for name in readers if name in names]
+        for name in self._random.sample(candidates, min(len(candidates), MAX_ATTEMPTS)):
+            if await self._execute("CLIENT", "UNBLOCK", readers[name]) == 1:
                 return
-            recent_readers = [
-                name
-                for name, announced_at in (await members()).items()
-                if name in readers and abs(now_seconds - announced_at) < RECENT_SECONDS
-            ]
-            for name in self._random.sample(recent_readers, min(len(recent_readers), MAX_ATTEMPTS)):
-                if await self._execute("CLIENT", "UNBLOCK", readers[name]) == 1:
-                    return

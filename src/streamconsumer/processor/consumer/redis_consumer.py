@@ -100,7 +100,7 @@ class RedisConsumer:
         self.leases = Leases(manager.execute, *self.consumer_id)
         self.start_attempt = self.leases.start_attempt
         self.set_delivery_counts = self.leases.set_delivery_counts
-        self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
+        self.reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
         self.snapshot = GroupSnapshot(manager.execute, *self.consumer_id)
@@ -232,7 +232,7 @@ class RedisConsumer:
         identity = await identify(connection, self.registration.token)
         self.registration.set_identity("reader", identity)
         if identity is not None:
-            await self._reader_registry.register(identity.client_id)
+            await self.reader_registry.register(identity.client_id)
 
     def on_name_lost(self) -> None:
         """End the current read, because another process has taken over the consumer name."""
@@ -337,7 +337,7 @@ class RedisConsumer:
             outcomes = await self.leases.postpone(entries)
             self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
-            await self._reader_registry.wake_one(
+            await self.reader_registry.wake_recent(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
             )
         return outcomes

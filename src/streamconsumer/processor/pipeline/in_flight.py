@@ -81,16 +81,15 @@ class InFlightTable:
         """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
         not ordinary."""
         self.prefetch_limit = 0
-        """Number of entries that may wait for a slot while the processor reads more entries.
-
-        0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
-        self.has_capacity = asyncio.Event()
-        """Event that is set while the processor may read more entries, and after `close`."""
+        """Number of new entries that may wait for a slot while the processor reads more entries, see `capacity`."""
+        self.has_capacity, self.capacity_changed = asyncio.Event(), asyncio.Event()
+        """Events that are set while the processor may read more entries (and after `close`), and when it may be able to
+        claim more entries."""
         self.has_capacity.set()
-        self.capacity_changed = asyncio.Event()
-        """Event that is set when the processor may be able to claim more entries."""
         self.on_entry_removed: Callable[[str], object] = lambda _: None
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
+        self.on_busy: Callable[[], object] = lambda: None
+        """Function that `admit` calls when it adds entries to an empty table."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -116,6 +115,8 @@ class InFlightTable:
         busy = [new[id_] for id_ in new.keys() & self.busy_ids] if self.busy_ids else ()
         for entry in (each for each in busy if each.origin is NEW):  # the group was restored at an earlier position
             entry.mark_attempted()
+        if new and not self.entries:
+            self.on_busy()
         self.entries.update(new)
         if first is not None:
             if first.in_large_reply:

@@ -36,6 +36,9 @@ MAX_CLAIM_SECONDS = 1.0
 """Time after a check for which its proofs of death are used. If entries of dead consumers are left and there is room,
 the next check follows."""
 
+MAX_UNWATCHED_SECONDS = 1.5
+"""Time until the next check above which a pod checks as soon as it gets entries, if the group was idle before."""
+
 
 class RecoveryLoop:
     """Runs the background tasks of one consumer until `is_stopped` is True."""
@@ -55,6 +58,9 @@ class RecoveryLoop:
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
+        self._next_check = 0.0
+        """Time of the next check, in seconds of the event loop."""
+        in_flight.on_busy = self._on_busy
         self._claim_lock = asyncio.Lock()
         """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
@@ -97,17 +103,25 @@ class RecoveryLoop:
         The claims of one check continue until the next check, so that a backlog does not delay a check."""
         loop = asyncio.get_running_loop()
         pages: list[ClaimPage] = []
-        checked_at, next_check = loop.time(), loop.time() + FIRST_CHECK_SECONDS
+        checked_at, self._next_check = loop.time(), loop.time() + FIRST_CHECK_SECONDS
         while not self.is_stopped:  # redis-py occasionally swallows a cancellation
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(next_check):
+                async with asyncio.timeout_at(self._next_check):
                     await self._wait_for_work(claimer, pages)
             is_expired = loop.time() > checked_at + MAX_CLAIM_SECONDS and any(page.kind == "dead" for page in pages)
-            if is_expired or claimer.wakeup.is_set() or loop.time() >= next_check:
+            if is_expired or claimer.wakeup.is_set() or loop.time() >= self._next_check:
                 claimer.wakeup.clear()
                 pages, seconds = await self._check(claimer)
-                checked_at, next_check = loop.time(), loop.time() + seconds
+                checked_at, self._next_check = loop.time(), loop.time() + seconds
             pages = await self._claim_pages(pages)
+
+    def _on_busy(self) -> None:
+        """Check soon if this pod gets entries while the group is not observed closely, because the pods that share the
+        checks may have ended."""
+        claimer = self._consumer.claimer
+        seconds_left = self._next_check - asyncio.get_running_loop().time()
+        if claimer is not None and not claimer.is_watching and seconds_left > MAX_UNWATCHED_SECONDS:
+            claimer.wakeup.set()
 
     async def _wait_for_work(self, claimer: PendingClaimer, pages: Collection[ClaimPage]) -> None:
         """Wait until one of the pages can be claimed. If there are no pages, wait until the claimer is woken."""
