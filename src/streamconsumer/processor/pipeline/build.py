@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
+from streamconsumer.processor.consumer import Consumer, PollingConsumer, StreamManager, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
@@ -112,6 +112,7 @@ def build_pipeline(
         metrics=metrics,
         busy_ids=hooks.thread_pool.busy_ids,
         ordering_key=settings.ordering_key,
+        can_park=isinstance(manager, StreamManager),
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker,
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,

@@ -12,7 +12,7 @@ and a new slot starts, so that the change does not affect the next message.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
@@ -49,6 +49,7 @@ class InFlightTable:
         metrics: Metrics,
         busy_ids: Collection[str] = (),
         ordering_key: str | None = None,
+        can_park: bool = False,
         timeout: timedelta | None = None,
         gate: CircuitBreaker | None = None,
         max_held_bytes: int | None = None,
@@ -59,7 +60,7 @@ class InFlightTable:
         self.busy_ids = busy_ids
         """Ids of messages whose handler may still be running although their task was cancelled."""
         self.entries: dict[str, Entry] = {}
-        self._blocked = BlockedEntries()
+        self._blocked = BlockedEntries(can_park=can_park)
         self._held_memory = HeldMemory(max_held_bytes)
         self.ready_queue = ReadyQueue(ordering_key, self._blocked)
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -81,7 +82,7 @@ class InFlightTable:
         """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
         not ordinary."""
         self.prefetch_limit = 0
-        """Number of new entries that may wait for a slot while the processor reads more entries, see `capacity`."""
+        """Number of new entries that may wait for a slot while the processor reads, see `capacity`."""
         self.has_capacity, self.capacity_changed = asyncio.Event(), asyncio.Event()
         """Events that are set while the processor may read more entries (and after `close`), and when it may be able to
         claim more entries."""
@@ -119,11 +120,17 @@ class InFlightTable:
             self.on_busy()
         self.entries.update(new)
         if first is not None:
+            self.ready_queue.put_all(new.values(), are_new=first.origin is NEW and not busy)
             if first.in_large_reply:
                 self._held_memory.add(new.values())
-            self.ready_queue.put_all(new.values(), are_new=first.origin is NEW and not busy)
         self._metrics.delivered += len(new)
         self.dispatch()
+
+    def load(self, entry: Entry, fields: Sequence[bytes]) -> None:
+        """Set the fields of a parked entry, which were read again."""
+        entry.load(fields)
+        self._held_memory.add([entry])
+        self._blocked.update(entry)
 
     def drop_claimed(self, message_id: str) -> bool:
         """Drop an entry that another consumer has claimed.
@@ -139,7 +146,8 @@ class InFlightTable:
         is_waiting = entry.state is WAITING
         entry.apply("lose")
         if task := self.tasks.get(message_id):
-            if not self._has_own_entries(task):
+            batch = [self.entries[id_] for id_, running in self.tasks.items() if running is task]
+            if all(each.state is LOST for each in batch):
                 task.cancel()
             return True
         del self.entries[message_id]
@@ -176,7 +184,7 @@ class InFlightTable:
         """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0 if it
         does not wait for a retry.
 
-        The heartbeat does not renew the leases of the removed entries."""
+        Their leases are no longer renewed."""
         now = asyncio.get_running_loop().time()
         unstarted = [(entry, 0.0) for entry in self.ready_queue.clear()]
         for message_id, timer in list(self._retry_timers.items()):
@@ -242,12 +250,6 @@ class InFlightTable:
         """End the attempt of an entry that `fill_batch` returned. Keeps the entry if a retry is scheduled."""
         self._batched_count -= 1
         self.finish_attempt(entry)
-
-    def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
-        """Return whether the task is handling at least one entry that no other consumer has claimed."""
-        return any(
-            running is task and self.entries[message_id].state is not LOST for message_id, running in self.tasks.items()
-        )
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -346,8 +348,7 @@ class InFlightTable:
         return Load(*self.ready_queue.counts(), running, self._concurrency, self.prefetch_limit)
 
     def _is_ending(self) -> bool:
-        """Return whether no entry may start. Closes the table if the task of the processor is cancelled, because the
-        event loop then probably ends."""
+        """Return whether no entry may start. Closes the table if the task of the processor is cancelled."""
         if not self.is_closed and self.owner is not None and self.owner.cancelling():
             self.close()
         return self.is_closed
@@ -355,9 +356,8 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and the
-        entries of this task are retried. The attempt counts, so that an entry whose handler always cancels its own task
-        eventually reaches `maxDeliveries`."""
+        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and its
+        entries are retried. The attempt counts, so that such an entry eventually reaches `maxDeliveries`."""
         if process_exit(error):
             self.close()
         if self._is_ending():

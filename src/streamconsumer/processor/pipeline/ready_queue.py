@@ -5,7 +5,8 @@ so that neither kind takes more than half of the starts while the other waits. E
 arrival, except entries with an ordering key.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
-value is not settled, later entries with this value wait in a queue, which is called a lane.
+value is not settled, later entries with this value wait in a queue, which is called a lane. If many entries wait, the
+process keeps only the ids of the later ones, and reads these entries again before they start.
 
 A suspect is an entry that may have crashed the process of a dead consumer. A suspect starts only if no other entry
 waits, so that a crash delays no other entry of this process, and suspects start one at a time. While a suspect is next,
@@ -14,23 +15,30 @@ the processor reads no entries (`capacity`), so that the other entries soon run 
 
 from collections import deque
 from collections.abc import Callable, Collection
+from itertools import islice
 
 from streamconsumer.processor.message import CLAIMED, NEW, Entry
 
-MAX_BLOCKED = 20_000
+MAX_BLOCKED = 100_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
 """Maximum number and total size of blocked entries. If the first entry of a lane fails repeatedly, the pod stops
 reading only when a limit is reached. To renew 20,000 leases, the heartbeat needs about 3 % of the time of a Redis
 server."""
 
+MAX_LOADED = 1000
+MAX_LOADED_BYTES = 8 * 1024 * 1024
+"""Number and total size of blocked entries above which further entries that wait in a lane are parked."""
+
 
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    Both the number and the total size of blocked entries are limited. A pod with large entries therefore stops reading
-    after fewer entries."""
+    Both the number and the total size of blocked entries are limited. A new entry above a lower limit is parked: it
+    stays pending in Redis, and the process keeps only its id. When the entry may start, the process reads it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_park: bool = False) -> None:
+        """`can_park` is True if the process can read a pending entry again."""
+        self._can_park = can_park
         self._sizes: dict[Entry, int] = {}
         self.size_bytes = 0
 
@@ -44,6 +52,18 @@ class BlockedEntries:
         self.discard(entry)
         self._sizes[entry] = size = entry.size_bytes()
         self.size_bytes += size
+
+    def add_to_lane(self, entry: Entry) -> None:
+        """Add an entry that waits in a lane. Parks the entry if it is new and too many entries are loaded."""
+        is_crowded = len(self._sizes) >= MAX_LOADED or self.size_bytes + entry.size_bytes() > MAX_LOADED_BYTES
+        if self._can_park and is_crowded and entry.origin is NEW:
+            entry.park()
+        self.add(entry)
+
+    def update(self, entry: Entry) -> None:
+        """Update the size of a blocked entry. Does nothing if the entry is not blocked."""
+        if entry in self._sizes:
+            self.add(entry)
 
     def discard(self, entry: Entry) -> None:
         """Remove an entry. Does nothing if the entry is not blocked."""
@@ -95,7 +115,7 @@ class ReadyQueue:
             entry.lane = key
             if key in self._lanes:
                 self._lanes[key].append(entry)
-                self._blocked.add(entry)
+                self._blocked.add_to_lane(entry)
                 return
             self._lanes[key] = deque()
         self.requeue(entry)
@@ -155,6 +175,11 @@ class ReadyQueue:
             self.requeue(lane.popleft())
         else:
             del self._lanes[entry.lane]
+
+    def parked_with(self, entry: Entry, max_count: int) -> list[Entry]:
+        """Return a parked entry and the next parked entries of its lane, at most `max_count` entries."""
+        lane = self._lanes[entry.lane] if entry.lane is not None else ()
+        return [entry, *islice((each for each in lane if each.is_parked), max_count - 1)]
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry that another consumer has claimed before the entry started."""
