@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests.processor.group import Group
 
 class EndlessClaimer:
     """Claimer that always finds entries of dead consumers and due entries."""
+
+    is_watching = True
 
     def __init__(self, dead_consumers: int = 1, *, is_trimmed: bool = False) -> None:
         self.claims: list[str] = []
@@ -54,7 +57,7 @@ def table(run: Any, concurrency: int = 1) -> InFlightTable:
 @asynccontextmanager
 async def claiming(in_flight: InFlightTable, claimer: Any) -> AsyncIterator[None]:
     """Run the claims."""
-    consumer: Any = None
+    consumer: Any = SimpleNamespace(claimer=claimer)
     options: dict[str, Any] = {"log_context": "", "metrics": Metrics()}
     recovery = RecoveryLoop(consumer, in_flight, may_claim=lambda: True, batch_count=5, **options)
     task = asyncio.create_task(recovery._claim_loop(claimer))
