@@ -65,11 +65,20 @@ class Preparation:
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
+        if self._in_flight.is_closed:
+            self._keep_unstarted(entry, is_counted=not (is_ordinary and is_verified))
+            return None
         try:
             return entry.data(self._consumer.encoding)
         except UndecodableEntry as error:
             await self._on_undecodable(entry, error)
             return None
+
+    def _keep_unstarted(self, entry: Entry, *, is_counted: bool) -> None:
+        """Keep an entry, so that the drain releases it, because the processor was stopped during the preparation."""
+        if is_counted and entry.origin is not NEW:
+            entry.deliveries -= 1
+        self._in_flight.schedule_retry(entry, 0)
 
     async def _load(self, entry: Entry) -> bool:
         """Read a parked entry again, together with the next parked entries of its lane. Returns False if the entry must
