@@ -24,6 +24,7 @@ from streamconsumer.processor.health import Health, LivenessMonitor
 from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, ProcessorHooks, build_pipeline
+from streamconsumer.processor.pipeline.drain import drain
 from streamconsumer.processor.pipeline.reconnect import ReconnectBackoff
 from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
@@ -340,7 +341,7 @@ class RedisStreamProcessor:
         end."""
         deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
-        await self._pipeline.in_flight.drain(deadline, self._stop_forced)
+        await drain(self._pipeline.in_flight, self.metrics, deadline, self._stop_forced, self._runtime.clock)
         await self._release_unstarted()  # releases entries whose attempts failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 

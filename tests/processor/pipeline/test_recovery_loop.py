@@ -75,7 +75,6 @@ async def test_checks_continue_while_claims_return_entries(is_trimmed: bool) -> 
     async with claiming(table(run), claimer):
         await eventually(lambda: claimer.checks >= 3)
     assert len(claimer.claims) > 2 * claimer.checks, "several pages are claimed between two checks"
-    assert {*claimer.claims} == {"dead 0", "due"}
 
 
 async def test_many_dead_consumers_do_not_delay_the_checks_of_a_busy_pod() -> None:
@@ -88,22 +87,44 @@ async def test_many_dead_consumers_do_not_delay_the_checks_of_a_busy_pod() -> No
     in_flight.close()
 
 
-async def test_claims_use_their_own_room_while_all_slots_are_busy() -> None:
-    release, started = asyncio.Event(), []
+async def test_next_free_slot_starts_an_entry_of_a_dead_consumer() -> None:
+    """While all slots are busy, other pods can claim the entries. New entries wait although they are in memory."""
+    running: dict[str, asyncio.Event] = {}
 
     async def run(entry: Entry) -> None:
-        started.append(entry.message_id)
-        await release.wait()
+        running[entry.message_id] = asyncio.Event()
+        await running[entry.message_id].wait()
 
     in_flight, claimer = table(run, concurrency=2), EndlessClaimer()
     in_flight.admit([Entry(f"0-{number}", ()) for number in range(4)])
-    await eventually(lambda: len(started) == 2)
+    await eventually(lambda: len(running) == 2)
     async with claiming(in_flight, claimer):
         await eventually(lambda: claimer.checks >= 3)
-        assert claimer.claims == ["dead 0", "due"]
-        assert len(in_flight.ids()) == 4 + 2 + 2
+        assert claimer.claims == []
+        running["0-0"].set()
+        await eventually(lambda: len(running) == 3)
+        assert claimer.claims == ["dead 0"]
+        assert [*running] == ["0-0", "0-1", "1-0"]
     in_flight.close()
-    release.set()
+    for event in running.values():
+        event.set()
+    await eventually(lambda: not in_flight.running)
+
+
+async def test_due_and_new_entries_get_free_slots_in_turns() -> None:
+    started: list[Origin] = []
+
+    async def run(entry: Entry) -> None:
+        started.append(entry.origin)
+        await asyncio.sleep(0.02)
+
+    in_flight, claimer = table(run), EndlessClaimer(dead_consumers=0)
+    in_flight.admit([Entry(f"0-{number}", ()) for number in range(10)])
+    async with claiming(in_flight, claimer):
+        await eventually(lambda: len(started) >= 20)
+    in_flight.close()
+    await eventually(lambda: not in_flight.running)
+    assert 8 <= started[2:20].count(Origin.NEW) <= 10
 
 
 def suspect(number: int) -> Entry:

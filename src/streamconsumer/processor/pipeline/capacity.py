@@ -1,7 +1,8 @@
 """Capacity of the in-flight table: the number of entries of each kind that the processor may read or claim.
 
 New entries, due entries and entries of dead consumers have their own room in the ready queue, so that a backlog of one
-kind does not keep the others from being read or claimed. The functions in this module have no side effects.
+kind does not keep the others from being read or claimed. A slot that becomes free can be reserved for a kind of entry
+that is still to be claimed. The functions in this module have no side effects.
 """
 
 from collections.abc import Collection
@@ -45,20 +46,14 @@ class Load:
 
 
 def read_count(load: Load, batch_count: int) -> int:
-    """Return the number of new entries that the next read may return.
-
-    While due entries wait, the processor reads although all slots are busy, because due and new entries start in
-    turns. It then reads only as many entries as it has slots, because other pods cannot handle them."""
-    if load.is_suspect_next:
-        return 0
-    if load.has_free_slot or load.new <= load.prefetch_limit > 0:
-        return batch_count
-    return min(batch_count, load.concurrency) if load.due and not load.new else 0
+    """Return the number of new entries that the next read may return."""
+    can_read = load.has_free_slot or load.new <= load.prefetch_limit > 0
+    return batch_count if can_read and not load.is_suspect_next else 0
 
 
 def due_count(load: Load, batch_count: int) -> int:
     """Return the number of due entries that the processor may claim."""
-    return 0 if load.is_suspect_next else _claim_count(load, load.due, batch_count)
+    return 0 if load.is_suspect_next else _claim_count(load, load.due, batch_count, ahead=load.claimed)
 
 
 def dead_count(load: Load, batch_count: int) -> int:
@@ -66,9 +61,25 @@ def dead_count(load: Load, batch_count: int) -> int:
     return 0 if load.suspects >= MAX_SUSPECTS else _claim_count(load, load.claimed, batch_count)
 
 
-def _claim_count(load: Load, waiting: int, batch_count: int) -> int:
-    can_buffer = load.has_free_slot or load.prefetch_limit
-    return max(0, (batch_count if can_buffer else min(batch_count, load.concurrency)) - waiting)
+def _claim_count(load: Load, waiting: int, batch_count: int, ahead: int = 0) -> int:
+    """Return the number of entries of one kind that the processor may claim, if `waiting` entries of this kind and
+    `ahead` entries of another kind wait for a slot.
+
+    If handlers are slow and all slots are busy, other pods may start the entries sooner."""
+    if load.has_free_slot or load.prefetch_limit:
+        return max(0, batch_count - waiting)
+    return max(0, min(batch_count, load.concurrency - load.running - waiting - ahead))
+
+
+def is_slot_reserved(load: Load, claimable: Collection[str], *, is_due_turn: bool) -> bool:
+    """Return whether a free slot waits for an entry that can be claimed: always for an entry of a dead consumer, and
+    for a due entry if it is its turn. `claimable` contains the kinds that can be claimed, `dead` and `due`."""
+    if load.claimed:
+        return False
+    is_due_next = not load.due and (is_due_turn or not load.new)
+    return bool(
+        ("dead" in claimable and dead_count(load, 1)) or ("due" in claimable and is_due_next and due_count(load, 1))
+    )
 
 
 def has_room_for_trials(entries: Collection[Entry]) -> bool:

@@ -21,7 +21,14 @@ from streamconsumer.model.processor_settings import Breaker
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
 from streamconsumer.processor.message import NEW, Entry
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.pipeline.capacity import Load, dead_count, due_count, has_room_for_trials, read_count
+from streamconsumer.processor.pipeline.capacity import (
+    Load,
+    dead_count,
+    due_count,
+    has_room_for_trials,
+    is_slot_reserved,
+    read_count,
+)
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
 from streamconsumer.processor.pipeline.ready_queue import BlockedEntries, ReadyQueue
@@ -29,9 +36,6 @@ from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
 log = logging.getLogger(__name__)
-
-CANCEL_TIMEOUT = timedelta(seconds=1)
-"""Maximum time to wait until a cancelled handler ends."""
 
 BATCH_RETRY_SECONDS, SELF_CANCEL_RETRY_SECONDS = 0.1, 1.0
 """Additional delay of a retry if other entries of the entry's batch are still running, and delay of the retry after a
@@ -55,7 +59,7 @@ class InFlightTable:
         max_held_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._concurrency, self._metrics, self._clock = run, concurrency, metrics, clock
+        self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._gate = gate or CircuitBreaker(Breaker(failures=0), clock)
         self.busy_ids = busy_ids
         """Ids of messages whose handler may still be running although their task was cancelled."""
@@ -87,6 +91,8 @@ class InFlightTable:
         """Events that are set while the processor may read more entries (and after `close`), and when it may be able to
         claim more entries."""
         self.has_capacity.set()
+        self.reserved: frozenset[str] = frozenset()
+        """Kinds of entries that can be claimed as soon as there is room, see `reserve`."""
         self.on_entry_removed: Callable[[str], object] = lambda _: None
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
         self.on_busy: Callable[[], object] = lambda: None
@@ -198,26 +204,6 @@ class InFlightTable:
             del self.entries[entry.message_id]
         return unstarted
 
-    async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers. Cancels the handlers at `deadline` (seconds of the clock) or when `force_stop` is
-        set."""
-        forced = asyncio.create_task(force_stop.wait())
-        while self.tasks and not forced.done() and (seconds_left := deadline - self._clock()) > 0:
-            tasks = {forced, *self.tasks.values()}
-            await asyncio.wait(tasks, timeout=seconds_left, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        if running := set(self.tasks.values()):
-            self._metrics.abandoned += len(self.tasks)
-            log_fields = {"messages": len(self.tasks)}
-            log.warning("drain timeout reached; messages of cancelled handlers stay pending", extra=log_fields)
-            for entry in map(self.entries.__getitem__, self.tasks):
-                if entry.state is not WAITING:
-                    entry.apply("lose")
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
-        self.timeouts.close()
-
     def dispatch(self) -> None:
         """Start ready entries in the free slots, and update `has_capacity`."""
         if not self._is_ending() and (ready := len(self.ready_queue)):
@@ -280,8 +266,19 @@ class InFlightTable:
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages fail, a trial
         with an entry that has not failed can succeed and close the breaker."""
         if not self._gate.is_open:
-            return self.ready_queue.pop()
+            return None if self.reserved and self._is_slot_reserved() else self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
+
+    def _is_slot_reserved(self) -> bool:
+        """Return whether a free slot waits for an entry that is still to be claimed."""
+        is_full = self._blocked.is_full or self._held_memory.is_full(self.entries)
+        return not is_full and is_slot_reserved(self._load(), self.reserved, is_due_turn=self.ready_queue.is_due_turn)
+
+    def reserve(self, kinds: frozenset[str]) -> None:
+        """Reserve slots that become free for entries that can be claimed: `dead` before all others, `due` in turns."""
+        self.reserved, previous = kinds, self.reserved
+        if previous - kinds:
+            self.dispatch()
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self._start(entry, task)

@@ -85,7 +85,8 @@ class ReadyQueue:
         """Suspects, which start after the entries in the other queues."""
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""
-        self._is_due_turn = True
+        self.is_due_turn = True
+        """True if a due entry starts before a new entry."""
         self._lanes: dict[bytes, deque[Entry]] = {}
         """Entries that wait until an earlier entry with the same ordering key is settled, grouped by ordering key."""
         self._blocked = BlockedEntries() if blocked is None else blocked
@@ -151,11 +152,11 @@ class ReadyQueue:
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
         """Remove and return the next entry that is not a suspect. Returns None if there is no such entry, or if
         `may_start` returns False for the entry."""
-        queue = self.claimed or (self.due if self.due and (self._is_due_turn or not self.ready) else self.ready)
+        queue = self.claimed or (self.due if self.due and (self.is_due_turn or not self.ready) else self.ready)
         if not queue or not may_start(queue[0]):
             return None
         if queue is not self.claimed:
-            self._is_due_turn = queue is self.ready
+            self.is_due_turn = queue is self.ready
         return queue.popleft()
 
     def release_turn(self, entry: Entry) -> None:

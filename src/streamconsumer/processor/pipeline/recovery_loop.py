@@ -114,6 +114,7 @@ class RecoveryLoop:
                 pages, seconds = await self._check(claimer)
                 checked_at, self._next_check = loop.time(), loop.time() + seconds
             pages = await self._claim_pages(pages)
+            self._in_flight.reserve(frozenset(page.kind for page in pages if page.kind != "upkeep"))
 
     def _on_busy(self) -> None:
         """Check soon if this pod gets entries while the group is not observed closely, because the pods that share the
