@@ -237,13 +237,16 @@ class RedisStreamProcessor:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
-        count = max(1, pipeline.in_flight.read_count(self.batch_count))
+        count = pipeline.in_flight.read_count(self.batch_count)
+        if not count and not pipeline.in_flight.is_closed:  # the capacity has changed since the event was set
+            pipeline.in_flight.update_capacity()
+            return
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
         replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
         is_replay = has_failed and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(count)
+            entries = await pipeline.consumer.read(max(1, count))
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:

@@ -127,6 +127,27 @@ async def test_due_and_new_entries_get_free_slots_in_turns() -> None:
     assert 8 <= started[2:20].count(Origin.NEW) <= 10
 
 
+async def test_new_entry_may_wait_for_busy_slots_while_due_entries_take_them() -> None:
+    """A pod whose handlers run for long leaves new entries to other pods."""
+    now, started, release = 0.0, [], asyncio.Event()
+
+    async def run(entry: Entry) -> None:
+        started.append(entry.message_id)
+        await release.wait()
+
+    in_flight = InFlightTable(run, concurrency=1, metrics=Metrics(), clock=lambda: now)
+    in_flight.admit([Entry("0-0", ())])
+    await eventually(lambda: started)
+    assert not in_flight.read_count(5)
+    in_flight.reserve(frozenset({"due"}))
+    assert in_flight.read_count(5) == 1
+    now = 2.0
+    assert not in_flight.read_count(5)
+    in_flight.close()
+    release.set()
+    await eventually(lambda: not in_flight.running)
+
+
 def suspect(number: int) -> Entry:
     entry = Entry.redelivered(f"9-{number}", (), 2)
     entry.origin, entry.is_suspect = Origin.CLAIMED, True

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from streamconsumer.processor.message import Entry
 
+MAX_START_INTERVAL_SECONDS = 1.0
+"""Time since the last start of an entry after which the slots count as occupied for long, so that a new entry must not
+wait for them."""
+
 MAX_TRIAL_CANDIDATES, MAX_TRIAL_BYTES = 100, 32 * 1024 * 1024
 """While the circuit breaker is open, the processor reads entries for trials only if the in-flight table contains fewer
 entries and bytes."""
@@ -45,10 +49,16 @@ class Load:
         return is_empty and self.running < self.concurrency
 
 
-def read_count(load: Load, batch_count: int) -> int:
-    """Return the number of new entries that the next read may return."""
-    can_read = load.has_free_slot or load.new <= load.prefetch_limit > 0
-    return batch_count if can_read and not load.is_suspect_next else 0
+def read_count(load: Load, batch_count: int, *, has_due: bool = False) -> int:
+    """Return the number of new entries that the next read may return.
+
+    `has_due` is True if due entries can be claimed, and slots become free again and again. One new entry may then wait
+    while all slots are busy, because due entries take the free slots otherwise."""
+    if load.is_suspect_next:
+        return 0
+    if load.has_free_slot or load.new <= load.prefetch_limit > 0:
+        return batch_count
+    return 1 if has_due and not load.new else 0
 
 
 def due_count(load: Load, batch_count: int) -> int:

@@ -11,6 +11,7 @@ and a new slot starts, so that the change does not affect the next message.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import copy_context
@@ -22,6 +23,7 @@ from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITIN
 from streamconsumer.processor.message import NEW, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.capacity import (
+    MAX_START_INTERVAL_SECONDS,
     Load,
     dead_count,
     due_count,
@@ -59,7 +61,8 @@ class InFlightTable:
         max_held_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._concurrency, self._metrics = run, concurrency, metrics
+        self._run, self._concurrency, self._metrics, self._clock = run, concurrency, metrics, clock
+        self._started_at = -math.inf
         self._gate = gate or CircuitBreaker(Breaker(failures=0), clock)
         self.busy_ids = busy_ids
         """Ids of messages whose handler may still be running although their task was cancelled."""
@@ -170,9 +173,7 @@ class InFlightTable:
             self.drop_claimed(message_id)
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """Retry a running entry after `seconds`. The entry stays in the table when its attempt ends.
-
-        Does nothing if another consumer has claimed the entry."""
+        """Retry a running entry after `seconds`, unless another consumer has claimed it. The entry stays in the table."""
         if entry.state is LOST:
             return
         entry.apply("wait")
@@ -187,10 +188,8 @@ class InFlightTable:
         self._wake_slots(len(self._idle_slots))
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
-        """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0 if it
-        does not wait for a retry.
-
-        Their leases are no longer renewed."""
+        """Remove all entries that are not running, so that their leases are no longer renewed. Returns each entry with
+        the seconds until its retry, or with 0 if it does not wait for a retry."""
         now = asyncio.get_running_loop().time()
         unstarted = [(entry, 0.0) for entry in self.ready_queue.clear()]
         for message_id, timer in list(self._retry_timers.items()):
@@ -219,8 +218,8 @@ class InFlightTable:
         """Start at most `max_count` other ready entries in the slot of the first entry. Returns the started entries in
         order.
 
-        Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
-        each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
+        Stops at the first entry for which `may_share_batch` returns False. The caller calls `finish_batched` for each
+        returned entry. Returns no entries while the circuit breaker is open."""
         joined: list[Entry] = []
         if self.is_closed or self._gate.is_open:
             return joined
@@ -271,13 +270,16 @@ class InFlightTable:
 
     def _is_slot_reserved(self) -> bool:
         """Return whether a free slot waits for an entry that is still to be claimed."""
-        is_full = self._blocked.is_full or self._held_memory.is_full(self.entries)
-        return not is_full and is_slot_reserved(self._load(), self.reserved, is_due_turn=self.ready_queue.is_due_turn)
+        is_due_turn = self.ready_queue.is_due_turn
+        return not self._is_full() and is_slot_reserved(self._load(), self.reserved, is_due_turn=is_due_turn)
+
+    def _is_full(self) -> bool:
+        return self._blocked.is_full or self._held_memory.is_full(self.entries)
 
     def reserve(self, kinds: frozenset[str]) -> None:
         """Reserve slots that become free for entries that can be claimed: `dead` before all others, `due` in turns."""
-        self.reserved, previous = kinds, self.reserved
-        if previous - kinds:
+        if kinds != self.reserved:
+            self.reserved = kinds
             self.dispatch()
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
@@ -293,7 +295,7 @@ class InFlightTable:
 
     def _start(self, entry: Entry, task: asyncio.Task[None]) -> None:
         """Record that the task handles the entry. If the circuit breaker is open, the entry becomes the trial."""
-        self.tasks[entry.message_id] = task
+        self.tasks[entry.message_id], self._started_at = task, self._clock()
         entry.apply("start")
         if self._gate.is_open and self._gate.record_start():
             self.trial = entry
@@ -330,11 +332,12 @@ class InFlightTable:
         if self._gate.is_open:
             may_try = self._gate.allows_attempt() and not self.ready_queue.ready
             return batch_count if may_try and has_room_for_trials(self.entries.values()) else 0
-        return 0 if self._blocked.is_full else read_count(self._load(), batch_count)
+        has_due = "due" in self.reserved and self._clock() - self._started_at < MAX_START_INTERVAL_SECONDS
+        return 0 if self._blocked.is_full else read_count(self._load(), batch_count, has_due=has_due)
 
     def claim_count(self, batch_count: int, *, is_due: bool) -> int:
-        """Return the number of due entries, or of entries of dead consumers, that the processor may claim."""
-        if self.is_closed or self._blocked.is_full or self._held_memory.is_full(self.entries):
+        """Return the number of due entries, or of entries of dead consumers, that may be claimed."""
+        if self.is_closed or self._is_full():
             return 0
         if self._gate.is_open:
             return self.read_count(batch_count)
@@ -353,8 +356,8 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and its
-        entries are retried. The attempt counts, so that such an entry eventually reaches `maxDeliveries`."""
+        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The attempts of
+        its entries count, and the entries are retried."""
         if process_exit(error):
             self.close()
         if self._is_ending():
