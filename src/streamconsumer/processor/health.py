@@ -20,9 +20,9 @@ STUCK_AFTER = timedelta(seconds=60)
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
-STUCK_READ_AFTER = timedelta(seconds=30)
-"""Time that is added to `poll_interval` to get the duration after which a running read counts as stuck. If Redis does
-not respond, the read timeout of the connection ends the read much earlier."""
+STUCK_READ_AFTER = timedelta(seconds=90)
+"""Time that is added to `poll_interval` to get the duration after which a running read counts as stuck. A read of an
+idle consumer takes up to 65 s. The manager of a user may wait for `poll_interval`."""
 
 
 class Health:

@@ -37,9 +37,6 @@ VALID_SECONDS = 1.2
 DISCONNECTED_VALID_SECONDS = 1.0
 """Time after the last successful renewal for which the leases are valid while the connection is lost."""
 
-VERIFY_SECONDS = 60.0
-"""Interval at which the heartbeat verifies that the server still has the registration."""
-
 MAX_FAILING_SECONDS = 2.0
 """Time for which renewals may fail before the heartbeat reports a problem."""
 
@@ -96,7 +93,6 @@ class HeartbeatThread:
         self._is_reported = False
         self._resumed_at = self._last_success
         """Time at which the thread ran again after it was stopped for a while, or at which it was created."""
-        self._verified_at = 0.0
         self._had_name = False
 
     async def run(self) -> None:
@@ -218,12 +214,11 @@ class HeartbeatThread:
     async def _beat(self, connection: DedicatedConnection, leases: Leases) -> None:
         self._detect_stop()
         began = self._last_tick
-        must_verify = self._last_success < self._resumed_at or began - self._verified_at > VERIFY_SECONDS
+        must_verify = self._last_success < self._resumed_at
         try:
             await connection.connect()
             if self._registration.has_name and (must_verify or not self._registration.is_stored):
                 await self._registration.store(connection.execute)
-                self._verified_at = began
             if not self._check_name():
                 return
             # `acked_during` starts before the ids are read: an entry acknowledged earlier is no longer in flight.

@@ -39,8 +39,8 @@ BUSY_CHECK_INTERVAL = timedelta(milliseconds=600)
 MAX_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL = timedelta(seconds=20), timedelta(seconds=5)
 """Maximum time between two checks by one consumer, in an idle group and in a group with pending entries."""
 
-ANNOUNCE_INTERVAL = timedelta(seconds=20)
-"""Interval at which a consumer announces itself in the members hash."""
+ANNOUNCE_INTERVAL = timedelta(seconds=15)
+"""Time after which the next check of a consumer also announces the consumer in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
 """Time without an announcement after which a consumer no longer takes turns in running the liveness check."""
