@@ -199,7 +199,7 @@ def test_registration_names_only_connections_to_the_newest_server() -> None:
     registration.set_identity("observer", Identity(3, ""))
     assert list(registration.current.client_ids) == [2]
     registration.set_identity("reader", Identity(4, "new"))
-    assert list(registration.current.client_ids) == [2, 4]
+    assert list(registration.current.client_ids) == [4, 2], "the connection that reads is the first"
 
 
 @ON_ONE_SERVER
