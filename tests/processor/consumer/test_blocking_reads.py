@@ -204,7 +204,8 @@ async def test_entry_that_is_delivered_while_a_pod_stops_is_released(group: Grou
     """The connection of the read is dropped, because CLIENT UNBLOCK is not available."""
     user = ("ACL", "SETUSER", "shop", "on", ">pw", "~*", "+@all", forbidden)
     await group.client.execute_command(*user)  # type: ignore[no-untyped-call] # ships no types
-    async with HoldingProxy(group.server).running() as proxy:
+    proxy = HoldingProxy(group.server)
+    async with proxy.running():
         url = f"redis://shop:pw@{proxy.address}/0"
         processor = await group.start(Recorder(), manager=group.manager(url))
         await group.wait_until_reading()

@@ -29,7 +29,7 @@ FIRST_BLOCK, MAX_BLOCK = timedelta(seconds=5), timedelta(seconds=60)
 """Maximum durations of a blocking read: of the first read after entries were received, and of any read."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
-"""Time until the connection counts as dead if no reply arrives after the BLOCK duration."""
+"""If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
 
 OVERDUE_AFTER = timedelta(seconds=1)
 """Time after the BLOCK duration until CLIENT UNBLOCK ends the read."""

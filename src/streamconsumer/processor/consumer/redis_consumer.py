@@ -82,7 +82,8 @@ class RedisConsumer:
             self.consumer_id, f"{runtime.random.getrandbits(128):032x}", runtime.pod_uid
         )
         self.leases_valid_until = inf
-        """Time until which no other consumer can have claimed the entries in flight. The heartbeat updates it."""
+        """Until this time, no other consumer can have claimed the entries in flight. The heartbeat updates this
+        time."""
         self._random = runtime.random
         limits = memory_limits(manager.delivery.max_entry_bytes)
         self._reader = DedicatedConnection(manager, limits.reply_bytes, encoding=manager.encoding)
@@ -105,13 +106,13 @@ class RedisConsumer:
         )
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
         self.on_stream_recreated: Callable[[], object] = lambda: None
-        """Function that drops the entries in flight, because the stream was deleted and created again."""
+        """Function that drops the entries in flight. Called after the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.flush = self.ack_buffer.flush
         self.replay = OwnPendingReplay(self)
         self.lost_group = LostGroup(self)
         self.last_delivered_id = "0-0"
-        """Id of the last entry that a read returned. Until then, the group's position at the start."""
+        """Id of the last entry that a read returned. At first, the group's position at the start."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class RedisConsumer:
             if report.problem:
                 raise InvalidSettings(report.problem)
             position = await self.manager.last_delivered_id(self._stream, self._group)
-            if position is None:  # checked first: a server out of memory refuses to create even an existing group
+            if position is None:  # XGROUP CREATE fails if the server is out of memory
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
                 await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
@@ -172,7 +173,8 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. If the reply is too large, returns no entries, and the next read requests them again.
+        """Read new entries. If the reply is too large, returns no entries, and the next read requests the same entries
+        again.
 
         If the connection is lost while a read waits for entries, returns the entries that were delivered meanwhile.
         """

@@ -11,8 +11,8 @@
 -- MAX_FIELD_BYTES are left out. A missing group is the error NOGROUP. A server that is out of memory rejects the
 -- announcement.
 --
--- The script contains a write that changes nothing. A server that executes the script therefore executes the writes of
--- other consumers too, such as the renewals of their leases.
+-- The script contains a write that changes nothing. If the script succeeds, the server therefore also accepts the
+-- writes of other consumers, such as the renewals of their leases.
 local group, me, silence, limit, version, idle, announces = unpack(ARGV)
 local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
 redis.call('XACK', stream, group, '0-0')
