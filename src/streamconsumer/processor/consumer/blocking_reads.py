@@ -183,10 +183,15 @@ class BlockingReads:
                 async with asyncio.timeout(UNBLOCK_INTERVAL.total_seconds()):
                     await ended.wait()
 
-    def end(self, *, only_long: bool = False) -> None:
-        """End the current read in the background if it waits for entries. With `only_long`, a short read goes on."""
+    def end_long(self) -> None:
+        """End the current read in the background if it is a long read."""
+        if self.duration.is_long:
+            self.end()
+
+    def end(self) -> None:
+        """End the current read in the background if it waits for entries."""
         is_ending = self._task is not None and not self._task.done()
-        if self._is_waiting and not is_ending and (self.duration.is_long or not only_long):
+        if self._is_waiting and not is_ending:
             self._task = asyncio.create_task(self.interrupt(), name="end read")
 
     def on_no_reply(self) -> None:

@@ -114,7 +114,7 @@ class PendingClaimer:
         except ResponseError as error:
             if not classify_error(error, "").is_group_lost:
                 raise
-            self._consumer.end_read()  # the next read recreates the group; Redis 6.2 does not end the blocked one
+            self._consumer.blocking_reads.end()  # Redis 6.2 does not end the read; the next read recreates the group
             return []
         finally:
             no_reply.cancel()

@@ -164,8 +164,8 @@ class RawConnection(asyncio.Protocol):
         """Let the operating system detect within 10 s that the other end no longer replies.
 
         Does nothing for a Unix socket, or if the options of the connection disable keepalive."""
-        tcp: socket.socket = self._transport.get_extra_info("socket")
-        if tcp.family != socket.AF_UNIX and tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        tcp: socket.socket | None = self._transport.get_extra_info("socket")
+        if tcp and tcp.family != socket.AF_UNIX and tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
             for name, value in KEEPALIVE_OPTIONS.items():
                 if hasattr(socket, name):
                     tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -89,7 +89,7 @@ class RedisConsumer:
         self._reader = DedicatedConnection(manager, limits.reply_bytes, encoding=manager.encoding)
         self._reader.on_connected = self._prepare_reader
         self.blocking_reads = BlockingReads(block, self.registration, self._reader, manager.execute)
-        self.interrupt_read, self.end_read = self.blocking_reads.interrupt, self.blocking_reads.end
+        self.interrupt_read, self.end_long_read = self.blocking_reads.interrupt, self.blocking_reads.end_long
         self.read_size = ReadSize(limits, runtime.clock)
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)

@@ -5,11 +5,10 @@ A processor builds a new pipeline on each start, so that a run uses no state of 
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import Consumer, PollingConsumer, RedisConsumer, build_consumer
+from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
@@ -120,8 +119,7 @@ def build_pipeline(
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
-    if isinstance(consumer, RedisConsumer):
-        in_flight.on_full = partial(consumer.end_read, only_long=True)
+    in_flight.on_full = consumer.end_long_read
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)
