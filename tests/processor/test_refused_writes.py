@@ -29,7 +29,7 @@ async def _fail_to_save(group: Group) -> None:
     await group.client.bgsave()
 
     async def has_failed() -> bool:
-        return (await group.client.info("persistence"))["rdb_last_bgsave_status"] == "err"
+        return bool((await group.client.info("persistence"))["rdb_last_bgsave_status"] == "err")
 
     await eventually(has_failed)
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 from redis.exceptions import RedisError
@@ -154,7 +155,7 @@ class HeartbeatThread:
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         connection.on_connected = self._identify
-        connection.on_lost = lambda: self._failures < MAX_QUICK_RETRIES and wakeup.set()
+        connection.on_lost = partial(self._on_connection_lost, wakeup)
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))
         try:
@@ -171,6 +172,10 @@ class HeartbeatThread:
             ticker.cancel()
             await connection.close()
             await manager.aclose()
+
+    def _on_connection_lost(self, wakeup: asyncio.Event) -> None:
+        if self._failures < MAX_QUICK_RETRIES:
+            wakeup.set()
 
     async def _identify(self, connection: RawConnection) -> None:
         self._registration.set_identity("heartbeat", await identify(connection, self._registration.token))
