@@ -89,3 +89,23 @@ async def test_pause_grows_and_the_pod_stays_unready_while_the_server_refuses_ne
 async def connection_count(group: Group) -> int:
     """Return the number of connections that the server has accepted."""
     return int((await group.client.info("stats"))["total_connections_received"])
+
+
+async def test_a_pod_that_starts_while_the_server_refuses_writes_is_unready_until_it_can_read(
+    group: Group, refusal: Refusal
+) -> None:
+    await group.create_group()
+    await group.add(2)
+    await refusal.begin(group)
+    handler = Recorder()
+    processor = await group.start(handler, poll=1.0)
+    backoff = processor._reconnect_backoff
+    began, connections = asyncio.get_running_loop().time(), await connection_count(group)
+    while asyncio.get_running_loop().time() < began + REFUSED_SECONDS / 2:
+        assert not processor.health.readiness()[0]
+        await asyncio.sleep(0.01)
+    assert 3 <= backoff.consecutive_failures <= 8
+    assert await connection_count(group) - connections <= 10 * REFUSED_SECONDS
+    await refusal.end(group)
+    await handler.wait_until_finished(2)
+    assert processor.health.readiness()[0]
