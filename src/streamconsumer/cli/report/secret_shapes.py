@@ -30,7 +30,7 @@ _NAME = (
     r"|requirepass|masterauth|\bdsn|\botp|\bpin)"
     r"(?![\w.-]{0,40}(?:ref|name|file|path)\b)"
 )
-"""Part of a setting's name that shows that the value is secret. `passwordSecretRef.name` and `--password-file` are not
+"""Words in the name of a setting whose value is secret. `passwordSecretRef.name` and `--password-file` are not
 secret."""
 
 _QUOTE = r"""(?:\\*["'`]|\\+u00(?:22|27)|%(?:25)*2[27]|&(?:quot|apos|\#3[49]);)"""
