@@ -1,6 +1,7 @@
 """Known faults of server versions: which versions have them, and which version is named as the fixed one."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from streamconsumer.redis_client.server_faults import (
     version_risk,
 )
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "redis.md"
 ALL = {TLS, CLIENT_EVICTION, DEFRAGMENTATION}
 
 
@@ -81,3 +83,19 @@ def test_each_fault_has_a_source_that_names_it() -> None:
         number = re.split(r"[#-]", fault.name)[-1]
         assert fault.source.startswith("https://")
         assert fault.source.endswith(number)
+
+
+def test_documentation_lists_the_fixed_versions() -> None:
+    rows = [line.split("|")[1:-1] for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| [")]
+    documented = {
+        (product, re.findall(r"\[(.+?)\]", row[0])[0]): re.findall(r"[\d.]+", cell)
+        for row in rows
+        if re.match(r" \[(CVE|redis#|valkey#)", row[0])
+        for product, cell in zip(("redis", "valkey"), row[3:], strict=True)
+        if cell.strip()
+    }
+    assert documented == {
+        (product, fault.name): [f"{major}.{minor}.{patch}" for (major, minor), patch in fault.fixed.items()]
+        for product, faults in FAULTS.items()
+        for fault in faults
+    }
