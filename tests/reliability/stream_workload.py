@@ -81,18 +81,15 @@ class StreamWorkload:
         self.start_pod(pod.name)
         threading.Timer(seconds, pod.remove).start()
 
-    def limit_memory(self, pod: Pod, seconds: float) -> None:
+    @staticmethod
+    def limit_memory(pod: Pod, seconds: float) -> None:
         """Refuse more memory to a pod for a while."""
         with suppress(OSError):  # the pod has ended
             pages = int(Path(f"/proc/{pod.pid}/statm").read_text().split()[0])
-            self._set_memory_limit(pod, pages * resource.getpagesize())
-            threading.Timer(seconds, self._set_memory_limit, (pod, resource.RLIM_INFINITY)).start()
-
-    @staticmethod
-    def _set_memory_limit(pod: Pod, size: int) -> None:
-        with suppress(OSError):
-            if pod.is_running:
-                resource.prlimit(pod.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+            _set_memory_limit(pod, pages * resource.getpagesize())
+            end = threading.Timer(seconds, _set_memory_limit, (pod, resource.RLIM_INFINITY))
+            end.daemon = True
+            end.start()
 
     def hold_interpreter_lock(self, seconds: float) -> None:
         """Add a message whose handler holds the interpreter lock of its pod."""
@@ -125,8 +122,14 @@ class StreamWorkload:
         self._traffic.stop()
         for pod in self.pods:
             pod.signal(signal.SIGCONT)
-            self._set_memory_limit(pod, resource.RLIM_INFINITY)
+            _set_memory_limit(pod, resource.RLIM_INFINITY)
         self.replace_ended_pods()
 
     def wait_settled(self) -> Account:
         return self.ledger.wait_settled(self._server_pair.client, SETTLE_TIMEOUT_SECONDS)
+
+
+def _set_memory_limit(pod: Pod, size: int) -> None:
+    with suppress(OSError):
+        if pod.is_running:
+            resource.prlimit(pod.pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
