@@ -1,7 +1,8 @@
 """Heartbeat: renews the leases of the entries in flight from a separate thread, and registers the consumer.
 
-The thread keeps the leases alive while a handler blocks the event loop. The thread opens its connection at the start
-and keeps it open, because a server that has reached `maxclients` accepts no new connection.
+The heartbeat thread keeps the leases of the entries in flight alive while a handler blocks the event loop. The thread
+opens its connection at the start and keeps it open, because a server that has reached `maxclients` accepts no new
+connection.
 """
 
 import asyncio
