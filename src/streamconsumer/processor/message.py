@@ -87,8 +87,8 @@ class Entry:
     if the entry does not have the key's field."""
 
     received_ns = 0
-    """Time at which this process received the entry, by this machine's clock. 0 if the entry is not traced, or after an
-    attempt has ended."""
+    """Time at which this process received the entry, by this machine's clock. The time is 0 if the entry is not traced,
+    or after an attempt has ended."""
 
     had_uncounted_attempt = False
     """True if an earlier attempt was not counted. If True, the current attempt can have the same number as the

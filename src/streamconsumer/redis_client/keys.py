@@ -59,6 +59,6 @@ MAX_REMEMBERED_COMMITS = 50_000
 
 
 def entry_keys(stream: str, group: str) -> list[str]:
-    """Return the first keys of each script about single entries: the stream, and the companion keys of
+    """Return the keys that each script about single entries gets first: the stream, and the companion keys of
     ENTRY_SUFFIXES."""
     return [stream, *(group_key(stream, group, suffix) for suffix in ENTRY_SUFFIXES)]

@@ -54,7 +54,7 @@ MAX_PLAIN_GROUPS = 50
 the reply to this command would be too large."""
 
 SEARCHES_PER_MIN_IDLE = 2
-"""Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
+"""Number of times in a `minIdle` period that a consumer searches for idle entries of consumers that are not silent."""
 
 UNKNOWN_VERSION = "unknown"
 

@@ -112,7 +112,8 @@ class RedisConsumer:
         self.replay = OwnPendingReplay(self)
         self.lost_group = LostGroup(self)
         self.last_delivered_id = "0-0"
-        """Id of the last entry that a read returned. At first, the group's position at the start."""
+        """Id of the last entry that a read returned. Before the first read, the position that the group had when this
+        consumer started."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class InFlightTable:
         self.prefetch_limit = 0
         """Number of entries that may wait for a slot while the processor reads more entries.
 
-        0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
+        The limit is 0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
         self.has_capacity = asyncio.Event()
         """Event that is set while the processor may read more entries, and after `close`."""
         self.has_capacity.set()
