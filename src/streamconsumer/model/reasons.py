@@ -183,9 +183,9 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     ScalingReason.NOT_LIMITED: ReasonInfo("Neither `maxReplicas` nor a policy limits the number of pods."),
 }
-"""Meaning and action of every reason, in the order of the enums. `{target}` in an action stands for the options that
-name the StreamConsumer. `InvalidSettings` and `SecretsNotReadable` occur in two enums, but each of these reasons has
-only one entry in the table."""
+"""Meaning and action of every reason, in the order of the enums. The CLI replaces
+`{target}` in an action with the command-line options that select the StreamConsumer. `InvalidSettings` and
+`SecretsNotReadable` occur in two enums, but each of these reasons has only one entry in the table."""
 
 CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
     (Reason, ("Ready", "Reconciling", "Stalled", "Suspended")),

@@ -20,9 +20,9 @@ STUCK_AFTER = timedelta(seconds=60)
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
-STUCK_READ_AFTER = timedelta(seconds=30)
-"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. If Redis does not respond, the
-read timeout of the connection ends the read much earlier."""
+STUCK_READ_AFTER = timedelta(seconds=90)
+"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. A read of an idle consumer
+takes up to 65 s. A custom stream manager may wait for `poll_interval`."""
 
 
 class Health:
@@ -66,9 +66,9 @@ class Health:
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
 
     def readiness(self) -> tuple[bool, str]:
-        """Return whether the pod can read entries, and the reason."""
-        reason = next(iter([*self.problems.values(), self._not_ready_reason]))
-        return not reason, reason or "ok"
+        """Return whether the pod can read entries, and the reasons."""
+        reasons = "; ".join(filter(None, [self._not_ready_reason, *self.problems.values()]))
+        return not reasons, reasons or "ok"
 
 
 class LivenessMonitor:

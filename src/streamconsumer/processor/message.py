@@ -90,8 +90,8 @@ class Entry:
     """True if this process has dropped the fields of the entry, and must read them again before the handler starts."""
 
     received_ns = 0
-    """Time at which this process received the entry, by this machine's clock. 0 if the entry is not traced, or after an
-    attempt has ended."""
+    """Time at which this process received the entry, by this machine's clock. The time is 0 if the entry is not traced,
+    or after an attempt has ended."""
 
     had_uncounted_attempt = False
     """True if an earlier attempt was not counted. If True, the current attempt can have the same number as the

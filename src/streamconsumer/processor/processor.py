@@ -92,7 +92,8 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor. None if the server has all required features."""
+        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended
+        the processor."""
         self._is_open = False
         """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None
@@ -236,11 +237,10 @@ class RedisStreamProcessor:
         if self._telemetry is not None and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
-            return
+            return None
         count = pipeline.in_flight.read_count(self.batch_count)
         if not count and not pipeline.in_flight.is_closed:  # the capacity has changed since the event was set
-            pipeline.in_flight.update_capacity()
-            return
+            return pipeline.in_flight.update_capacity()
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
         replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
         is_replay = has_failed and replay is not None and replay.is_pending
@@ -258,7 +258,7 @@ class RedisStreamProcessor:
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
         pipeline.in_flight.admit(entries)
         if len(entries) == count:
-            return  # The stream probably contains more entries, so the next read starts while these are being handled.
+            return None  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.
         elif not pipeline.consumer.is_blocking:

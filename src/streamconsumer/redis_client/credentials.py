@@ -29,7 +29,7 @@ from streamconsumer.redis_client.setting_files import read_text_file, run_in_thr
 from streamconsumer.redis_client.tls import MAX_CA_BYTES, InvalidPem, TlsMaterial
 
 MAX_SECRET_BYTES = 64 * 1024
-"""Maximum size of a file with a URL, a user name, a password, a certificate or a private key."""
+"""Maximum size of a file that contains a URL, a user name, a password, a certificate or a private key."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class EndlessClaimer:
         self.checks += 1
         return [ClaimPage(partial(self.claim, name), "due" if name == "due" else "dead") for name in self._names]
 
-    async def seconds_until_turn(self) -> float:
+    def seconds_until_turn(self) -> float:
         return 0.1
 
 

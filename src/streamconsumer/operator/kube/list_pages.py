@@ -59,7 +59,8 @@ class PageQuery:
 
 
 class ListPage:
-    """A page of a list, as the API server sends the page. The page keeps only the text of the current object."""
+    """A page of a list, in the form in which the API server sends it. The page keeps only the text of the current
+    object."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks, self._utf8 = chunks, codecs.getincrementaldecoder("utf-8")()

@@ -1,7 +1,8 @@
 """Heartbeat: renews the leases of the entries in flight from a separate thread, and registers the consumer.
 
-The thread keeps the leases alive while a handler blocks the event loop. The thread opens its connection at the start
-and keeps it open, because a server that has reached `maxclients` accepts no new connection.
+The heartbeat thread keeps the leases of the entries in flight alive while a handler blocks the event loop. The thread
+opens its connection at the start and keeps it open, because a server that has reached `maxclients` accepts no new
+connection.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 from redis.exceptions import RedisError
@@ -37,8 +39,9 @@ VALID_SECONDS = 1.2
 DISCONNECTED_VALID_SECONDS = 1.0
 """While the connection is lost, the leases are valid for this time after the last successful renewal."""
 
-VERIFY_SECONDS = 60.0
-"""Interval at which the heartbeat verifies that the server still has the registration."""
+MAX_QUICK_RETRIES = 2
+"""Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that
+rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes one."""
 
 MAX_FAILING_SECONDS = 2.0
 """Time for which renewals may fail before the heartbeat reports a problem."""
@@ -96,13 +99,14 @@ class HeartbeatThread:
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
         self._last_tick = self._last_success = self._clock()
+        self._failures = 0
+        """Number of failures since the last successful heartbeat."""
         self._failing_since: float | None = None
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
         self._resumed_at = self._last_success
         """Time of the last interruption: the thread continued at this time after it had not run for a while. Until the
         first interruption, the time at which this object was created."""
-        self._verified_at = 0.0
         self._had_name = False
 
     async def run(self) -> None:
@@ -151,7 +155,8 @@ class HeartbeatThread:
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
-        connection.on_connected, connection.on_lost = self._identify, wakeup.set
+        connection.on_connected = self._identify
+        connection.on_lost = partial(self._on_connection_lost, wakeup)
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))
         try:
@@ -168,6 +173,10 @@ class HeartbeatThread:
             ticker.cancel()
             await connection.close()
             await manager.aclose()
+
+    def _on_connection_lost(self, wakeup: asyncio.Event) -> None:
+        if self._failures < MAX_QUICK_RETRIES:
+            wakeup.set()
 
     async def _identify(self, connection: RawConnection) -> None:
         self._registration.set_identity("heartbeat", await identify(connection, self._registration.token))
@@ -198,7 +207,7 @@ class HeartbeatThread:
         self._last_tick = now
 
     def _record_success(self, began: float) -> None:
-        self._last_success, self._failing_since = began, None
+        self._last_success, self._failing_since, self._failures = began, None, 0
         if self._is_reported:
             self._is_reported = False
             log.info("renewing the leases of messages in flight again")
@@ -206,6 +215,7 @@ class HeartbeatThread:
 
     def _record_failure(self, error: Exception) -> None:
         self._metrics.lease_renewals_failed += 1
+        self._failures += 1
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
@@ -223,12 +233,11 @@ class HeartbeatThread:
     async def _beat(self, connection: DedicatedConnection, leases: Leases) -> None:
         self._detect_stop()
         began = self._last_tick
-        must_verify = self._last_success < self._resumed_at or began - self._verified_at > VERIFY_SECONDS
+        must_verify = self._last_success < self._resumed_at
         try:
             await connection.connect()
             if self._registration.has_name and (must_verify or not self._registration.is_stored):
                 await self._registration.store(connection.execute)
-                self._verified_at = began
             if not self._check_name():
                 return
             # `acked_during` starts before the ids are read: an entry acknowledged earlier is no longer in flight.

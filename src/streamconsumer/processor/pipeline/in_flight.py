@@ -75,7 +75,7 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """Futures on which the idle slots wait. Setting a future's result wakes its slot."""
+        """Futures on which the idle slots wait."""
         self._batched_count = 0
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
@@ -86,8 +86,7 @@ class InFlightTable:
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
-        not ordinary."""
+        """Handles an ordinary entry and the ordinary entries that follow. Returns the first other entry."""
         self.prefetch_limit = 0
         """Number of new entries that may wait for a slot while the processor reads, see `capacity`."""
         self.has_capacity, self.capacity_changed = asyncio.Event(), asyncio.Event()
@@ -100,6 +99,8 @@ class InFlightTable:
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
         self.on_busy: Callable[[], object] = lambda: None
         """Function that `admit` calls when it adds entries to an empty table."""
+        self.on_full: Callable[[], object] = lambda: None
+        """Called when the processor must not read more entries, although a read may be waiting."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -142,10 +143,8 @@ class InFlightTable:
         self._blocked.update(entry)
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Drop an entry that another consumer has claimed.
-
-        Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
-        have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
+        """Drop an entry that another consumer has claimed. Cancels its handler, except the handler of a batch of which
+        this consumer still owns entries. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.state is LOST:
             return False
@@ -173,7 +172,7 @@ class InFlightTable:
             self.drop_claimed(message_id)
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """Retry a running entry after `seconds`, unless another consumer has claimed it. The entry stays in the table."""
+        """Retry a running entry, which stays in the table, after `seconds`, unless another consumer has claimed it."""
         if entry.state is LOST:
             return
         entry.apply("wait")
@@ -322,8 +321,9 @@ class InFlightTable:
         self.capacity_changed.set()
         if self.is_closed or self.read_count(1):
             self.has_capacity.set()
-        else:
+        elif self.has_capacity.is_set():
             self.has_capacity.clear()
+            self.on_full()
 
     def read_count(self, batch_count: int) -> int:
         """Return the number of entries that the next read may return."""

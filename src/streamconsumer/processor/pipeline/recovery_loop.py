@@ -139,8 +139,7 @@ class RecoveryLoop:
         if self._may_claim():
             with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
                 pages = await claimer.find_claimable()
-            with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
-                seconds = await claimer.seconds_until_turn()
+            seconds = claimer.seconds_until_turn()
         return pages, seconds
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:

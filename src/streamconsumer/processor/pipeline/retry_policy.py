@@ -47,7 +47,7 @@ def process_exit(error: BaseException) -> BaseException | None:
 
 
 def main_error(error: BaseException, policy: Delivery) -> BaseException:
-    """Return the error in an exception group that determines the decision. An error that needs a dead letter has the
+    """Return the error that determines the decision for an exception group. An error that needs a dead letter has the
     highest priority, followed by a Retry and any other failure. A Defer is returned only if the group contains no other
     error."""
 
