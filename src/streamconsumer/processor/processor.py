@@ -236,14 +236,13 @@ class RedisStreamProcessor:
         await pipeline.in_flight.has_capacity.wait()
         if self._telemetry is not None and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
-        if self._stopping.is_set():
-            return None
         count = pipeline.in_flight.read_count(self.batch_count)
-        if not count and not pipeline.in_flight.is_closed:  # the capacity has changed since the event was set
-            return pipeline.in_flight.update_capacity()
+        if self._stopping.is_set() or (not count and not pipeline.in_flight.is_closed):
+            pipeline.in_flight.update_capacity()  # the capacity can have changed since the event was set
+            return
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
-        is_replay = has_failed and replay is not None and replay.is_pending
+        replay = pipeline.consumer.replay
+        is_replay = self._reconnect_backoff.consecutive_failures > 0 and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
             entries = await pipeline.consumer.read(max(1, count))
@@ -253,12 +252,12 @@ class RedisStreamProcessor:
             self._reconnect_backoff.record_success()
             if not self._stopping.is_set():
                 self.health.mark_ready()
-        if self._telemetry is not None:
+        if self._telemetry:
             self._telemetry.on_received(entries)
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
         pipeline.in_flight.admit(entries)
         if len(entries) == count:
-            return None  # The stream probably contains more entries, so the next read starts while these are being handled.
+            return  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.
         elif not pipeline.consumer.is_blocking:
