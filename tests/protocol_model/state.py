@@ -6,8 +6,6 @@ compares the ledger with the promises. Consumers and entries are interchangeable
 differ only in their names to one state.
 """
 
-from collections.abc import Sequence
-from itertools import permutations
 from typing import NamedTuple
 
 # State of the group
@@ -82,14 +80,6 @@ class Entry(NamedTuple):
     product permits that such an entry runs again, or in two consumers."""
 
 
-class State(NamedTuple):
-    """State of the group, of all processes and of all entries."""
-
-    group: str
-    modes: tuple[str, ...]
-    entries: tuple[Entry, ...]
-
-
 class Bounds(NamedTuple):
     """Size of the model, and number of faults of each kind."""
 
@@ -123,23 +113,12 @@ def describe(bounds: Bounds) -> str:
 FAULTS = ("crashes", "pauses", "losses", "cuts", "delays", "deletions", "trims")
 
 
-def initial_state(bounds: Bounds) -> State:
-    """Return the state in which all consumers have connected, saved the first snapshot, and read nothing."""
-    names = bounds.consumers + bounds.spares
-    modes = (LIVE,) * bounds.consumers + (DEAD,) * bounds.spares
-    return State(PRESENT, modes, (Entry((Cell(),) * names),) * bounds.entries)
+def without_history(entry: Entry) -> Entry:
+    """Return the entry without the facts that have no effect if the group is present and cannot be lost again.
 
-
-def without_history(state: State) -> State:
-    """Return the state without the facts that have no effect if the group cannot be lost again.
-
-    These facts are the snapshot, entries that are kept in the schedule until the next snapshot, the claimed record if
+    These facts are the snapshot, an entry that is kept in the schedule until the next snapshot, the claimed record if
     no other process holds the entry, and how a finished entry has ended.
     """
-    return state._replace(entries=tuple(map(_without_history, state.entries)))
-
-
-def _without_history(entry: Entry) -> Entry:
     entry = entry._replace(snapshot=OMITTED, schedule="" if entry.schedule == KEPT else entry.schedule)
     held = [cell for cell in entry.cells if cell.phase != FREE or cell.renewal]
     if entry.unread or any(not cell.claimed for cell in held):
@@ -149,15 +128,3 @@ def _without_history(entry: Entry) -> Entry:
     if is_over and not any(cell.owns for cell in cells):
         return Entry(cells, unread=False, snapshot=OMITTED, outcome=SETTLED)
     return entry._replace(cells=cells)
-
-
-def canonical(state: State) -> State:
-    """Return the representative of all states that differ only in the names of consumers and entries."""
-    return min(_sort_consumers(state.group, state.modes, each) for each in set(permutations(state.entries)))
-
-
-def _sort_consumers(group: str, modes: tuple[str, ...], entries: Sequence[Entry]) -> State:
-    columns = sorted(zip(modes, *(entry.cells for entry in entries), strict=True))
-    sorted_modes, *cells = zip(*columns, strict=True)
-    sorted_entries = tuple(entry._replace(cells=each) for entry, each in zip(entries, cells, strict=True))
-    return State(group, sorted_modes, sorted_entries)
