@@ -8,18 +8,11 @@ per minimal set of faults.
 import random
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
 
 from tests.protocol_model.machine import Machine, Move, Numbers
-from tests.protocol_model.scripts import Rules
-from tests.protocol_model.state import FAULTS, Bounds
+from tests.protocol_model.state import Usage
 
-Usage = tuple[int, ...]
-"""Number of faults of each kind that were needed to reach a state."""
-
-LOSSES = FAULTS.index("losses")
 STUCK = "no settled state can be reached without further faults"
 
 
@@ -40,15 +33,12 @@ class Result:
 class Explorer:
     """Breadth-first search from the initial state."""
 
-    def __init__(self, bounds: Bounds, rules: Rules = frozenset()) -> None:
-        self.result, self.machine = Result(), Machine(bounds, rules)
-        self._limits = tuple(bounds.faults.values())
-        self._usages = sorted(product(*(range(limit + 1) for limit in self._limits)), key=sum)
-        self._queues = {usage: array("I") for usage in self._usages}
-        self._bits = {usage: 1 << index for index, usage in enumerate(self._usages)}
-        self._covers = {usage: sum(self._bits[part] for part in _parts(usage)) for usage in self._usages}
-        """Bits of all usages that are a part of the usage."""
-        self._after = {(usage, kind): self._use(usage, kind) for usage in self._usages for kind in ("", *FAULTS)}
+    def __init__(self, machine: Machine) -> None:
+        self.result, self.machine, self._budget = Result(), machine, machine.budget
+        usages = self._budget.usages
+        self._queues = {usage: array("I") for usage in usages}
+        self._bits = {usage: 1 << index for index, usage in enumerate(usages)}
+        self._covers = {usage: sum(self._bits[each] for each in self._budget.covers(usage)) for usage in usages}
         self.codes: list[int] = []
         self._numbers: dict[int, int] = {}
         self._reached = array("Q")
@@ -59,8 +49,8 @@ class Explorer:
 
     def run(self) -> Result:
         """Explore all states, up to the first violation."""
-        self._visit(*self.machine.initial, -1, self._usages[0])
-        for usage in self._usages:
+        self._visit(*self.machine.initial, -1, self._budget.usages[0])
+        for usage in self._budget.usages:
             lower = self._covers[usage] ^ self._bits[usage]
             for number in self._queues[usage]:
                 if not self._reached[number] & lower and self._expand(number, usage):
@@ -72,7 +62,7 @@ class Explorer:
         """Visit the states that follow a state. Returns True if a promise is broken."""
         result, is_first = self.result, self._reached[number] & -self._reached[number] == self._bits[usage]
         for move in self.machine.moves(*self.machine.decode(self.codes[number])):
-            after = self._after[usage, move.step.fault]
+            after = self._budget.after(usage, move.step.fault)
             if after is None:
                 continue
             result.transitions += 1
@@ -89,7 +79,7 @@ class Explorer:
 
     def _visit(self, place: int, entries: Numbers, parent: int, usage: Usage) -> int:
         """Queue a state, unless it was reached with the same faults or with a part of them. Returns its number."""
-        code = self.machine.encode(place, entries, is_last=usage[LOSSES] == self._limits[LOSSES])
+        code = self.machine.encode(place, entries, is_last=self._budget.is_last(usage))
         number = self._numbers.setdefault(code, len(self.codes))
         if number == len(self.codes):
             self.codes.append(code)
@@ -99,11 +89,6 @@ class Explorer:
             self._reached[number] |= self._bits[usage]
             self._queues[usage].append(number)
         return number
-
-    def _use(self, usage: Usage, fault: str) -> Usage | None:
-        """Return the usage after a fault. None if no further fault of this kind is permitted."""
-        after = tuple(count + (kind == fault) for kind, count in zip(FAULTS, usage, strict=True))
-        return after if after in self._bits else None
 
     def _check_progress(self) -> Result:
         """Search backwards from the settled states. Every state must be found."""
@@ -138,11 +123,6 @@ class Explorer:
         self.result.story = tell(self.machine, [self.codes[each] for each in reversed(path)], last)
 
 
-def _parts(usage: Usage) -> Iterator[Usage]:
-    """Yield all usages that need no more faults of any kind."""
-    return product(*(range(count + 1) for count in usage))
-
-
 def tell(machine: Machine, path: list[int], last: Move | None) -> list[str]:
     """Return a path of states as sentences, in which each consumer and entry keeps its name."""
     place, entries = machine.initial
@@ -172,9 +152,9 @@ def sentence(move: Move) -> str:
     return f"consumer {move.step.consumer}, entry {move.changed}: {move.step.text}"
 
 
-def walk(machine: Machine, limits: dict[str, int], seed: int, steps: int) -> Result:
+def walk(machine: Machine, seed: int, steps: int) -> Result:
     """Take random steps from the initial state, up to the first violation."""
-    generator, remaining, result = random.Random(seed), Counter(limits), Result()
+    generator, remaining, result = random.Random(seed), Counter(machine.bounds.faults), Result()
     place, entries = machine.initial
     for _ in range(steps):
         choices = [each for each in machine.moves(place, entries) if not each.step.fault or remaining[each.step.fault]]

@@ -12,7 +12,7 @@ from itertools import permutations, product
 from typing import NamedTuple
 
 from tests.protocol_model.scripts import Rules
-from tests.protocol_model.state import DEAD, LIVE, PRESENT, Bounds, Cell, Entry, without_history
+from tests.protocol_model.state import DEAD, LIVE, PRESENT, Bounds, Budget, Cell, Entry, without_history
 from tests.protocol_model.transitions import Step, common_steps, entry_steps, has_ended, outcomes
 
 BITS = 24
@@ -37,8 +37,8 @@ class Move(NamedTuple):
 class Machine:
     """Numbered places and entries, with their transitions."""
 
-    def __init__(self, bounds: Bounds, rules: Rules) -> None:
-        self._rules, self._size = rules, bounds.entries
+    def __init__(self, bounds: Bounds, rules: Rules = frozenset()) -> None:
+        self.bounds, self._rules, self.budget = bounds, rules, Budget(bounds)
         self._possible = {"", *(kind for kind, limit in bounds.faults.items() if limit)}
         self._names = bounds.consumers + bounds.spares
         self._places: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -50,20 +50,24 @@ class Machine:
         self.initial = self._place(PRESENT, modes), (first,) * bounds.entries
         """All consumers have connected, saved the first snapshot, and read nothing."""
         # Each cache is an attribute, so that it ends together with the machine.
-        self._entry_moves = cache(self._find_entry_moves)
-        self._common_moves = cache(self._find_common_moves)
-        self._arrangements = cache(self._find_arrangements)
-        self._renamed = cache(self._rename)
-        self._without_history = cache(lambda entry: self._entry(without_history(self.entry_list[entry])))
-        self._has_ended = cache(lambda place, entry: has_ended(self.place_list[place][1], self.entry_list[entry]))
+        self.entry_moves = cache(self._find_entry_moves)
+        self.common_moves = cache(self._find_common_moves)
+        self.sorted = cache(self._sort)
+        self.renamed = cache(self._rename)
+        self.without_history = cache(self._forget)
+        self.has_ended = cache(lambda place, entry: has_ended(self.place_list[place][1], self.entry_list[entry]))
+
+    def with_one_entry(self) -> "Machine":
+        """Return a machine that differs only in the number of entries."""
+        return Machine(self.bounds._replace(entries=1), self._rules)
 
     def moves(self, place: int, entries: Numbers) -> Iterator[Move]:
         """Yield everything that can happen in a state."""
         for index, entry in enumerate(entries):
             before, after = entries[:index], entries[index + 1 :]
-            for target, step in self._entry_moves(place, entry):
+            for target, step in self.entry_moves(place, entry):
                 yield Move(place, (*before, target, *after), step, index, not step.fault)
-        for options in zip(*(self._common_moves(place, entry) for entry in entries), strict=True):
+        for options in zip(*(self.common_moves(place, entry) for entry in entries), strict=True):
             for choice in product(*options):
                 place_after, is_progress, _, step = next((each for each in choice if each[3].violation), choice[0])
                 yield Move(place_after, tuple(each[2] for each in choice), step, None, is_progress)
@@ -73,24 +77,24 @@ class Machine:
 
         If the group cannot be lost again (`is_last`), states that differ only in their history have one integer too.
         """
-        code, arrangements, is_present = self._arrangements(place)
-        if is_last and is_present:
-            entries = tuple(map(self._without_history, entries))
-        renamed = self._renamed
-        for entry in min([sorted([renamed(each, entry) for entry in entries]) for each in arrangements]):
+        code, orders = self.sorted(place)
+        if is_last:
+            entries = tuple(self.without_history(place, entry) for entry in entries)
+        renamed = self.renamed
+        for entry in min([sorted([renamed(order, entry) for entry in entries]) for order in orders]):
             code = code << BITS | entry
         return code
 
     def decode(self, code: int) -> tuple[int, Numbers]:
         """Return the place and the entries of a state."""
         mask = (1 << BITS) - 1
-        entries = tuple(code >> BITS * index & mask for index in reversed(range(self._size)))
-        return code >> BITS * self._size, entries
+        entries = tuple(code >> BITS * index & mask for index in reversed(range(self.bounds.entries)))
+        return code >> BITS * self.bounds.entries, entries
 
     def is_settled(self, code: int) -> bool:
         """Return True if the group is present and each entry has ended."""
         place, entries = self.decode(code)
-        return self.place_list[place][0] == PRESENT and all(self._has_ended(place, entry) for entry in entries)
+        return self.place_list[place][0] == PRESENT and all(self.has_ended(place, entry) for entry in entries)
 
     def _place(self, group: str, modes: tuple[str, ...]) -> int:
         number = self._places.setdefault((group, modes), len(self._places))
@@ -119,14 +123,18 @@ class Machine:
             if common.fault in self._possible
         )
 
-    def _find_arrangements(self, place: int) -> tuple[int, tuple[Numbers, ...], bool]:
-        """Return the place with sorted modes, all orders of the consumers that sort them, and if the group exists."""
+    def _sort(self, place: int) -> tuple[int, tuple[Numbers, ...]]:
+        """Return the place with sorted modes, and all orders of the consumers that sort them."""
         group, modes = self.place_list[place]
         after = tuple(sorted(modes))
         orders = permutations(range(self._names))
         sorting = (order for order in orders if tuple(modes[index] for index in order) == after)
-        return self._place(group, after), tuple(sorting), group == PRESENT
+        return self._place(group, after), tuple(sorting)
 
     def _rename(self, order: Numbers, number: int) -> int:
         entry = self.entry_list[number]
         return self._entry(entry._replace(cells=tuple(entry.cells[index] for index in order)))
+
+    def _forget(self, place: int, number: int) -> int:
+        is_present = self.place_list[place][0] == PRESENT
+        return self._entry(without_history(self.entry_list[number])) if is_present else number

@@ -2,10 +2,10 @@
 
 A state contains what Redis stores (group, pending entries, schedule, snapshot, claimed record, memory of commits), what
 each process knows (its in-flight table), and what has really happened (the ledger: `outcome` and `repeated`). The model
-compares the ledger with the promises. Consumers and entries are interchangeable, so that `canonical` maps states that
-differ only in their names to one state.
+compares the ledger with the promises.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 # State of the group
@@ -111,6 +111,41 @@ def describe(bounds: Bounds) -> str:
 
 
 FAULTS = ("crashes", "pauses", "losses", "cuts", "delays", "deletions", "trims")
+LOSSES = FAULTS.index("losses")
+
+Usage = tuple[int, ...]
+"""Number of faults of each kind that were needed to reach a state."""
+
+
+class Budget:
+    """Faults that the bounds permit."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._limits = tuple(bounds.faults.values())
+        self.usages: list[Usage] = sorted(product(*(range(limit + 1) for limit in self._limits)), key=sum)
+        """All permitted numbers of faults, the fewest first."""
+        self._covers = {usage: [each for each in self.usages if self._is_part(each, usage)] for usage in self.usages}
+        self._after = {(usage, kind): self._use(usage, kind) for usage in self.usages for kind in ("", *FAULTS)}
+
+    def after(self, usage: Usage, fault: str) -> Usage | None:
+        """Return the usage after a step, whose fault may be empty. None if the bounds do not permit the fault."""
+        return self._after[usage, fault]
+
+    def covers(self, usage: Usage) -> list[Usage]:
+        """Return the usages with no more faults of any kind, after which the same history has an effect."""
+        return self._covers[usage]
+
+    def is_last(self, usage: Usage) -> bool:
+        """Return True if the group cannot be lost again."""
+        return usage[LOSSES] == self._limits[LOSSES]
+
+    def _is_part(self, usage: Usage, of: Usage) -> bool:
+        is_less = all(count <= limit for count, limit in zip(usage, of, strict=True))
+        return is_less and self.is_last(usage) == self.is_last(of)
+
+    def _use(self, usage: Usage, fault: str) -> Usage | None:
+        after = tuple(count + (kind == fault) for kind, count in zip(FAULTS, usage, strict=True))
+        return after if all(count <= limit for count, limit in zip(after, self._limits, strict=True)) else None
 
 
 def without_history(entry: Entry) -> Entry:
