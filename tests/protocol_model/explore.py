@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.protocol_model.machine import Machine, Move, Numbers
-from tests.protocol_model.state import Usage
+from tests.protocol_model.state import FAULTS, Budget, Usage
 
 STUCK = "no settled state can be reached without further faults"
 
@@ -34,11 +34,12 @@ class Explorer:
     """Breadth-first search from the initial state."""
 
     def __init__(self, machine: Machine) -> None:
-        self.result, self.machine, self._budget = Result(), machine, machine.budget
+        self.result, self.machine, self._budget = Result(), machine, Budget(machine.bounds)
         usages = self._budget.usages
         self._queues = {usage: array("I") for usage in usages}
         self._bits = {usage: 1 << index for index, usage in enumerate(usages)}
         self._covers = {usage: sum(self._bits[each] for each in self._budget.covers(usage)) for usage in usages}
+        self._after = {(usage, kind): self._budget.after(usage, kind) for usage in usages for kind in ("", *FAULTS)}
         self.codes: list[int] = []
         self._numbers: dict[int, int] = {}
         self._reached = array("Q")
@@ -62,7 +63,7 @@ class Explorer:
         """Visit the states that follow a state. Returns True if a promise is broken."""
         result, is_first = self.result, self._reached[number] & -self._reached[number] == self._bits[usage]
         for move in self.machine.moves(*self.machine.decode(self.codes[number])):
-            after = self._budget.after(usage, move.step.fault)
+            after = self._after[usage, move.step.fault]
             if after is None:
                 continue
             result.transitions += 1
@@ -165,9 +166,11 @@ def walk(machine: Machine, seed: int, steps: int) -> Result:
         result.counted[move.step.counted] += bool(move.step.counted)
         result.story.append(sentence(move))
         remaining[move.step.fault] -= 1
-        if move.step.violation:
-            result.violation = move.step.violation
-            return result
         place, entries = move.place, move.entries
+        result.violation = move.step.violation
+        if not all(machine.can_settle(place, entry) for entry in entries):
+            result.violation = result.violation or STUCK
+        if result.violation:
+            return result
     result.story.clear()
     return result

@@ -7,12 +7,13 @@ so that `encode` maps states that differ only in the names of consumers and entr
 """
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from itertools import permutations, product
 from typing import NamedTuple
 
 from tests.protocol_model.scripts import Rules
-from tests.protocol_model.state import DEAD, LIVE, PRESENT, Bounds, Budget, Cell, Entry, without_history
+from tests.protocol_model.state import DEAD, LIVE, PRESENT, Bounds, Cell, Entry, without_history
 from tests.protocol_model.transitions import Step, common_steps, entry_steps, has_ended, outcomes
 
 BITS = 24
@@ -38,7 +39,7 @@ class Machine:
     """Numbered places and entries, with their transitions."""
 
     def __init__(self, bounds: Bounds, rules: Rules = frozenset()) -> None:
-        self.bounds, self._rules, self.budget = bounds, rules, Budget(bounds)
+        self.bounds, self._rules = bounds, rules
         self._possible = {"", *(kind for kind, limit in bounds.faults.items() if limit)}
         self._names = bounds.consumers + bounds.spares
         self._places: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -55,11 +56,15 @@ class Machine:
         self.sorted = cache(self._sort)
         self.renamed = cache(self._rename)
         self.without_history = cache(self._forget)
+        self.can_settle = cache(self._find_end)
         self.has_ended = cache(lambda place, entry: has_ended(self.place_list[place][1], self.entry_list[entry]))
 
     def with_one_entry(self) -> "Machine":
-        """Return a machine that differs only in the number of entries."""
-        return Machine(self.bounds._replace(entries=1), self._rules)
+        """Return a machine that has one entry, and shares numbers and transitions with this one."""
+        machine = copy(self)
+        machine.bounds = self.bounds._replace(entries=1)
+        machine.initial = self.initial[0], self.initial[1][:1]
+        return machine
 
     def moves(self, place: int, entries: Numbers) -> Iterator[Move]:
         """Yield everything that can happen in a state."""
@@ -138,3 +143,24 @@ class Machine:
     def _forget(self, place: int, number: int) -> int:
         is_present = self.place_list[place][0] == PRESENT
         return self._entry(without_history(self.entry_list[number])) if is_present else number
+
+    def _find_end(self, place: int, entry: int) -> bool:
+        """Return True if the entry can end without further faults, after common transitions that depend on the place.
+
+        If all entries of a state can end, they reach a settled state: they take the same common transitions, and then
+        each one ends alone. If the group is present and a consumer lives, no common transition is needed.
+        """
+        group, modes = self.place_list[place]
+        if group != PRESENT or LIVE not in modes:
+            common = self.common_moves(place, entry)
+            options = next(options for options in common if options[0][1])
+            return all(self.can_settle(place_after, target) for place_after, _, target, _ in options)
+        found, queue = {entry}, [entry]
+        for each in queue:
+            if self.has_ended(place, each):
+                return True
+            moves = self.entry_moves(place, each)
+            targets = {target for target, step in moves if not step.fault} - found
+            found |= targets
+            queue += targets
+        return False

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.protocol_model.explore import STUCK, Explorer, Result
 from tests.protocol_model.machine import Machine, Numbers
-from tests.protocol_model.state import LIVE, PRESENT, Usage
+from tests.protocol_model.state import Budget, Usage
 
 Entries = frozenset[int]
 
@@ -46,23 +46,22 @@ class PairExplorer:
     """Search over boxes. States with fewer faults come first."""
 
     def __init__(self, machine: Machine) -> None:
-        self._machine, self._budget = machine, machine.budget
+        self.machine, self._budget = machine, Budget(machine.bounds)
         self.boxes: dict[int, dict[Usage, list[Box]]] = defaultdict(lambda: defaultdict(list))
         """Boxes by place and faults. No box is a part of another one, unless it was reached with other faults."""
         self._queues: dict[Usage, list[tuple[int, Box]]] = {usage: [] for usage in self._budget.usages}
         self._order: dict[Entries, int] = {}
         self._images, self._closed = cache(self._find_images), cache(self._close)
-        self._can_settle = cache(self._find_end)
 
     def run(self) -> Result:
         """Explore all boxes. If an entry breaks a promise, explore one entry alone to get the shortest story."""
-        place, entries = self._machine.initial
+        place, entries = self.machine.initial
         start = frozenset(entries)
         self._add(place, self._budget.usages[0], start, start)
         for usage, queue in self._queues.items():
             for place, box in queue:
                 if box in self.boxes[place][usage] and self._expand(place, usage, box):
-                    return Explorer(self._machine.with_one_entry()).run()
+                    return Explorer(self.machine.with_one_entry()).run()
         return self._check_progress()
 
     def _expand(self, place: int, usage: Usage, box: Box) -> bool:
@@ -83,7 +82,7 @@ class PairExplorer:
         is_last = self._budget.is_last(usage)
         sets = [self._closed(place, is_last, entries) for entries in (first, second)]
         box = Box(*sorted(sets, key=lambda entries: self._order.setdefault(entries, len(self._order))))
-        place, _ = self._machine.sorted(place)
+        place, _ = self.machine.sorted(place)
         boxes = self.boxes[place]
         if any(box.is_part(each) for part in self._budget.covers(usage) for each in boxes[part]):
             return
@@ -95,7 +94,7 @@ class PairExplorer:
 
     def _close(self, place: int, is_last: bool, entries: Entries) -> Entries:
         """Rename the consumers so that their modes are sorted, and add all states that an entry reaches alone."""
-        machine = self._machine
+        machine = self.machine
         place, (order, *_) = machine.sorted(place)
         found = set[int]()
         queue = [machine.renamed(order, entry) for entry in entries]
@@ -109,14 +108,15 @@ class PairExplorer:
         return frozenset(found)
 
     def _find_images(self, place: int, entries: Entries) -> Images:
-        faults, common, broken = defaultdict(set), {}, set()
+        faults, broken = defaultdict[str, set[int]](set), set[str]()
+        common = dict[tuple[int, int, str], set[int]]()
         for entry in entries:
-            for target, step in self._machine.entry_moves(place, entry):
+            for target, step in self.machine.entry_moves(place, entry):
                 if step.violation:
                     broken.add(step.fault)
                 if step.fault:
                     faults[step.fault].add(target)
-            for index, options in enumerate(self._machine.common_moves(place, entry)):
+            for index, options in enumerate(self.machine.common_moves(place, entry)):
                 for place_after, _, target, step in options:
                     common.setdefault((index, place_after, step.fault), set()).add(target)
                     if step.violation:
@@ -131,31 +131,10 @@ class PairExplorer:
         """Verify that all states of all boxes can settle."""
         for place, entries in self.entries().items():
             for entry in entries:
-                if not self._can_settle(place, entry):
-                    text = f"{self._machine.place_list[place]} {self._machine.entry_list[entry]}"
+                if not self.machine.can_settle(place, entry):
+                    text = f"{self.machine.place_list[place]} {self.machine.entry_list[entry]}"
                     return Result(violation=STUCK, story=[text])
         return Result(states=self.count())
-
-    def _find_end(self, place: int, entry: int) -> bool:
-        """Return True if the entry can end after common steps that depend only on the place.
-
-        Both entries of a pair can take these common steps together, and then end independently. If the group is present
-        and a consumer lives, no common step is needed.
-        """
-        group, modes = self._machine.place_list[place]
-        if group != PRESENT or LIVE not in modes:
-            common = self._machine.common_moves(place, entry)
-            options = next(options for options in common if options[0][1])
-            return all(self._can_settle(place_after, target) for place_after, _, target, _ in options)
-        found, queue = {entry}, [entry]
-        for each in queue:
-            if self._machine.has_ended(place, each):
-                return True
-            moves = self._machine.entry_moves(place, each)
-            targets = {target for target, step in moves if not step.fault} - found
-            found |= targets
-            queue += targets
-        return False
 
     def entries(self) -> dict[int, set[int]]:
         """Return the reached states of an entry by place."""
@@ -179,14 +158,16 @@ class PairExplorer:
         return sum(map(self._count_in, self.boxes))
 
     def _count_in(self, place: int) -> int:
-        _, orders = self._machine.sorted(place)
+        _, orders = self.machine.sorted(place)
         partners = self._partners(place, orders)
         unchanged = 0
         for order in orders:
-            renamed = {entry: self._machine.renamed(order, entry) for entry in partners}
+            renamed = {entry: self.machine.renamed(order, entry) for entry in partners}
             fixed = sum(1 << entry for entry, after in renamed.items() if entry == after)
             unchanged += sum((each & fixed).bit_count() for entry, each in partners.items() if fixed >> entry & 1)
-            unchanged += sum(partners[entry] >> after & 1 for entry, after in renamed.items() if renamed[after] == entry)
+            unchanged += sum(
+                partners[entry] >> after & 1 for entry, after in renamed.items() if renamed[after] == entry
+            )
         return unchanged // (2 * len(orders))
 
     def _partners(self, place: int, orders: Iterable[Numbers]) -> dict[int, int]:
@@ -194,7 +175,7 @@ class PairExplorer:
         partners = defaultdict[int, int](int)
         boxes = {box for boxes in self.boxes[place].values() for box in boxes}
         for box, order in product(boxes, orders):
-            first, second = ([self._machine.renamed(order, entry) for entry in entries] for entries in box)
+            first, second = ([self.machine.renamed(order, entry) for entry in entries] for entries in box)
             for these, others in ((first, second), (second, first)):
                 bits = sum(1 << entry for entry in others)
                 for entry in these:

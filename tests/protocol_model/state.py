@@ -124,28 +124,20 @@ class Budget:
         self._limits = tuple(bounds.faults.values())
         self.usages: list[Usage] = sorted(product(*(range(limit + 1) for limit in self._limits)), key=sum)
         """All permitted numbers of faults, the fewest first."""
-        self._covers = {usage: [each for each in self.usages if self._is_part(each, usage)] for usage in self.usages}
-        self._after = {(usage, kind): self._use(usage, kind) for usage in self.usages for kind in ("", *FAULTS)}
 
     def after(self, usage: Usage, fault: str) -> Usage | None:
         """Return the usage after a step, whose fault may be empty. None if the bounds do not permit the fault."""
-        return self._after[usage, fault]
+        after = tuple(count + (kind == fault) for kind, count in zip(FAULTS, usage, strict=True))
+        return after if all(count <= limit for count, limit in zip(after, self._limits, strict=True)) else None
 
     def covers(self, usage: Usage) -> list[Usage]:
         """Return the usages with no more faults of any kind, after which the same history has an effect."""
-        return self._covers[usage]
+        parts = product(*(range(count + 1) for count in usage))
+        return [part for part in parts if self.is_last(part) == self.is_last(usage)]
 
     def is_last(self, usage: Usage) -> bool:
         """Return True if the group cannot be lost again."""
         return usage[LOSSES] == self._limits[LOSSES]
-
-    def _is_part(self, usage: Usage, of: Usage) -> bool:
-        is_less = all(count <= limit for count, limit in zip(usage, of, strict=True))
-        return is_less and self.is_last(usage) == self.is_last(of)
-
-    def _use(self, usage: Usage, fault: str) -> Usage | None:
-        after = tuple(count + (kind == fault) for kind, count in zip(FAULTS, usage, strict=True))
-        return after if all(count <= limit for count, limit in zip(after, self._limits, strict=True)) else None
 
 
 def without_history(entry: Entry) -> Entry:
