@@ -25,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.protocol_model", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="duration of the random walks")
     options = parser.parse_args()
-    gc.disable()  # The explorers create millions of tuples, and no cycles.
+    gc.disable()  # Automatic collections are slow, because the explorers create millions of tuples.
     print("In no state:", *(LOST, TWICE, AGAIN, RECORDED_TWICE, STUCK), sep="\n  ")
     is_broken = any(explore(bounds, Explorer) for bounds in (*SMALL, *FULL))
     is_broken = is_broken or any(explore(bounds, PairExplorer) for bounds in PAIRS)
@@ -37,6 +37,7 @@ def explore(bounds: Bounds, explorer: type[Explorer | PairExplorer]) -> bool:
     begin = time.process_time()
     result = explorer(Machine(bounds)).run()
     print(f"\n{describe(bounds)}\n  {result.states} states, {time.process_time() - begin:.0f} s", flush=True)
+    gc.collect()
     return print_findings(result)
 
 

@@ -172,12 +172,17 @@ class PairExplorer:
 
     def _partners(self, place: int, orders: Iterable[Numbers]) -> dict[int, int]:
         """Return the entries with which each entry forms a reached pair, as bits."""
-        partners = defaultdict[int, int](int)
+
+        @cache
+        def bits(entries: Entries, order: Numbers) -> int:
+            return sum(1 << self.machine.renamed(order, entry) for entry in entries)
+
+        linked, partners = defaultdict[tuple[Entries, Numbers], int](int), defaultdict[int, int](int)
         boxes = {box for boxes in self.boxes[place].values() for box in boxes}
-        for box, order in product(boxes, orders):
-            first, second = ([self.machine.renamed(order, entry) for entry in entries] for entries in box)
-            for these, others in ((first, second), (second, first)):
-                bits = sum(1 << entry for entry in others)
-                for entry in these:
-                    partners[entry] |= bits
+        for (first, second), order in product(boxes, orders):
+            linked[first, order] |= bits(second, order)
+            linked[second, order] |= bits(first, order)
+        for (entries, order), others in linked.items():
+            for entry in entries:
+                partners[self.machine.renamed(order, entry)] |= others
         return partners
