@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 # State of the group
 PRESENT, MISSING, RESTORING = "present", "missing", "restoring"
-"""A restoring group exists, but the entries that were pending in the lost group are not pending again yet."""
+"""A restoring group exists, but not all entries that were pending in the lost group are pending again yet."""
 
 # Mode of a process
 LIVE, PAUSED, DEAD = "live", "paused", "dead"

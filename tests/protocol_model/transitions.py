@@ -1,7 +1,7 @@
 """Transitions of the model: what can happen in a state.
 
-Most transitions change one entry. Faults, snapshots and the restoration of a group change all entries. A transition is
-a fault, progress of a live consumer, or neither. The model has no clock. Instead, a guard lets a consumer claim entries
+Most transitions change one entry. Other transitions change all entries: the faults and starts of processes, snapshots,
+and the loss, creation and restoration of the group. A transition is a fault, progress of a live consumer, or neither. The model has no clock. Instead, a guard lets a consumer claim entries
 only from a consumer that is paused or dead, or that does not know of its entry: a live consumer renews its leases.
 
 Redis runs a command, and then the process receives the reply. Each command therefore has two transitions: the reply
@@ -25,6 +25,7 @@ from tests.protocol_model.scripts import (
     on_claim,
     on_create,
     on_due,
+    on_last_page,
     on_loss,
     on_postpone,
     on_read,
@@ -108,6 +109,8 @@ class CommonStep(NamedTuple):
 def entry_steps(rules: Rules, group: str, modes: tuple[str, ...], entry: Entry) -> tuple[Step, ...]:
     """Return the transitions that change only this entry."""
     steps = [Step("is trimmed", None, entry._replace(in_stream=False, unread=False), "trims")]
+    if group == RESTORING and LIVE in modes:
+        steps.append(Step("is restored", None, on_restore(entry)))
     for me, mode in enumerate(modes):
         if mode != DEAD:
             steps += _renewals(rules, group, modes, entry, me)
@@ -292,8 +295,8 @@ def _upkeep(rules: Rules, group: str, modes: tuple[str, ...]) -> Iterator[Common
         text = "a consumer creates the lost group"
         yield CommonStep(text, RESTORING, modes, partial(on_create, rules), is_progress=True)
     if group == RESTORING:
-        text = "a consumer restores the entries of the lost group"
-        yield CommonStep(text, PRESENT, modes, lambda entry: [on_restore(entry)], is_progress=True)
+        text = "a consumer restores the last entries of the lost group"
+        yield CommonStep(text, PRESENT, modes, lambda entry: [on_last_page(entry)], is_progress=True)
 
 
 def _process_steps(rules: Rules, group: str, modes: tuple[str, ...], me: int, mode: str) -> Iterator[CommonStep]:
