@@ -1,8 +1,9 @@
 """Transitions of the model: what can happen in a state.
 
 Most transitions change one entry. Other transitions change all entries: the faults and starts of processes, snapshots,
-and the loss, creation and restoration of the group. A transition is a fault, progress of a live consumer, or neither. The model has no clock. Instead, a guard lets a consumer claim entries
-only from a consumer that is paused or dead, or that does not know of its entry: a live consumer renews its leases.
+and the loss, creation and restoration of the group. A transition is a fault, progress of a live consumer, or neither.
+The model has no clock. Instead, a guard lets a consumer claim entries only from a consumer that is paused or dead, or
+that does not know of its entry: a live consumer renews its leases.
 
 Redis runs a command, and then the process receives the reply. Each command therefore has two transitions: the reply
 arrives, or is lost. A reply that is on its way needs no state of its own, because only its receiver could see the
