@@ -113,15 +113,20 @@ class Machine:
             self.entry_list.append(entry)
         return number
 
+    def _numbered(self, step: Step) -> tuple[int, Step]:
+        """Return the number of the entry after the step, and the step without a copy of the entry."""
+        number = self._entry(step.entry)
+        return number, step._replace(entry=self.entry_list[number])
+
     def _find_entry_moves(self, place: int, entry: int) -> tuple[tuple[int, Step], ...]:
         steps = entry_steps(self._rules, *self.place_list[place], self.entry_list[entry])
-        return tuple((self._entry(step.entry), step) for step in steps if step.fault in self._possible)
+        return tuple(self._numbered(step) for step in steps if step.fault in self._possible)
 
     def _find_common_moves(self, place: int, entry: int) -> tuple[tuple[tuple[int, bool, int, Step], ...], ...]:
         steps = common_steps(self._rules, *self.place_list[place])
         return tuple(
             tuple(
-                (self._place(common.group, common.modes), common.is_progress, self._entry(step.entry), step)
+                (self._place(common.group, common.modes), common.is_progress, *self._numbered(step))
                 for step in outcomes(self._rules, common, self.entry_list[entry])
             )
             for common in steps

@@ -21,6 +21,8 @@ from tests.protocol_model.scripts import (
 from tests.protocol_model.state import Bounds, describe
 from tests.protocol_model.transitions import AGAIN, LOST, RECORDED_TWICE, TWICE
 
+SLOW = (pytest.mark.slow, pytest.mark.timeout(900))
+
 SMALL = (
     Bounds(consumers=2, entries=1, crashes=1, losses=1),
     Bounds(consumers=2, entries=1, pauses=1, cuts=1, delays=1),
@@ -79,7 +81,7 @@ def test_no_promise_is_broken_for_two_entries(bounds: Bounds) -> None:
         (NO_SECOND_ACK, AGAIN, Bounds(entries=1, delays=1, cuts=1)),
         (RESTORED_TO_ANY, TWICE, Bounds(entries=1, losses=1, cuts=1)),
         (UNREAD_STAYS_CLAIMED, LOST, Bounds(entries=1, losses=1, deletions=1)),
-        pytest.param(REMOVED_WHILE_RESTORING, LOST, Bounds(entries=1, crashes=1, losses=2), marks=pytest.mark.slow),
+        pytest.param(REMOVED_WHILE_RESTORING, LOST, Bounds(entries=1, crashes=1, losses=2), marks=SLOW),
     ],
 )
 def test_model_finds_the_fault_of_an_earlier_rule(rule: str, violation: str, bounds: Bounds) -> None:
@@ -111,9 +113,9 @@ def test_two_entries_reach_the_same_states_as_one() -> None:
         Bounds(cuts=1, delays=1),
         Bounds(cuts=1, trims=1),
         Bounds(deletions=1, trims=1),
-        pytest.param(Bounds(pauses=1, cuts=1, trims=1), marks=pytest.mark.slow),
-        pytest.param(Bounds(losses=1), marks=pytest.mark.slow),
-        pytest.param(Bounds(crashes=1, losses=1), marks=pytest.mark.slow),
+        pytest.param(Bounds(pauses=1, cuts=1, trims=1), marks=SLOW),
+        pytest.param(Bounds(losses=1), marks=SLOW),
+        pytest.param(Bounds(crashes=1, losses=1), marks=SLOW),
     ],
     ids=describe,
 )
