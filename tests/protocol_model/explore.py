@@ -43,7 +43,7 @@ class Explorer:
         self.codes: list[int] = []
         self._numbers: dict[int, int] = {}
         self._reached = array("Q")
-        """Bits of the usages with which each state was reached."""
+        """Bits of the usages with which each state was reached. Bounds have at most 64 usages."""
         self._parents = array("l")
         self._sources, self._targets = array("I"), array("I")
         """Transitions that are progress, as numbers of states."""

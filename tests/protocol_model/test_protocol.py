@@ -40,8 +40,11 @@ FULL = (
     Bounds(consumers=2, entries=1, crashes=1, losses=2),
 )
 
-PAIRS = (Bounds(consumers=3, entries=2, crashes=2, pauses=1, losses=1),)
-"""Bounds that are explored by sets of states."""
+PAIRS = (
+    Bounds(consumers=3, entries=2, crashes=2, pauses=1, losses=1),
+    Bounds(consumers=2, entries=2, crashes=1, pauses=1, losses=1, cuts=1),
+)
+"""Bounds that are explored with sets of states."""
 
 
 @pytest.mark.parametrize("bounds", SMALL, ids=describe)
