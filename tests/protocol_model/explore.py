@@ -154,11 +154,15 @@ def sentence(move: Move) -> str:
 
 
 def walk(machine: Machine, seed: int, steps: int) -> Result:
-    """Take random steps from the initial state, up to the first violation."""
+    """Take random steps from the initial state, up to the first violation. Each step changes the state."""
     generator, remaining, result = random.Random(seed), Counter(machine.bounds.faults), Result()
     place, entries = machine.initial
     for _ in range(steps):
-        choices = [each for each in machine.moves(place, entries) if not each.step.fault or remaining[each.step.fault]]
+        choices = [
+            each
+            for each in machine.moves(place, entries)
+            if (each.place, each.entries) != (place, entries) and (not each.step.fault or remaining[each.step.fault])
+        ]
         if not choices:
             break
         move = generator.choice(choices)
