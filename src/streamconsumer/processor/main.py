@@ -20,6 +20,7 @@ from streamconsumer.model.env_codec import env_name, from_env
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.consumer import StreamManager, registered_pod_uid
+from streamconsumer.processor.forked_children import reset_signals_in_children
 from streamconsumer.processor.handler.http_handler import HttpHandler
 from streamconsumer.processor.handler.loader import BatchHandler, Handler, add_handler_paths, load_handler
 from streamconsumer.processor.health import Health, ProbeServer
@@ -43,6 +44,7 @@ def run() -> int:
     # Until the processor runs, this handler ends the process on SIGTERM. For process 1, the kernel ignores signals that
     # have no handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    reset_signals_in_children()
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)

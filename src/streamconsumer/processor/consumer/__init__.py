@@ -7,10 +7,10 @@ lost reply. `read_size` adapts the size of reads and claims to `memory_limit` an
 `large_entries` handles entries that are too large. `registration` announces the connections of this process, `observer`
 checks the connections and the silence of other consumers, `liveness` decides which consumers are dead, and `claimer`
 claims their entries. `heartbeat` renews the leases of the entries in flight. `dedicated_connection` keeps one
-connection for one purpose, and `inherited_sockets` closes the connections in forked children. `reader_registry` wakes
-an idle consumer. `group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention`
-trims the stream. `preflight` checks the permissions and settings of the server, and `early_reads` detects a server that
-ignores BLOCK. `polling_consumer` serves a user's own manager.
+connection for one purpose. `reader_registry` wakes an idle consumer. `group_snapshot` restores a lost group.
+`effects_commit` applies a handler's effects, and `retention` trims the stream. `preflight` checks the permissions and
+settings of the server, and `early_reads` detects a server that ignores BLOCK. `polling_consumer` serves a user's own
+manager.
 
 The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
-from streamconsumer.processor.consumer.inherited_sockets import close_in_children
+from streamconsumer.processor.forked_children import close_socket_in_children
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
@@ -40,7 +40,7 @@ class _ControlPool(BlockingConnectionPool):
 
     def make_connection(self) -> AbstractConnection:
         connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
-        close_in_children(connection)
+        close_socket_in_children(connection, _find_socket)
         return connection
 
 
@@ -238,7 +238,7 @@ class StreamManager:
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""
         connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
-        close_in_children(connection)
+        close_socket_in_children(connection, _find_socket)
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
         return connection
 
@@ -288,3 +288,8 @@ class StreamManager:
     async def drop_connections(self) -> None:
         """Close idle connections, so that the next command connects to the current primary after a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
+
+
+def _find_socket(connection: AbstractConnection) -> Any:
+    writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
+    return writer and writer.get_extra_info("socket")

@@ -10,12 +10,14 @@ in its batch failed.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
+from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.handler.outcomes import BatchFailed
@@ -160,14 +162,17 @@ class BatchRunner:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(timeout.total_seconds(), _cancel_timed_out, task, entries)
         failure: BaseException | None = None
+        pid = os.getpid()
         try:
             _reject_effects(await self._handler()(batch))
         except BaseException as error:  # noqa: BLE001 - the caller decides
+            end_if_forked(pid, error)
             [*others, last] = leaves(error)
             failure = error if others or not isinstance(last, BatchFailed) else _validate_failures(last, len(batch))
         finally:
             if timer is not None:
                 timer.cancel()
+        end_if_forked(pid)
         if any(entry.state is SETTLING for entry in entries):
             return handler_timeout_error(timeout)
         if isinstance(failure, asyncio.CancelledError) and was_cancelled():
