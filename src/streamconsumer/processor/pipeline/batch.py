@@ -17,6 +17,7 @@ from typing import Any
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
+from streamconsumer.processor.error_logging import leaves
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
@@ -26,7 +27,7 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.preparation import Preparation
-from streamconsumer.processor.pipeline.retry_policy import leaves, process_exit
+from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
 from streamconsumer.processor.telemetry import MessageTracing
 
@@ -167,8 +168,7 @@ class BatchRunner:
             _reject_effects(await self._handler()(batch))
         except BaseException as error:  # noqa: BLE001 - the caller decides
             end_if_forked(pid, error)
-            [*others, last] = leaves(error)
-            failure = error if others or not isinstance(last, BatchFailed) else _validate_failures(last, len(batch))
+            failure = _batch_failure(error, len(batch))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -191,6 +191,22 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
         entry.apply("expire")
     if overdue:
         task.cancel()
+
+
+def _batch_failure(error: BaseException, count: int) -> BaseException | None:
+    """Return the error of a batch: the BatchFailed if the handler raised one, alone or in an exception group, otherwise
+    the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
+    failures: dict[int, BaseException] = {}
+    for each in leaves(error):
+        if not isinstance(each, BatchFailed):
+            return error
+        invalid = _validate_failures(each, count)
+        if invalid is not None and invalid is not each:
+            return invalid
+        for index, failure in each.failures.items():
+            known = failures.get(index)
+            failures[index] = BaseExceptionGroup("several errors", [known, failure]) if known else failure
+    return BatchFailed(failures) if failures else None
 
 
 def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:

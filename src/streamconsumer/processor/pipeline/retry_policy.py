@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor.dead_letters.record import DeadLetterReason
+from streamconsumer.processor.error_logging import groups, leaves
 from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 
 
@@ -33,13 +34,6 @@ _PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
 handler, even if its class is not a subclass of Exception, such as SystemExit and gevent's Timeout."""
 
 
-def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in an exception group and in the groups within it. Returns any other error in a list."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for member in error.exceptions for leaf in leaves(member)]
-
-
 def process_exit(error: BaseException) -> BaseException | None:
     """Return the error, or the error of its group, that ends the process or the event loop. None if there is none."""
     return next((leaf for leaf in leaves(error) if isinstance(leaf, _PROCESS_EXIT_ERRORS)), None)
@@ -47,14 +41,16 @@ def process_exit(error: BaseException) -> BaseException | None:
 
 def main_error(error: BaseException, policy: Delivery) -> BaseException:
     """Return the error of a group that decides: an error that needs a dead letter, else a Retry, else any failure. A
-    Defer decides only if the group contains nothing else."""
+    Defer decides only if the group contains nothing else. A group decides only if `terminalErrors` names its class."""
 
     def rank(leaf: BaseException) -> int:
         if isinstance(leaf, Reject) or is_terminal(leaf, policy.terminal_errors):
             return 0
+        if isinstance(leaf, BaseExceptionGroup):
+            return 4
         return 3 if isinstance(leaf, Defer) else 2 - isinstance(leaf, Retry)
 
-    return min(leaves(error), key=rank)
+    return min([*leaves(error), *groups(error)], key=rank)
 
 
 def decide(

@@ -20,7 +20,7 @@ from streamconsumer.processor.dead_letters.record import (
     FailureDetails,
     to_fields,
 )
-from streamconsumer.processor.error_logging import format_error, log_redis_error
+from streamconsumer.processor.error_logging import format_error, format_leaves, leaves, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import NEW, ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
@@ -50,8 +50,13 @@ class FailureDecision:
 
     action: Decision
     error: BaseException
+    """Error that decides. If the handler raised an exception group, one error of this group."""
+
     traceparent: str = ""
     """Trace context of the attempt. Empty if the attempt was not traced."""
+
+    other_errors: str = ""
+    """The other errors in the exception group that the handler raised. Empty if there are none."""
 
 
 class Settler:
@@ -141,7 +146,8 @@ class Settler:
         is_trial = entry is self._in_flight.trial
         is_uncounted = is_trial and (entry is self.uncounted_trial or not self._breaker.counts_trials())
         decision = decide(cause, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
-        entry.decision = FailureDecision(decision, cause, current_traceparent())
+        others = format_leaves([each for each in leaves(error) if each is not cause])
+        entry.decision = FailureDecision(decision, cause, current_traceparent(), others)
         return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
@@ -272,6 +278,7 @@ class Settler:
             message_id=entry.message_id,
             deliveries=entry.deliveries,
             traceparent=decision.traceparent,
+            other_errors=decision.other_errors,
         )
         return entry.message_id, to_fields(entry.fields, failure)
 
