@@ -48,7 +48,9 @@ def run() -> int:
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
-        _run_until_signalled(settings, _load_handler(settings))
+        handler = _load_handler(settings)
+        logs.protect_loggers()  # also those of modules that were imported meanwhile
+        _run_until_signalled(settings, handler)
     except InvalidSettings as error:
         return _exit_with_configuration_error(error)
     return 0
