@@ -20,6 +20,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
+from streamconsumer.processor.handler.terminal_errors import import_terminal_errors
 from streamconsumer.processor.health import Health, LivenessMonitor
 from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
@@ -140,6 +141,7 @@ class RedisStreamProcessor:
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
         self._keep_stuck_handlers()
+        self.delivery = import_terminal_errors(self.delivery)
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
             event.clear()
@@ -304,6 +306,7 @@ class RedisStreamProcessor:
             self._pipeline.consumer_id.log_context,
         ):
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
+            self.metrics.acknowledged += 1
 
     async def _pause(self, seconds: float) -> None:
         """Wait for `seconds`, but at most until the processor stops."""

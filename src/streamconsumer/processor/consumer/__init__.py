@@ -81,7 +81,7 @@ def build_consumer(  # noqa: PLR0917 - what a processor has
 ) -> Consumer:
     """Return the consumer for a manager. `in_flight_ids` returns the ids of the entries in flight."""
     if not isinstance(manager, StreamManager):
-        return PollingConsumer(manager, *consumer_id)
+        return PollingConsumer(manager, *consumer_id, metrics)
     block = timedelta(seconds=poll_interval_seconds)
     consumer = RedisConsumer(
         manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids, runtime=runtime

@@ -12,6 +12,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.dead_letters.writer import EncodedDeadLetter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
+from streamconsumer.processor.metrics import Metrics
 from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,11 @@ class PollingConsumer:
 
     leases_valid_until = math.inf
 
-    def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
+    def __init__(
+        self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str, metrics: Metrics
+    ) -> None:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
+        self._metrics = metrics
         self.is_blocking = False
         self.replay = None
         self.on_stream_recreated: Callable[[], object] = lambda: None
@@ -74,6 +78,7 @@ class PollingConsumer:
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
         await _run(self._manager.ack_event(self._stream, self._group, message_id))
+        self._metrics.acknowledged += 1
 
     async def flush(self) -> None:
         """Do nothing, because no acknowledgement is buffered."""

@@ -115,7 +115,9 @@ def _outcome_label(entry: Entry) -> str:
     """Return the outcome that the span of a failed attempt records. An attempt without a decision was cancelled."""
     if entry.state is not SETTLING:
         return "released"
-    return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
+    if isinstance(entry.decision.action, ToDeadLetter):
+        return "dead_letter"
+    return "defer" if entry.decision.action.is_deferred else "retry"
 
 
 def was_cancelled() -> bool:

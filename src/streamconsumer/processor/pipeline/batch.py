@@ -28,7 +28,7 @@ from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.preparation import Preparation
 from streamconsumer.processor.pipeline.retry_policy import process_exit
-from streamconsumer.processor.pipeline.settlement import Settler
+from streamconsumer.processor.pipeline.settlement import Settler, is_deferred
 from streamconsumer.processor.telemetry import MessageTracing
 
 
@@ -149,7 +149,7 @@ class BatchRunner:
         is_whole_batch = len(failures) == len(batch)
         failed = [(entries[index], error) for index, error in failures.items() if entries[index].state is not LOST]
         self._settler.on_batch_failure(failed, is_whole_batch=is_whole_batch)
-        if is_whole_batch:
+        if is_whole_batch and not all(is_deferred(entry) for entry in entries):
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _call_handler(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:

@@ -18,6 +18,8 @@ class RetryLater:
 
     delay: timedelta
     counts_as_attempt: bool = True
+    is_deferred: bool = False
+    """True if the handler raised Defer, so that the message has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ def decide(
     `deliveries` is the number of attempts, including the failed attempt. `jitter` is a random number from 0 to 1.
     `is_uncounted` is True if the attempt was a trial of the open circuit breaker and does not count. The cause of a
     failed trial is probably an outage and not the message."""
-    if isinstance(error, Defer):
-        return RetryLater(error.after, counts_as_attempt=False)
+    delay = getattr(error, "after", None) if isinstance(error, Defer | Retry) else None
+    if isinstance(error, Defer) and isinstance(delay, timedelta):  # a subclass may set no delay
+        return RetryLater(delay, counts_as_attempt=False, is_deferred=True)
     if isinstance(error, Reject):
         return ToDeadLetter(DeadLetterReason.REJECTED)
     if is_terminal(error, policy.terminal_errors):
@@ -71,8 +74,7 @@ def decide(
         return RetryLater(backoff(1, policy.backoff, jitter), counts_as_attempt=False)
     if deliveries >= policy.max_deliveries:
         return ToDeadLetter(DeadLetterReason.MAX_DELIVERIES)
-    delay = error.after if isinstance(error, Retry) else None
-    return RetryLater(backoff(deliveries, policy.backoff, jitter) if delay is None else delay)
+    return RetryLater(delay if isinstance(delay, timedelta) else backoff(deliveries, policy.backoff, jitter))
 
 
 def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:
