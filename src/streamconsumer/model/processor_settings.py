@@ -32,6 +32,9 @@ StartFrom = Annotated[
     Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
 ]
 
+BatchCount = Annotated[int, Field(ge=1, le=1000)]
+Concurrency = Annotated[int, Field(ge=1, le=1000)]
+
 MIN_DELAY_ABOVE_MAX = "minDelay must not be longer than maxDelay"
 
 
@@ -169,14 +172,14 @@ class SharedSettings(Model):
     the first pod starts. If the value is an entry ID, the group starts with the next entry after this ID. An existing
     consumer group keeps its position."""
 
-    batch_count: int = Field(default=10, ge=1, le=1000)
+    batch_count: BatchCount = 10
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
     """Maximum duration of a blocking read (`BLOCK`). A new entry or a shutdown ends the read immediately, so a long
     duration adds no latency."""
 
-    concurrency: int = Field(default=1, ge=1, le=1000)
+    concurrency: Concurrency = 1
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the
     order in which the pod reads them."""
 

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.library_arguments import ProcessorArguments, check_arguments
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import StreamManager, unique_consumer_name
-from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
+from streamconsumer.processor.consumer.protocol import StreamManagerProtocol, check_manager
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
@@ -72,15 +73,14 @@ class RedisStreamProcessor:
         health: Health | None = None,
         runtime: Runtime = DEFAULT_RUNTIME,
     ) -> None:
+        check_manager(stream_manager)
+        arguments = {"batch_count": batch_count, "poll_interval": poll_interval, "concurrency": concurrency}
+        check_arguments(ProcessorArguments, {**arguments, "drain_timeout": drain_timeout, "delivery": delivery})
         self.stream_manager = stream_manager
-        self.stream_name = stream_name
-        self.consumer_group_name = consumer_group_name
+        self.stream_name, self.consumer_group_name = stream_name, consumer_group_name
         self.consumer_name = consumer_name or unique_consumer_name()
-        self.batch_count = batch_count
-        self.poll_interval = poll_interval
-        self.concurrency = concurrency
-        self.batch = batch
-        self.ordering_key = ordering_key
+        self.batch_count, self.poll_interval, self.concurrency = batch_count, poll_interval, concurrency
+        self.batch, self.ordering_key = batch, ordering_key
         self.delivery = delivery or (
             stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
         )
@@ -122,8 +122,8 @@ class RedisStreamProcessor:
     def set_message_callback(self, callback: Handler | BatchHandler) -> None:
         """Set the function that is called with each message's data, or with a list of such data if `batch` is True.
 
-        A function that is not a coroutine function runs in a thread."""
-        self._callback = as_coroutine(callback, self._thread_pool)
+        A function that is not a coroutine function runs in a thread. Raises HandlerUnusable."""
+        self._callback = as_coroutine(callback, self._thread_pool, batch=self.batch)
         if self._pipeline.fast_path:
             self._pipeline.fast_path.handler = self._callback
 

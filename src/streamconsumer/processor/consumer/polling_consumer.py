@@ -1,6 +1,7 @@
 """Consumer for a user's own manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
 import asyncio
+import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ class PollingConsumer:
     async def open(self) -> None:
         """Create the group. A manager may report that the group exists as an error."""
         try:
-            await _run(self._manager.create_group(self._stream, self._group))
+            await _run(_awaitable("create_group", self._manager.create_group(self._stream, self._group)))
         except Exception as error:
             if "BUSYGROUP" not in str(error):
                 raise
@@ -50,7 +51,7 @@ class PollingConsumer:
     async def read(self, count: int) -> list[Entry]:
         """Return up to `count` new entries. If the group is missing, creates it again and raises the error."""
         read = self._manager.read_events(self._stream, self._group, self._consumer_name, count)
-        self._read = asyncio.ensure_future(read)
+        self._read = asyncio.ensure_future(_awaitable("read_events", read))
         try:
             events = await _run(self._read)
         except Exception as error:
@@ -77,7 +78,7 @@ class PollingConsumer:
 
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
-        await _run(self._manager.ack_event(self._stream, self._group, message_id))
+        await _run(_awaitable("ack_event", self._manager.ack_event(self._stream, self._group, message_id)))
         self._metrics.acknowledged += 1
 
     async def flush(self) -> None:
@@ -104,6 +105,15 @@ class PollingConsumer:
 
     async def close(self) -> None:
         """Do nothing, because the user closes the manager."""
+
+
+def _awaitable(name: str, call: Any) -> Awaitable[Any]:
+    """Return the result of a method of the manager. Raises InvalidSettings if the method is not a coroutine."""
+    if not inspect.isawaitable(call):
+        raise InvalidSettings(
+            f"stream_manager: {name} returned {type(call).__name__}, expected a coroutine; define it with `async def`"
+        )
+    return call
 
 
 async def _run(call: Awaitable[Any]) -> Any:

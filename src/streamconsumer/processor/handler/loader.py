@@ -170,9 +170,13 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
     return handler  # type: ignore[no-any-return] # callable() does not narrow the type further
 
 
-def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
+def as_coroutine(
+    handler: Handler | BatchHandler, thread_pool: HandlerThreadPool, *, batch: bool = False
+) -> AsyncHandler:
     """Return an async function that calls the handler. A coroutine function is returned unchanged, and any other
-    function runs in a thread."""
+    function runs in a thread. Raises HandlerUnusable if the handler does not take a dict, or a list if `batch` is
+    True."""
+    validate_handler(handler, getattr(handler, "__qualname__", type(handler).__name__), batch=batch)
     call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call_method):
         return handler
