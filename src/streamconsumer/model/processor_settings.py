@@ -32,6 +32,7 @@ StartFrom = Annotated[
     Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
 ]
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 BatchCount = Annotated[int, Field(ge=1, le=1000)]
 Concurrency = Annotated[int, Field(ge=1, le=1000)]
 
@@ -203,6 +204,10 @@ class SharedSettings(Model):
     """Time for a stopping pod to finish the messages that its handler is processing. The termination grace period of
     the pod is derived from `drainTimeout`."""
 
+    log_level: LogLevel = "INFO"
+    """Lowest level of the log lines that a pod writes: `DEBUG`, `INFO`, `WARNING` or `ERROR`. A new level replaces the
+    pods."""
+
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
 ONE_CREDENTIAL_SOURCE = "set each username and each password either directly or as a file, not both"
@@ -328,8 +333,6 @@ class ProcessorSettings(SharedSettings):
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
     """Address on which the HTTP server listens."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG

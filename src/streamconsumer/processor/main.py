@@ -16,7 +16,7 @@ from pathlib import Path
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.env_codec import env_name, from_env
+from streamconsumer.model.env_codec import env_name, field_paths, from_env, unknown_variables
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.consumer import StreamManager, registered_pod_uid
@@ -45,6 +45,9 @@ def run() -> int:
     # have no handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     reset_signals_in_children()
+    known = [env_name(*path) for path in field_paths(ProcessorSettings)]
+    for name, remedy in unknown_variables(os.environ, known).items():
+        log.warning("unknown environment variable", extra={"found": printable(name, 253), "remedy": remedy})
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
