@@ -1,7 +1,8 @@
 """Heartbeat: renews the leases of the entries in flight from a separate thread, and registers the consumer.
 
-The thread keeps the leases alive while a handler blocks the event loop. Its connection is opened at the start and stays
-open, because a server that has reached `maxclients` accepts no new connection.
+The heartbeat thread keeps the leases of the entries in flight alive while a handler blocks the event loop. The thread
+opens its connection at the start and keeps it open, because a server that has reached `maxclients` accepts no new
+connection.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 from redis.exceptions import RedisError
@@ -32,13 +34,17 @@ RENEWALS_PER_MIN_IDLE = 4
 """Minimum number of renewals of each lease within `min_idle`. A lease that is not renewed for `min_idle` expires."""
 
 VALID_SECONDS = 1.2
-"""Time after each tick of the heartbeat for which the leases are valid while the connection is open."""
+"""While the connection is open, the leases are valid for this time after each tick of the heartbeat."""
 
 DISCONNECTED_VALID_SECONDS = 1.0
-"""Time after the last successful renewal for which the leases are valid while the connection is lost."""
+"""While the connection is lost, the leases are valid for this time after the last successful renewal."""
 
 VERIFY_SECONDS = 60.0
 """Interval at which the heartbeat verifies that the server still has the registration."""
+
+MAX_QUICK_RETRIES = 2
+"""Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that
+rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes one."""
 
 MAX_FAILING_SECONDS = 2.0
 """Time for which renewals may fail before the heartbeat reports a problem."""
@@ -50,18 +56,23 @@ class HeartbeatHooks:
 
     in_flight_ids: Callable[[], list[str]]
     is_alive: Callable[[], bool]
-    """While it returns False, no lease is renewed."""
+    """Function that returns True while leases may be renewed. If the function returns False, the heartbeat renews no
+    lease."""
     is_receiving: Callable[[], bool]
-    """While it returns True, the heartbeat also resets the idle time of the consumer. While a reply is incomplete, the
-    ids of its entries are unknown, so that the heartbeat cannot renew their leases."""
+    """Function that returns True while a large reply is being received. During this time, the heartbeat also resets the
+    idle time of the consumer. The heartbeat cannot renew leases on the entries in the reply, because their ids are
+    still unknown."""
     on_lost: Callable[[list[str]], None]
-    """Called in the event loop of the processor with the ids of entries that another consumer has claimed."""
+    """Function that is called in the event loop of the processor, with the ids of entries that another consumer has
+    claimed."""
     on_name_lost: Callable[[], None]
-    """Called in the event loop of the processor after another process has taken over the consumer name."""
+    """Function that is called in the event loop of the processor, after another process has taken over the consumer
+    name."""
     on_leases_valid: Callable[[float], None]
-    """Called with the time until which the leases are valid, in seconds of the clock."""
+    """Function that is called with the time until which the leases are valid, in seconds of the clock."""
     on_problem: Callable[[str], None]
-    """Called with the reason why the leases cannot be renewed. Empty after the problem has ended."""
+    """Function that is called with the reason why the leases cannot be renewed, or with an empty string after the
+    problem has ended."""
 
 
 class HeartbeatThread:
@@ -77,7 +88,7 @@ class HeartbeatThread:
         metrics: Metrics,
         runtime: Runtime,
     ) -> None:
-        """Prepare the thread. `run` starts it."""
+        """Prepare the thread, which `run` starts."""
         self._manager, self._registration, self._ack_buffer = manager, registration, ack_buffer
         self._consumer_id = registration.consumer_id
         self._hooks, self._metrics, self._runtime, self._clock = hooks, metrics, runtime, runtime.clock
@@ -91,11 +102,14 @@ class HeartbeatThread:
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
         self._last_tick = self._last_success = self._clock()
+        self._failures = 0
+        """Number of failures since the last successful heartbeat."""
         self._failing_since: float | None = None
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
         self._resumed_at = self._last_success
-        """Time at which the thread ran again after it was stopped for a while, or at which it was created."""
+        """Time of the last interruption: the thread continued at this time after it had not run for a while. Until the
+        first interruption, the time at which this object was created."""
         self._verified_at = 0.0
         self._had_name = False
 
@@ -117,11 +131,9 @@ class HeartbeatThread:
             raise self._error
 
     async def stop(self) -> None:
-        """Stop the renewal of leases.
-
-        Waits for a running renewal. If the renewal makes acknowledged entries pending again, the thread must
-        acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
-        cancelled.
+        """Stop the renewal of leases. Waits for a running renewal, because the thread must acknowledge entries again if
+        the renewal has made acknowledged entries pending again. If the server does not reply within
+        `STOP_TIMEOUT_SECONDS`, the renewal is cancelled.
         """
         self._is_stopping = True
         self._request_stop()
@@ -147,7 +159,8 @@ class HeartbeatThread:
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
-        connection.on_connected, connection.on_lost = self._identify, wakeup.set
+        connection.on_connected = self._identify
+        connection.on_lost = partial(self._on_connection_lost, wakeup)
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))
         try:
@@ -164,6 +177,10 @@ class HeartbeatThread:
             ticker.cancel()
             await connection.close()
             await manager.aclose()
+
+    def _on_connection_lost(self, wakeup: asyncio.Event) -> None:
+        if self._failures < MAX_QUICK_RETRIES:
+            wakeup.set()
 
     async def _identify(self, connection: RawConnection) -> None:
         self._registration.set_identity("heartbeat", await identify(connection, self._registration.token))
@@ -186,14 +203,15 @@ class HeartbeatThread:
             self._hooks.on_leases_valid(valid_until)
 
     def _detect_stop(self) -> None:
-        """Detect that the process was stopped, or that another thread held the interpreter lock."""
+        """Detect that this thread did not run for a while: the process was stopped, or another thread held the
+        interpreter lock."""
         now = self._clock()
         if now - self._last_tick > VALID_SECONDS:
             self._resumed_at = now
         self._last_tick = now
 
     def _record_success(self, began: float) -> None:
-        self._last_success, self._failing_since = began, None
+        self._last_success, self._failing_since, self._failures = began, None, 0
         if self._is_reported:
             self._is_reported = False
             log.info("renewing the leases of messages in flight again")
@@ -201,6 +219,7 @@ class HeartbeatThread:
 
     def _record_failure(self, error: Exception) -> None:
         self._metrics.lease_renewals_failed += 1
+        self._failures += 1
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
@@ -238,7 +257,8 @@ class HeartbeatThread:
             self._record_success(began)
 
     def _check_name(self) -> bool:
-        """Return True if this process has its consumer name. Reports once that another process has taken it over."""
+        """Return True if this process still has its consumer name. Reports once if another process has taken over the
+        name."""
         had_name, self._had_name = self._had_name, self._registration.has_name
         if had_name and not self._had_name:
             self._hooks.on_leases_valid(0.0)
@@ -284,8 +304,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids of the leases to renew now.
 
-        If there are many ids, each heartbeat renews only a part of the leases. A heartbeat that renews only a part of
-        the leases still renews each lease several times within `min_idle`.
+        If there are many ids, each heartbeat renews only a part of the leases. Each lease is still renewed several
+        times within `min_idle`.
         """
         share = max(
             RENEWAL_PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle))

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
@@ -172,8 +172,8 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
-                "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
+                f"stream {stream!r}: StreamConsumer stores additional keys in the hash slot of the stream, which is "
+                "not possible with this name; use a name without braces or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(RedisCredentials(settings), stream)
         address_source.credentials.check_certificates()
@@ -249,8 +249,8 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connection. Before the first connection, host and port of the next connection. Path
-        and None for a Unix socket."""
+        """Host and port of the last connection. Before the first connection, host and port of the next connection. For
+        a Unix socket, the path and None."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address
@@ -268,6 +268,11 @@ class StreamManager:
         """True if the settings disable the verification of the server's certificate."""
         address_source = self._connection_options.get("address_source")
         return address_source is not None and bool(address_source.credentials.skips_tls_verification)
+
+    @property
+    def uses_tls(self) -> bool:
+        """True if the connections use TLS."""
+        return issubclass(self._connection_class, SSLConnection)
 
     async def aclose(self) -> None:
         """Close the manager's connections. A client that was passed to the class stays open."""
