@@ -39,7 +39,8 @@ def close_socket_in_children(owner: Any, find_socket: Callable[[Any], Any]) -> N
 
 
 def start_nothing_in_children(table: Any) -> None:
-    """Close an in-flight table in each child, so that a child that leaves its handler starts no other message."""
+    """Close an in-flight table in each child, so that no other message starts before a child ends that has left its
+    handler."""
     _tables.add(table)
 
 
@@ -86,7 +87,7 @@ def _reset_signals() -> None:
 
 def _detach() -> None:
     for table in list(_tables):
-        table.close()
+        table.is_closed = True  # `close()` would wake tasks of the event loop
     _close_sockets()
 
 
