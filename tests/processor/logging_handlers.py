@@ -22,7 +22,7 @@ log = logging.getLogger("shop")
 
 
 def configure() -> None:
-    match os.environ["CONFIGURATION"]:
+    match os.environ.get("CONFIGURATION"):
         case "dict":
             logging.config.dictConfig(FORMATTED)
         case "dict of other loggers":
