@@ -20,6 +20,7 @@ from streamconsumer.processor.consumer import StreamManager, unique_consumer_nam
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol, check_manager
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
+from streamconsumer.processor.forked_children import start_nothing_in_children
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
 from streamconsumer.processor.handler.terminal_errors import import_terminal_errors
 from streamconsumer.processor.health import Health, LivenessMonitor
@@ -85,8 +86,7 @@ class RedisStreamProcessor:
             stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
         )
         self.drain_timeout = drain_timeout
-        self.metrics = metrics or Metrics()
-        self.health = health or Health()
+        self.metrics, self.health = metrics or Metrics(), health or Health()
         self._telemetry, self._runtime = telemetry, runtime
         self._thread_pool = HandlerThreadPool(concurrency, runtime, self.health.failures)
         self._callback: AsyncHandler | None = None
@@ -190,6 +190,7 @@ class RedisStreamProcessor:
     async def _run_tasks(self) -> None:
         """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
         self._pipeline.in_flight.owner = asyncio.current_task()
+        start_nothing_in_children(self._pipeline.in_flight)
         recovery = self._pipeline.recovery_loop.run(self.health)
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")

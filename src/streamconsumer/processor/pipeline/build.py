@@ -11,7 +11,6 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
-from streamconsumer.processor.forked_children import start_nothing_in_children
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
@@ -118,7 +117,6 @@ def build_pipeline(
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
         clock=runtime.clock,
     )
-    start_nothing_in_children(in_flight)
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
     in_flight.on_full = consumer.end_long_read
