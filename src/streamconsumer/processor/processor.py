@@ -236,25 +236,25 @@ class RedisStreamProcessor:
     async def _read_batch(self) -> None:
         """Wait for capacity, read one batch and dispatch its messages."""
         pipeline = self._pipeline
+        pipeline.in_flight.update_capacity()  # depends on the time too
         await pipeline.in_flight.has_capacity.wait()
-        if self._telemetry is not None and self._telemetry.is_backlogged:
+        if self._telemetry and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
-        count = pipeline.in_flight.read_count(self.batch_count)
-        if self._stopping.is_set() or (not count and not pipeline.in_flight.is_closed):
-            pipeline.in_flight.update_capacity()  # the capacity can have changed since the event was set
+        if self._stopping.is_set():
             return
+        count = max(1, pipeline.in_flight.read_count(self.batch_count))
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        replay = pipeline.consumer.replay
-        is_replay = self._reconnect_backoff.consecutive_failures > 0 and replay is not None and replay.is_pending
+        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
+        is_replay = has_failed and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(max(1, count))
+            entries = await pipeline.consumer.read(count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:
             self._reconnect_backoff.record_success()
-            if not self._stopping.is_set():
-                self.health.mark_ready()
+        if not is_replay and not self._stopping.is_set():
+            self.health.mark_ready()
         if self._telemetry:
             self._telemetry.on_received(entries)
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
@@ -353,9 +353,8 @@ class RedisStreamProcessor:
 
     async def _release_unstarted(self) -> None:
         """Release the unstarted entries, including the entries of a claim that is in progress."""
-        pipeline = self._pipeline
-        await self._best_effort(pipeline.recovery_loop.finish_claim())
-        await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))
+        await self._best_effort(self._pipeline.recovery_loop.finish_claim())
+        await self._best_effort(self._pipeline.settler.release(self._pipeline.in_flight.take_unstarted()))
 
     async def _best_effort(self, command: Coroutine[Any, Any, None]) -> None:
         with logging_redis_errors(
@@ -393,9 +392,7 @@ class RedisStreamProcessor:
 
     @property
     def _overrides_single_message(self) -> bool:
-        """True if a subclass or an assignment replaces `_process_single_message`.
-
-        If True, every message goes through the replacement instead of the fast path."""
+        """True if a subclass or an assignment replaces `_process_single_message`, so that there is no fast path."""
         method = getattr(self._process_single_message, "__func__", None)
         return method is not RedisStreamProcessor._process_single_message
 
