@@ -231,18 +231,21 @@ class RedisStreamProcessor:
 
     async def _read_batch(self) -> None:
         """Wait for capacity, read one batch and dispatch its messages."""
-        pipeline = self._pipeline
-        await pipeline.in_flight.has_capacity.wait()
+        pipeline, has_failed = self._pipeline, self._reconnect_backoff.consecutive_failures > 0
+        replay, count = pipeline.consumer.replay, self.batch_count
+        if has_failed and replay is not None and not pipeline.in_flight.has_capacity.is_set():
+            count = 0  # checks the server, so that the pod does not stay unready until there is capacity
+        else:
+            await pipeline.in_flight.has_capacity.wait()
         if self._telemetry is not None and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
         # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
-        is_replay = has_failed and replay is not None and replay.is_pending
+        is_replay = count and has_failed and replay is not None and replay.is_pending
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(self.batch_count)
+            entries = await pipeline.consumer.read(count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:

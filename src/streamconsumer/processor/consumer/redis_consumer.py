@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_ID = f"{2**64 - 1}-{2**64 - 1}"
+"""The greatest entry id."""
+
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
 
@@ -147,7 +150,8 @@ class RedisConsumer:
     async def read(self, count: int) -> list[Entry]:
         """Return up to `count` entries: first this consumer's own unacknowledged entries, then new entries.
 
-        Waits for a new entry at most for the BLOCK duration. Closes the connection before it raises a Redis error.
+        Waits for a new entry at most for the BLOCK duration. If `count` is 0, only checks that the server accepts
+        reads. Closes the connection before it raises a Redis error.
         """
         self._idle.clear()
         try:
@@ -171,6 +175,10 @@ class RedisConsumer:
             if self.lost_group.is_unfinished:
                 await self.lost_group.restore_ownership()
             if self.replay.is_pending:
+                await self._check_reads_are_accepted()
+            if not count:
+                return []
+            if self.replay.is_pending:
                 entries = await self.replay.read_page(self.last_delivered_id)
                 self.metrics.redelivered += len(entries)
                 return entries
@@ -182,6 +190,13 @@ class RedisConsumer:
                 raise
             await self.lost_group.recover()
             return []
+
+    async def _check_reads_are_accepted(self) -> None:
+        """Read this consumer's pending entries after the greatest id, so that the read returns nothing.
+
+        Raises the error of a server that refuses XREADGROUP, such as a replica, but would reply to the replay."""
+        source = ("COUNT", 1, "STREAMS", self._stream, MAX_ID)
+        await self._reader.execute("XREADGROUP", "GROUP", self._group, self._consumer_name, *source)
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
         """Read new entries. If the reply is too large, returns no entries, and the next read requests the same entries
