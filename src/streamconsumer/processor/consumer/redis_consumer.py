@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_ID = f"{2**64 - 1}-{2**64 - 1}"
-"""The greatest entry id."""
+AFTER_ALL_ENTRIES = f"{2**64 - 1}-{2**64 - 2}"
+"""Id for a read that returns no entries. Redis takes the greatest id for `>`, so this is the id before it."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
@@ -192,10 +192,10 @@ class RedisConsumer:
             return []
 
     async def _check_reads_are_accepted(self) -> None:
-        """Read this consumer's pending entries after the greatest id, so that the read returns nothing.
+        """Read this consumer's pending entries after an id that no entry has, so that the read returns nothing.
 
         Raises the error of a server that refuses XREADGROUP, such as a replica, but would reply to the replay."""
-        source = ("COUNT", 1, "STREAMS", self._stream, MAX_ID)
+        source = ("COUNT", 1, "STREAMS", self._stream, AFTER_ALL_ENTRIES)
         await self._reader.execute("XREADGROUP", "GROUP", self._group, self._consumer_name, *source)
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
