@@ -24,7 +24,13 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.lost_group import LostGroup
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import (
+    AFTER_ALL_ENTRIES,
+    PAGE_SIZE,
+    Dead,
+    PendingEntries,
+    PendingEntry,
+)
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
     LARGE_REPLY_BYTES,
@@ -51,9 +57,6 @@ if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
 
 log = logging.getLogger(__name__)
-
-AFTER_ALL_ENTRIES = f"{2**64 - 1}-{2**64 - 2}"
-"""Id for a read that returns no entries. Redis takes the greatest id for `>`, so this is the id before it."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
