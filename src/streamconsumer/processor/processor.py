@@ -235,20 +235,18 @@ class RedisStreamProcessor:
     async def _read_batch(self) -> None:
         """Wait for capacity, read one batch and dispatch its messages."""
         pipeline, has_failed = self._pipeline, self._reconnect_backoff.consecutive_failures > 0
-        replay, count = pipeline.consumer.replay, self.batch_count
-        if has_failed and replay is not None and not pipeline.in_flight.has_capacity.is_set():
-            count = 0  # checks the server, so that the pod does not stay unready until there is capacity
-        else:
-            await pipeline.in_flight.has_capacity.wait()
+        replay, has_capacity = pipeline.consumer.replay, pipeline.in_flight.has_capacity
+        # A read of no entries checks the server, so that the pod does not stay unready until there is capacity.
+        if not (is_check := has_failed and replay is not None and not has_capacity.is_set()):
+            await has_capacity.wait()
         if self._telemetry is not None and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
-        # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        is_replay = count and has_failed and replay is not None and replay.is_pending
+        is_replay = not is_check and has_failed and replay is not None and replay.is_pending  # proves no other read
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(count)
+            entries = await pipeline.consumer.read(0 if is_check else self.batch_count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:
@@ -259,11 +257,10 @@ class RedisStreamProcessor:
             self._telemetry.on_received(entries)
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
         pipeline.in_flight.admit(entries)
-        if len(entries) == self.batch_count:
-            return  # The stream probably contains more entries, so the next read starts while these are being handled.
-        if entries:
+        # After a full batch, the stream probably contains more entries, so the next read starts immediately.
+        if 0 < len(entries) < self.batch_count:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.
-        elif not pipeline.consumer.is_blocking:
+        elif not entries and not pipeline.consumer.is_blocking:
             await self._pause(self.poll_interval)
 
     # -- one message -----------------------------------------------------------------------------------------------
