@@ -93,8 +93,7 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended
-        the processor."""
+        """Error that ended the processor, because the server lacks a required feature. None if there is no error."""
         self._is_open = False
         """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None
@@ -235,31 +234,32 @@ class RedisStreamProcessor:
 
     async def _read_batch(self) -> None:
         """Wait for capacity, read one batch and dispatch its messages."""
-        pipeline = self._pipeline
-        pipeline.in_flight.update_capacity()  # depends on the time too
-        await pipeline.in_flight.has_capacity.wait()
+        pipeline, has_failed = self._pipeline, self._reconnect_backoff.consecutive_failures > 0
+        replay, in_flight = pipeline.consumer.replay, pipeline.in_flight
+        in_flight.update_capacity()
+        # A read of no entries checks the server, so that the pod does not stay unready until there is capacity.
+        if not (is_check := has_failed and replay is not None and not in_flight.has_capacity.is_set()):
+            await in_flight.has_capacity.wait()
         if self._telemetry and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
-        count = max(1, pipeline.in_flight.read_count(self.batch_count))
-        # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
-        is_replay = has_failed and replay is not None and replay.is_pending
+        is_replay = not is_check and has_failed and replay is not None and replay.is_pending  # proves no other read
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
+            count = 0 if is_check else max(1, in_flight.read_count(self.batch_count))
             entries = await pipeline.consumer.read(count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:
             self._reconnect_backoff.record_success()
-        if not is_replay and not self._stopping.is_set():
-            self.health.mark_ready()
+            if not self._stopping.is_set():
+                self.health.mark_ready()
         if self._telemetry:
             self._telemetry.on_received(entries)
-        pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
-        pipeline.in_flight.admit(entries)
-        if len(entries) == count:
+        in_flight.prefetch_limit = pipeline.prefetch.limit()
+        in_flight.admit(entries)
+        if count and len(entries) == count:
             return  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.

@@ -35,6 +35,9 @@ class Dead:
     """Run id of the server whose connections were listed."""
 
 
+AFTER_ALL_ENTRIES = f"{2**64 - 1}-{2**64 - 2}"
+"""Id for an XREADGROUP that returns no entries. Redis takes the greatest id for `>`, so this is the id before it."""
+
 PAGE_SIZE = 200
 """Maximum number of pending entries that one command lists or moves."""
 
