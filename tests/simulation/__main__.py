@@ -50,7 +50,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=_seeds, help="number of seeds, a range 100-199, or 100- without an end")
+    parser.add_argument("--seeds", type=_seeds, help="number of seeds, a range 100-199 or 100-, or intense:100-199")
     parser.add_argument("--seconds", type=float, help=f"end after this time (default: {DEFAULT_SECONDS:.0f}, or never)")
     parser.add_argument("--server", default=FLAVOURS[0].name, help=f"{', '.join(f.name for f in FLAVOURS)} or all")
     parser.add_argument("--faults", type=_faults, default=COMMON_FAULTS, help=f"of {', '.join(FAULTS)}")
@@ -75,11 +75,12 @@ def _parse() -> argparse.Namespace:
 
 
 def _seeds(text: str) -> Iterator[str]:
-    begin, dash, end = text.partition("-")
+    name, colon, numbers = text.rpartition(":")
+    begin, dash, end = numbers.partition("-")
     if not dash:
-        begin, end = "0", str(int(text) - 1)
-    numbers = range(int(begin), int(end) + 1) if end else itertools.count(int(begin))
-    return map(str, numbers)
+        begin, end = "0", str(int(numbers) - 1)
+    chosen = range(int(begin), int(end) + 1) if end else itertools.count(int(begin))
+    return (f"{name}{colon}{number}" for number in chosen)
 
 
 def _faults(text: str) -> tuple[str, ...]:

@@ -59,6 +59,9 @@ MAX_IDLE_COMMANDS = 5
 MAX_IDLE_BYTES = 60_000
 """Maximum number of bytes per second that a pod without messages receives."""
 
+MAX_CONNECTS = 15
+"""Maximum number of connections that a pod opens between two checks. A pod that reconnects without a pause opens more."""
+
 GROUP_FAULTS = {
     *("group_destroyed", "group_recreated", "lost_writes", "failover", "empty_replica", "stream_renamed"),
     *("stream_deleted", "stream_recreated", "companion_deleted", "out_of_memory", "foreign_set_id"),
@@ -297,6 +300,14 @@ def check_readiness(simulation: "Simulation") -> None:
         may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
         if may_be_ready and not is_ready and simulation.has_been_calm:
             simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
+
+
+def check_connects(simulation: "Simulation") -> None:
+    """Report pods that have opened too many connections since the last check."""
+    for process, count in simulation.network.opened.items():
+        if count > MAX_CONNECTS:
+            simulation.ledger.report_once("reconnects", f"{process.name} reconnects without a pause")
+    simulation.network.opened.clear()
 
 
 def check_memory(simulation: "Simulation") -> None:

@@ -14,6 +14,7 @@ from tests.simulation.activity import Activity
 from tests.simulation.checks import (
     Deadlines,
     check_background_tasks,
+    check_connects,
     check_idle_cost,
     check_memory,
     check_outcomes,
@@ -218,6 +219,7 @@ class Simulation:
 
     def _watch(self) -> None:
         self._deadlines.check()
+        check_connects(self)
         self.loop.after(WATCH_INTERVAL, self._watch)
 
     def _probe_liveness(self) -> None:

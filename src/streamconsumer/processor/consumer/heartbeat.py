@@ -147,7 +147,17 @@ class HeartbeatThread:
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
-        connection.on_connected, connection.on_lost = self._identify, wakeup.set
+        connection.on_connected = self._identify
+        may_reconnect_early = True
+
+        def reconnect_early() -> None:
+            """Start the next heartbeat now, at most once per interval: a server can close each new connection."""
+            nonlocal may_reconnect_early
+            if may_reconnect_early:
+                may_reconnect_early = False
+                wakeup.set()
+
+        connection.on_lost = reconnect_early
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))
         try:
@@ -155,9 +165,11 @@ class HeartbeatThread:
                 wakeup.clear()
                 if self._hooks.is_alive():
                     await self._beat(connection, leases)
-                with suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(self._interval.total_seconds()):
                         await wakeup.wait()
+                except TimeoutError:
+                    may_reconnect_early = True
                 if ticker.done():
                     ticker.result()
         finally:
