@@ -59,8 +59,8 @@ MAX_IDLE_COMMANDS = 5
 MAX_IDLE_BYTES = 60_000
 """Maximum number of bytes per second that a pod without messages receives."""
 
-MAX_CONNECTS = 15
-"""Maximum number of connections that a pod opens between two checks. A pod that reconnects without a pause opens more."""
+MAX_CONNECTS = 60
+"""Maximum number of connections that a pod opens between two checks. A pod without a pause opens more."""
 
 GROUP_FAULTS = {
     *("group_destroyed", "group_recreated", "lost_writes", "failover", "empty_replica", "stream_renamed"),

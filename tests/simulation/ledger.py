@@ -111,7 +111,8 @@ class Ledger:
         If `is_skip` is True, the fault moves the group behind the entries that it has not delivered.
         """
         for entry_id in list(self._by_id) if entry_ids is None else entry_ids:
-            if (record := self._by_id.get(entry_id)) and record.is_open:
+            record = self._by_id.get(entry_id)
+            if record and (record.is_open or any(run.is_live for run in record.runs)):
                 record.foreign, record.foreign_at = name, self.now
                 if is_skip and record.state == "unread":
                     record.state = "gone"
@@ -310,9 +311,12 @@ class Ledger:
     def _is_permitted_loss(self, record: EntryRecord, process: Process | None) -> bool:
         """Return True for an orphaned entry that the engine cannot know, see "Limits of the tests" in the docs.
 
-        An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id."""
-        is_previous_outcome = process not in self._aware and any(
-            run.process is process for run in (record.previous.runs if record.previous else ())
+        An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id. If
+        no process is aware, the companion keys still contain the outcomes of the previous stream."""
+        previous = record.previous
+        is_previous_outcome = previous is not None and (
+            (process not in self._aware and any(run.process is process for run in previous.runs))
+            or (not self._aware and previous.settled_at is not None)
         )
         return record.is_mistaken or is_previous_outcome or (record.holder is not None and record.holder.is_dead)
 

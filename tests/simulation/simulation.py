@@ -63,6 +63,8 @@ MAX_PROBING = 20 * SECOND
 """Virtual time within which probe messages must occupy all slots at the same time."""
 
 MAX_ENTRIES_PER_READ = 10
+MAX_READS_AHEAD = 3
+"""Maximum number of reads whose entries a pod has in flight, in addition to the running ones."""
 
 VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
 """Values of the field `text`, by their name in the plan of a message."""
@@ -191,7 +193,7 @@ class Simulation:
         """Add more messages than slots, and check that all slots run at the same time."""
         pods = [pod for pod in self.all_pods if pod.is_listening]
         per_slot = MAX_ENTRIES_PER_READ if self.plan.pods[0].is_batch else 1
-        count = sum(pod.plan.concurrency * per_slot + MAX_ENTRIES_PER_READ for pod in pods)
+        count = sum(pod.plan.concurrency * per_slot + MAX_READS_AHEAD * MAX_ENTRIES_PER_READ for pod in pods)
         for number in range(count):
             self.add("*", PROBE_NUMBER + number, f"probe-{number}", is_quiet=True)
         self.server.serve_parked()
