@@ -9,7 +9,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.replies import parse_id
-from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
+from tests.simulation.handlers import PROBE_NUMBER, busy_seconds
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.plan import SECOND
 from tests.simulation.pod import Pod
@@ -75,7 +75,7 @@ class Deadlines:
     def __init__(self, simulation: "Simulation") -> None:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
-        self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
+        self._busy_seconds = busy_seconds(simulation.plan)
         is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
         self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
         jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
@@ -83,6 +83,8 @@ class Deadlines:
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""
+        self._waiting = 0
+        """Maximum number of entries that waited at the same time."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -101,6 +103,7 @@ class Deadlines:
             for record in self._ledger.records.values()
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
+        self._waiting = max(self._waiting, len(waiting))
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
@@ -121,14 +124,14 @@ class Deadlines:
             pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None
         ]
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
+        observers = self._observers(record.owner)
+        is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
+        listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
+        slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
         limit = FOREIGN_OWNER_SECONDS
         if previous:
-            observers = self._observers(record.owner)
-            is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
-            listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
-            slots = sum(pod.plan.concurrency for pod in (observers if is_provable else listening))
             limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
-            limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
+        limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         seconds = self._ledger.now - since
         if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
@@ -161,7 +164,8 @@ class Deadlines:
         has_slot = any(
             pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
         )
-        return 0.0 if has_slot else self._busy_seconds
+        slots = sum(pod.plan.concurrency for pod in pods)
+        return 0.0 if has_slot else self._busy_seconds * (1 + self._waiting // slots)
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
         is_new = invariant not in record.reported
@@ -211,7 +215,8 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
         ledger.report("wrong_outcome", f"{record.entry_id} was rejected; its dead letters: {reasons}")
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
-    if {"MaxDeliveries", "Crashed"} & set(reasons) and starts < needed:
+    is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
+    if starts + is_unstarted_read < needed and {"MaxDeliveries", "Crashed"} & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")
     is_plain = not simulation.plan.faults and not any(

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamconsumer.processor import BatchFailed, Defer, Effects, Reject, Retry
 from tests.simulation.loop import SimulationLoop
-from tests.simulation.plan import HandlerKind, PodPlan
+from tests.simulation.plan import HandlerKind, Plan, PodPlan
 
 EFFECT_KEY = "{orders}:handled"
 """Prefix of the keys that the handlers' effects increment, one key per message."""
@@ -27,6 +27,9 @@ SHORT_SECONDS = 1.5
 
 MAX_SECONDS: dict[HandlerKind, float] = {"slow": 6.2, "mixed": 6.2, "stubborn": 6.5, "thread": 9.05, "long": 45.0}
 """Longest run of a handler. `SHORT_SECONDS` for all other handlers that end."""
+
+MAX_ENTRIES_PER_READ = 10
+"""Maximum number of entries of a read, and of a batch."""
 
 
 class BaseError(BaseException):
@@ -123,6 +126,13 @@ async def _cancel_own_task(number: int, attempt: int, *, is_late: bool) -> None:
     elif attempt == 1 and number % 3 == 1 and not is_late:
         task.cancel()
         await asyncio.sleep(0)
+
+
+def busy_seconds(plan: Plan) -> float:
+    """Return the longest time for which a handler that ends occupies its slot. A batch handles one message at a time."""
+    return max(
+        MAX_SECONDS.get(pod.handler, SHORT_SECONDS) * (MAX_ENTRIES_PER_READ if pod.is_batch else 1) for pod in plan.pods
+    )
 
 
 async def handle_batch(kind: HandlerKind, numbers: list[int], attempts: list[int]) -> None:

@@ -24,7 +24,7 @@ from tests.simulation.checks import (
 )
 from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
 from tests.simulation.foreign_faults import FAULTS
-from tests.simulation.handlers import PROBE_NUMBER
+from tests.simulation.handlers import MAX_ENTRIES_PER_READ, PROBE_NUMBER, busy_seconds
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
 from tests.simulation.loop import (
     CURRENT_THREAD,
@@ -62,7 +62,6 @@ IDLE = 5 * SECOND
 MAX_PROBING = 20 * SECOND
 """Virtual time within which probe messages must occupy all slots at the same time."""
 
-MAX_ENTRIES_PER_READ = 10
 MAX_READS_AHEAD = 3
 """Maximum number of reads whose entries a pod has in flight, in addition to the running ones."""
 
@@ -157,10 +156,11 @@ class Simulation:
         while (left := self.plan.quiet_from + 2 * REPLACEMENT_DELAY - self.microseconds) > 0:
             self._run_for(left)
         self.triggers.disarm()
+        settle_within = max(self.plan.settle_within, round(busy_seconds(self.plan) * SECOND))
         open_before = self._count_open() + 1
         while self._count_open() < open_before:  # a backlog of slow messages takes longer
             open_before = self._count_open()
-            self._run_for(self.plan.settle_within, self._is_settled)
+            self._run_for(settle_within, self._is_settled)
         check_background_tasks(self)
         check_readiness(self)
         check_outcomes(self)
@@ -368,6 +368,7 @@ class Simulation:
     def restore(self, keys: dict[bytes, bytes], begin: float) -> None:
         """Replace all data of the server by its data at the time `begin`."""
         self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
+        self.ledger.on_group_lost(begin)
         self.ledger.on_foreign("lost_writes")
         self.server.inspect("FLUSHALL")
         for key, value in keys.items():

@@ -194,13 +194,13 @@ class PendingClaimer:
         return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
     async def claim_due(self, count: int) -> list[Entry]:
-        """Claim postponed entries that are due. Skips pages that contain only trimmed entries."""
+        """Claim postponed entries that are due. Skips pages that contain only trimmed or settled entries."""
         with self._replay_on_error():
             while True:
                 limit = min(count, self._consumer.read_size.max_count)
                 claimed = await self._consumer.pending_entries.claim_due(limit)
                 self._consumer.record_claimed(claimed, count)
-                if claimed.entries or not claimed.trimmed:
+                if claimed.entries or not claimed.examined:
                     return self._count_claimed(claimed.entries)
 
     @contextmanager

@@ -92,6 +92,6 @@ class PendingEntries:
         keys = (*self._keys, self._snapshot_key)
         command = ("EVAL", CLAIM_DUE, len(keys), *keys, self._group, self._consumer_name)
         reply = await self._reads.execute_once(*command, min(count, MAX_DUE))
-        trimmed, raw_entries, examined = replies.array(reply, CLAIM_SUBJECT, 3)
-        counts = (replies.count(trimmed, CLAIM_SUBJECT), replies.count(examined, CLAIM_SUBJECT))
+        trimmed, raw_entries, done = replies.array(reply, CLAIM_SUBJECT, 3)
+        counts = (replies.count(trimmed, CLAIM_SUBJECT), replies.count(done, CLAIM_SUBJECT))
         return Claimed(self._reads.parse(raw_entries), *counts)

@@ -179,7 +179,7 @@ class Settler:
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.deliveries - (entry.origin is NEW), timedelta(seconds=seconds))
+            (entry.message_id, entry.previous_attempts, timedelta(seconds=seconds))
             for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:
@@ -221,7 +221,7 @@ class Settler:
             return set()
         try:
             outcomes = await self._consumer.postpone(
-                [(entry.message_id, entry.deliveries, retry.delay) for entry, retry in entries]
+                [(entry.message_id, entry.previous_attempts, retry.delay) for entry, retry in entries]
             )
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
