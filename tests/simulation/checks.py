@@ -85,6 +85,8 @@ class Deadlines:
         """Last time at which more than `MAX_WAITING` entries waited."""
         self._waiting = 0
         """Maximum number of entries that waited at the same time."""
+        self._slots, self._full_at = 1, 0.0
+        """Number of slots, and the last time at which no slot was free."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -103,7 +105,9 @@ class Deadlines:
             for record in self._ledger.records.values()
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
-        self._waiting = max(self._waiting, len(waiting))
+        self._waiting, self._slots = max(self._waiting, len(waiting)), sum(pod.plan.concurrency for pod in pods)
+        if all(has_no_free_slot(pod) for pod in pods):
+            self._full_at = self._ledger.now
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
@@ -132,8 +136,8 @@ class Deadlines:
         if previous:
             limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
-        seconds = self._ledger.now - since
-        if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
+        if self._is_late(since, limit) and self._is_new(record, "take_over"):
+            seconds = self._ledger.now - since
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
     def _observers(self, name: str) -> list[Pod]:
@@ -154,23 +158,27 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        seconds = self._ledger.now - since
-        if seconds > self._retry_seconds + self._seconds_until_slot() and self._is_new(record, "late_retry"):
+        if self._is_late(since, self._retry_seconds) and self._is_new(record, "late_retry"):
+            seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
-    def _seconds_until_slot(self) -> float:
-        """Return the longest time until a slot is free. 0 if a slot is free."""
-        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        has_slot = any(
-            pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
+    def _is_late(self, since: float, seconds: float) -> bool:
+        """Return True if an entry has waited longer than `seconds`: with a free slot, or in addition to the longest time
+        until a slot is free."""
+        busy_seconds = self._busy_seconds * (1 + self._waiting // self._slots)
+        return (
+            self._ledger.now - max(since, self._full_at) > seconds or self._ledger.now - since > seconds + busy_seconds
         )
-        slots = sum(pod.plan.concurrency for pod in pods)
-        return 0.0 if has_slot else self._busy_seconds * (1 + self._waiting // slots)
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
         is_new = invariant not in record.reported
         record.reported.add(invariant)
         return is_new
+
+
+def has_no_free_slot(pod: Pod) -> bool:
+    """Return True if all slots of the pod are occupied, or if the pod has none yet."""
+    return pod.processor is None or pod.processor._pipeline.in_flight.running >= pod.plan.concurrency
 
 
 def has_seen(pod: Pod, name: str) -> bool:
@@ -216,7 +224,11 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
     is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
-    if starts + is_unstarted_read < needed and {"MaxDeliveries", "Crashed"} & set(reasons):
+    previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
+    if starts + is_unstarted_read + any(run.is_thread for run in previous) < needed and {
+        "MaxDeliveries",
+        "Crashed",
+    } & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")
     is_plain = not simulation.plan.faults and not any(

@@ -166,6 +166,7 @@ class Simulation:
         check_outcomes(self)
         if self._is_settled() and all(each.invariant == "unexpected_error" for each in self.ledger.violations):
             self._run_for(SETTLING)
+            self._run_for(SECOND // 1000)  # the timers of the same moment
             check_memory(self)
             self.received_bytes.clear()
             idle_since = self.ledger.now

@@ -179,8 +179,7 @@ class Settler:
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.previous_attempts, timedelta(seconds=seconds))
-            for entry, seconds in entries
+            (entry.message_id, entry.previous_attempts, timedelta(seconds=seconds)) for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:
             await self._consumer.postpone(postponements)
