@@ -163,7 +163,7 @@ class Deadlines:
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
     def _is_late(self, since: float, seconds: float) -> bool:
-        """Return True if an entry has waited longer than `seconds`: with a free slot, or in addition to the longest time
+        """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
         until a slot is free."""
         busy_seconds = self._busy_seconds * (1 + self._waiting // self._slots)
         return (

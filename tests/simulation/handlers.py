@@ -129,7 +129,9 @@ async def _cancel_own_task(number: int, attempt: int, *, is_late: bool) -> None:
 
 
 def busy_seconds(plan: Plan) -> float:
-    """Return the longest time for which a handler that ends occupies its slot. A batch handles one message at a time."""
+    """Return the longest time for which a handler that ends occupies its slot.
+
+    A batch handles one message at a time."""
     return max(
         MAX_SECONDS.get(pod.handler, SHORT_SECONDS) * (MAX_ENTRIES_PER_READ if pod.is_batch else 1) for pod in plan.pods
     )

@@ -22,7 +22,7 @@ from streamconsumer.processor.dead_letters.record import (
 )
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import NEW, ConsumerId, Entry
+from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
