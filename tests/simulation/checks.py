@@ -358,6 +358,8 @@ def check_memory(simulation: "Simulation") -> None:
 def check_idle_cost(simulation: "Simulation", since: float) -> None:
     """Report pods that send too many commands, or receive too many bytes, without messages."""
     seconds = simulation.ledger.now - since
+    if any(record.since > since for record in simulation.ledger.records.values()):
+        return  # an entry was delivered again
     for pod in simulation.all_pods:
         if pod.is_listening and not pod.plan.manager and not _has_entries(pod):
             commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds

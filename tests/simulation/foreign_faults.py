@@ -47,7 +47,8 @@ def group_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
     """XGROUP DESTROY, followed by XGROUP CREATE at the end of the stream."""
     _lose_group(simulation, "group_recreated")
     simulation.ledger.on_foreign("group_recreated", is_skip=True)
-    unsaved = [record.entry_id for record in simulation.ledger.records.values() if record.is_unsaved]
+    records = simulation.ledger.records.values()
+    unsaved = [each.entry_id for each in records if each.is_unsaved and each.state == "owned"]
     simulation.ledger.on_consumer_deleted(_holders(simulation, unsaved))
     simulation.server.administer("XGROUP", "DESTROY", STREAM, GROUP)
     simulation.server.administer("XGROUP", "CREATE", STREAM, GROUP, "$")
