@@ -19,11 +19,11 @@ from tests.simulation.find import Found, find_faults, markdown_lines
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.minimiser import minimize
 from tests.simulation.plan import Plan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.regression import load_all, regression_json
 from tests.simulation.report import Summary, plan_lines, replay_command
 from tests.simulation.seeds import Outcome, flavour_of, initialize_worker, plan_of, run_seeds
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 DEFAULT_SECONDS = 60.0

@@ -14,9 +14,9 @@ from tests.cluster.redis_servers import FLAVOURS, Flavour
 from tests.simulation.directed_scenarios import DIRECTED
 from tests.simulation.foreign_faults import COMMON_FAULTS
 from tests.simulation.plan import SECOND, FaultPlan, Plan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.scenarios import generate, generate_intense
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 FURTHER_FAULT_DURATION = 3 * SECOND

@@ -14,9 +14,9 @@ from tests.simulation.directed_scenarios import DIRECTED
 from tests.simulation.fault_choice import FaultChooser
 from tests.simulation.foreign_faults import COMMON_FAULTS
 from tests.simulation.plan import FaultPlan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.seeds import further_fault, plan_of, with_fault
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.unreached import UNREACHED
 

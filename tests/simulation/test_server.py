@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster.redis_servers import FLAVOURS
+from tests.simulation.real_server import RealServer
 from tests.simulation.seeds import plan_of
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 
