@@ -55,7 +55,7 @@ class ConsumerNameInUse(StreamConsumerError):
 class NameConflict(StreamConsumerError):
     """An object that has another owner already uses the name of a child object.
 
-    The operator never takes over such an object.
+    The operator never takes over an object that has another owner.
     """
 
 
@@ -78,7 +78,7 @@ class HostNotResolved(StreamConsumerError):
 
 
 class DestinationNotAllowed(StreamConsumerError):
-    """The operator does not connect to this address on behalf of a StreamConsumer."""
+    """The operator refuses to connect to an address on behalf of a StreamConsumer."""
 
 
 class ApiThrottled(StreamConsumerError):

@@ -5,8 +5,9 @@ connection, answers one request, and closes every connection after `TIMEOUT`. If
 oldest connections that have not sent a complete request are closed first. The kubelet sends the request of a probe
 immediately. The server therefore answers probes even while thousands of other connections are open and send nothing.
 
-An HTTP library would provide most of these limits, but no limit for the number of connections. Importing `aiohttp.web`
-would also cost each pod 12.6 MiB of memory (the growth of VmRSS after the import of `streamconsumer.processor.main`).
+An HTTP library would provide most limits of this server, but would not limit the number of connections. Importing
+`aiohttp.web` would also cost each pod 12.6 MiB of memory (the growth of VmRSS after the import of
+`streamconsumer.processor.main`).
 """
 
 import asyncio

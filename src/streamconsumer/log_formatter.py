@@ -1,8 +1,8 @@
 """Log formatter of the operator and the processor: each record becomes printable text of limited length.
 
 Records contain untrusted text: errors of servers, exceptions of handlers, names and ids. The formatter wraps another
-formatter, which decides the format. A record that cannot be formatted is logged with a placeholder. Without the
-placeholder, `logging` would print the raw values of the record.
+formatter, which determines the layout of a record. A record that cannot be formatted is logged with a placeholder.
+Without the placeholder, `logging` would print the raw values of the record.
 """
 
 import json
@@ -36,7 +36,8 @@ class PrintableFormatter(logging.Formatter):
         self._formatter, self._escape = formatter, escape
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of the record. The record is unchanged, because other handlers may format the record too."""
+        """Return the text of the record. The record itself is not modified, because other logging handlers may format
+        it too."""
         return self._escape(self._formatter.format(limit_record(record)))
 
 

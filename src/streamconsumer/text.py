@@ -4,9 +4,9 @@ An untrusted text could send commands to a terminal, change the order of the cha
 log. Each dangerous character is therefore replaced by its Python escape, such as `\\x1b`, `\\n` or `\\u202e`. Letters,
 digits and symbols of all scripts are unchanged.
 
-A backslash is unchanged too. Paths and regular expressions therefore stay readable for people, and a text that passes
-several sinks is not escaped twice. However, the result does not show whether `\\n` was a line break or two characters.
-JSON from `to_json` preserves the difference between a line break and the two characters.
+A backslash is unchanged too. Paths and regular expressions therefore stay readable, and escaping a text a second time
+does not change the text. However, the result does not show whether `\\n` was a line break or two characters. JSON from
+`to_json` preserves the difference between a line break and the two characters.
 """
 
 import json

@@ -35,7 +35,7 @@ async def test_key_of_another_type_is_reported(any_group: Group, in_lua: bool) -
     await any_group.client.set(STREAM, "mine")
     error_info = await error_of(any_group, "XADD", STREAM, "*", "n", "1", in_lua=in_lua)
     assert error_info.code == "WRONGTYPE"
-    assert error_info.message.startswith("here: the key is not a stream")
+    assert error_info.message.startswith("here: the stream's key, or a key of the group")
 
 
 async def test_server_out_of_memory_is_reported(any_group: Group, in_lua: bool) -> None:

@@ -67,8 +67,8 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target and yield the target. Raises click.UsageError, InvalidSettings or BackendUnavailable if the
-    target cannot be found."""
+    """Find and yield the target. Raises click.UsageError, InvalidSettings or BackendUnavailable if the target cannot be
+    found."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context require the name of a StreamConsumer")

@@ -64,8 +64,8 @@ class ScalingTarget(
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
     """Time in which the pods should process the backlog. The operator computes the number of pods from the measured
-    throughput of one busy pod. Until a throughput has been measured, the operator adds no pods except the first pod.
-    Alternative to `backlogPerReplica`."""
+    throughput of one busy pod. Before the first measurement, the operator can start the first pod, but adds no further
+    pods. Alternative to `backlogPerReplica`."""
 
     @model_validator(mode="after")
     def _check_one_target(self) -> Self:

@@ -3,7 +3,7 @@
 Kubernetes requires a structural schema, but Pydantic's JSON schema is not structural. This module therefore inlines
 references, replaces `anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalar
 fields have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default in the
-schema, because each field of a missing object has its own default. `kubectl explain` does not show defaults, so each
+schema, because each field of an omitted object has its own default. `kubectl explain` does not show defaults, so each
 description ends with the default.
 """
 
@@ -53,7 +53,7 @@ PRINTER_COLUMNS = [
 
 
 def custom_resource_definition() -> Schema:
-    """Return the complete manifest, with its fields in the usual order."""
+    """Return the manifest of the CustomResourceDefinition, with its fields in the usual order."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

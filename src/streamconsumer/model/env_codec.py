@@ -27,7 +27,7 @@ def env_name(*path: str | int) -> str:
 
 def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
     """Return an environment variable for each field that differs from its default. Passwords are in clear text. If
-    other settings contain `settings`, `parent` is the path to `settings`."""
+    `settings` is a part of larger settings, `parent` is the path to this part."""
     return {env_name(*path): text for path, text in _leaf_values(settings.model_dump(exclude_defaults=True), parent)}
 
 

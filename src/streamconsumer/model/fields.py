@@ -111,8 +111,8 @@ class Pattern:
 
 
 class Immutable:
-    """Rule that a field never changes, with an error message: `Annotated[Name, Immutable("…")]`. Only the API server
-    checks the rule, because only the API server knows the old value."""
+    """Rule that forbids any change of a field, with an error message: `Annotated[Name, Immutable("…")]`. Only the API
+    server checks the rule, because only the API server knows the old value."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -131,7 +131,7 @@ def cel_matches(pattern: str, subject: str = "self") -> str:
 
 
 def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    """Return CEL rules for the API server as a JSON schema keyword. Each rule is a pair of a CEL expression and an
+    """Return the JSON schema keyword with CEL rules for the API server. Each rule is a pair of a CEL expression and an
     error message."""
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 

@@ -1,7 +1,7 @@
 """Types of the text fields that contain names: names of Kubernetes objects and keys, Redis keys and fields, and images.
 
-Each of these names becomes part of an API path, a Redis command, a label, a file name, an environment variable or a
-header. The patterns are therefore the first check of every name that a user of the cluster writes.
+Each name in a StreamConsumer becomes part of an API path, a Redis command, a label, a file name, an environment
+variable or a header. The patterns are therefore the first check of every name that a user of the cluster writes.
 """
 
 from typing import Annotated

@@ -41,8 +41,9 @@ ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
 """Annotation of Deployments: a hash for each readable Secret or ConfigMap that the pods' environment variables use.
 
-The operator compares these hashes with the hashes of the current objects. If an object was not readable before, the
-annotation contains no hash of this object. The first hash of such an object does not start a rollout.
+The operator compares the hashes in this annotation with the hashes of the current objects. If an object was not
+readable before, the annotation contains no hash of this object. The first hash of such an object does not start a
+rollout.
 """
 
 CONTAINER = "processor"
@@ -60,4 +61,4 @@ REDIS_FOLDER = "/etc/streamconsumer/redis"
 """Folder in which the keys of the Secrets for Redis are mounted, one file per key."""
 
 POD_UID_VARIABLE = "OTEL_RESOURCE_ATTRIBUTES_POD_UID"
-"""Environment variable with the UID of the pod. Telemetry uses it, and the registration of the consumer name."""
+"""Environment variable with the UID of the pod. Telemetry and the registration of the consumer name use this UID."""

@@ -330,4 +330,4 @@ class ProcessorSettings(SharedSettings):
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG
-    """File to which a process that cannot start writes the reason."""
+    """If a process cannot start, it writes the reason to this file."""

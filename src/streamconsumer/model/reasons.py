@@ -1,4 +1,4 @@
-"""Meaning of every condition type and reason, and the action that each reason asks for.
+"""Meaning of every condition type and reason, and the action that the user can take.
 
 The CLI's findings and docs/reference.md use the same table, so that both give the same advice. A test fails if a reason
 is missing from the table. The table is separate from `status.py`, because the operator does not need the texts.
@@ -183,8 +183,9 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     ScalingReason.NOT_LIMITED: ReasonInfo("Neither `maxReplicas` nor a policy limits the number of pods."),
 }
-"""Meaning and action of every reason, in the order of the enums. `{target}` in an action stands for the options that
-name the StreamConsumer. `InvalidSettings` and `SecretsNotReadable` occur in two enums and have one entry each."""
+"""Meaning and action of every reason, in the order of the enums. The CLI replaces
+`{target}` in an action with the command-line options that select the StreamConsumer. `InvalidSettings` and
+`SecretsNotReadable` occur in two enums, but each of these reasons has only one entry in the table."""
 
 CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
     (Reason, ("Ready", "Reconciling", "Stalled", "Suspended")),
@@ -194,7 +195,8 @@ CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
 """Enums of reasons, each with the condition types that use the enum."""
 
 DEFAULT_ACTION = "wait; if this persists, check the pods with `kubectl describe`"
-"""Action for a problem whose reason has no action, or is unknown because only a newer operator knows it."""
+"""Action for a problem if the table contains no action for its reason, for example because a newer operator has
+reported the reason."""
 
 
 def action_for(reason: str, target: str = "--name NAME") -> str:

@@ -1,9 +1,9 @@
 """Parser of Redis URLs: address, credentials and the allowed options, for the CRD, the operator, the CLI and pods.
 
-The `parse_url` function of redis-py passes every option to a Python class. An option can therefore open a file, load a
-codec or hide a password. This parser accepts only the options in `OPTIONS`, and checks them after percent-decoding.
-Error messages quote no part of the URL except the name of a known option, because text after `?` may belong to a
-password.
+The `parse_url` function of redis-py passes every option to a Python class. An option could therefore open a file, load
+a codec or contain a password. This parser accepts only the options in `OPTIONS`, and checks them after
+percent-decoding. Error messages quote no part of the URL except the name of a known option, because text after `?` may
+belong to a password.
 """
 
 import re
@@ -73,7 +73,7 @@ class RedisUrl:
 class _Option:
     pattern: str
     parse: Callable[[str], Any]
-    """Raises ValueError if the value is out of range."""
+    """Function that converts the text of the option to its value. Raises ValueError if the value is out of range."""
     expected: str
     is_tls: bool = False
 

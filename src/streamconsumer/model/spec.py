@@ -61,7 +61,7 @@ URL_MESSAGE = (
 
 
 def _check_redis_url(url: str) -> str:
-    """Check the URL before the pattern is checked, so that the error message names the unusable option."""
+    """Parse the URL before pydantic checks its pattern, so that the error message names the unusable option."""
     try:
         parsed = parse_redis_url(url)
     except InvalidRedisUrlOption:
@@ -139,10 +139,10 @@ class SentinelSpec(Model):
     another until one of them answers. The client starts with the sentinel that answered the previous query."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """Secret key that contains the name of the ACL user for the sentinels."""
+    """Key of a Secret. The value is the name of the ACL user for the sentinels."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """Secret key that contains the password for the sentinels."""
+    """Key of a Secret. The value is the password for the sentinels."""
 
 
 _CEL_DATABASE_0 = "self.url.matches(r'^[^/?]+://[^/?]*(/0*/?)?([?].*)?$') && !self.url.matches(r'[?&]db=0*[1-9]')"
@@ -170,13 +170,13 @@ class RedisSpec(
     connections to the sentinels. If `cluster` is true, the URL must contain database 0 and the address of one node."""
 
     url_secret_ref: SecretKeyRef | None = None
-    """Secret key that contains the complete URL with credentials. Alternative to `url`."""
+    """Key of a Secret. The value is the complete URL with credentials. Alternative to `url`."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """Secret key that contains the name of the ACL user."""
+    """Key of a Secret. The value is the name of the ACL user."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """Secret key that contains the password for the server."""
+    """Key of a Secret. The value is the password for the server."""
 
     tls: TlsSpec | None = None
     """TLS certificates for a `rediss://` URL. If unset, the server certificate is verified with the CA certificates in
@@ -245,7 +245,7 @@ class HandlerSpec(
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
     the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
     message. Without a Retry-After header, 429 and 503 are failures. 408, 425 and every status outside 2xx and 4xx are
-    always failures. Failures are retried. Any other 4xx status makes the message a dead letter."""
+    always failures. Failures are retried. Every 4xx status except 408, 425 and 429 makes the message a dead letter."""
 
     batch: bool = False
     """If true, each call of the handler function receives a list with the data of up to `batchCount` messages. If

@@ -16,7 +16,8 @@ class Health:
     """Function that returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
     warning: Callable[[], str] = lambda: ""
-    """Function that returns a problem that /readyz reports although the operator is ready. Empty if there is none."""
+    """Function that returns a problem that /readyz reports although the operator is ready. Returns an empty string if
+    there is no problem."""
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     is_synced: bool = False
     """True after the operator has listed all objects for the first time."""

@@ -157,7 +157,7 @@ class Operator:
         while not await self._try_resync():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         gc.collect()
-        gc.freeze()  # later collections skip the modules and the listed objects, and are shorter by 50 ms
+        gc.freeze()  # garbage collections then skip these objects and take 50 ms less
         self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
         log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._http_server.port}

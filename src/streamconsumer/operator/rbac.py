@@ -1,7 +1,7 @@
 """The RBAC rules of the operator, with a reason for each rule.
 
-`make generate` writes these tables into the Helm chart and into k8s/ as RBAC rules. A test compares the tables with the
-requests in the audit log of a real API server.
+`make generate` writes the tables of this module into the Helm chart and into k8s/ as RBAC rules. A test compares the
+tables with the requests in the audit log of a real API server.
 
 The operator has no access to Secrets by default. A RoleBinding to the role SECRET_READER grants this access in one
 namespace.
@@ -38,7 +38,7 @@ RULES = (
         names.GROUP,
         (names.PLURAL,),
         READ,
-        "The operator watches and reconciles these resources. It reads a resource that is too large for its cache.",
+        "The operator watches and reconciles these resources, and reads resources that are too large for its cache.",
     ),
     PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "The operator writes the status, never the spec."),
     PolicyRule(

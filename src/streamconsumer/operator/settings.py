@@ -53,8 +53,8 @@ class OperatorSettings(Model):
     model_config = ConfigDict(alias_generator=None)
 
     watch_namespaces: Annotated[list[NamespaceName], BeforeValidator(_split)] = Field(default=[])
-    """The namespaces in which the operator reconciles StreamConsumers, separated by commas. If empty: all
-    namespaces."""
+    """The namespaces in which the operator reconciles StreamConsumers, separated by commas. If empty, the operator
+    reconciles StreamConsumers in all namespaces."""
 
     processor_image: str = f"streamconsumer-processor:{__version__}"
     """The pod image for StreamConsumers that do not set spec.image."""

@@ -8,8 +8,8 @@
    requeue
 ```
 
-A running entry whose acknowledgement needs no command of its own finishes directly. An entry that the process releases
-during a drain becomes `done`. Each state before `done` can become `lost`.
+If the acknowledgement of a running entry needs no separate command, the entry goes directly from `running` to `done`.
+An entry that the process releases during a drain becomes `done`. Each state before `done` can become `lost`.
 """
 
 from enum import Enum
@@ -26,7 +26,8 @@ class EntryState(Enum):
     """The entry has a slot. The result of its handler decides how the entry is settled."""
 
     WAITING = "waiting"
-    """The entry waits for its next attempt, or for the next attempt to settle it in Redis."""
+    """The entry waits until its handler is called again, or until the process tries again to settle the entry in
+    Redis."""
 
     SETTLING = "settling"
     """The attempt is decided: the handler has returned or failed, or its timeout has expired. The decision is applied

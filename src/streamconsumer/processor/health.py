@@ -1,6 +1,6 @@
 """HTTP server for `/livez`, `/readyz` and `/metrics` of a pod.
 
-The server runs in its own thread with an event loop of its own, so that it can report a handler that blocks the event
+The server runs in its own thread with an event loop of its own. It can therefore report a handler that blocks the event
 loop of the pod. The pod is alive if its event loop has run within the last `STUCK_AFTER`. The pod is ready while it can
 read entries. The body of a probe response is plain text that contains the reason.
 """
@@ -21,8 +21,8 @@ HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
 STUCK_READ_AFTER = timedelta(seconds=30)
-"""Time that is added to `poll_interval` to get the duration after which a running read counts as stuck. If Redis does
-not respond, the read timeout of the connection ends the read much earlier."""
+"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. If Redis does not respond, the
+read timeout of the connection ends the read much earlier."""
 
 
 class Health:

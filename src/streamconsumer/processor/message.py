@@ -2,7 +2,7 @@
 
 An entry's values are decoded when its handler starts, so that an undecodable entry fails without affecting the other
 entries of its read. Default values are class attributes, so that creating an entry does not have to set them. The fast
-path uses instance attributes without a default, because Python 3.11 accesses them faster.
+path uses instance attributes without a default, because Python 3.11 accesses such attributes faster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class Entry:
     is_first_delivery = False
     """True if the entry was just read for the first time and is not large.
 
-    An entry with this flag needs only the check for replay marks."""
+    If True, the entry needs no check except the check for replay marks."""
 
     is_standalone = False
     """True if the entry is not in the in-flight table."""
@@ -87,8 +87,8 @@ class Entry:
     if the entry does not have the key's field."""
 
     received_ns = 0
-    """Time at which this process received the entry, by this machine's clock. 0 if the entry is not traced, or after an
-    attempt has ended."""
+    """Time at which this process received the entry, by this machine's clock. The time is 0 if the entry is not traced,
+    or after an attempt has ended."""
 
     had_uncounted_attempt = False
     """True if an earlier attempt was not counted. If True, the current attempt can have the same number as the

@@ -45,8 +45,8 @@ class RedisStreamProcessor:
     object that is not a `StreamManager`, the processor polls: it waits `poll_interval` seconds after a read that
     returned no entries. A polling processor neither renews leases nor claims entries.
 
-    No two processes may use the same `consumer_name` at the same time. If it is empty, the processor uses a new name
-    that consists of the host name, the process id and a random number.
+    No two processes may use the same `consumer_name` at the same time. If `consumer_name` is empty, the processor uses
+    a new name that consists of the host name, the process id and a random number.
 
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
@@ -91,7 +91,8 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor. None if the server has all required features."""
+        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended the
+        processor."""
         self._is_open = False
         """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None
@@ -210,7 +211,7 @@ class RedisStreamProcessor:
                 if not self._is_open:
                     await self._open()
                 await self._read_batch()
-            except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+            except Exception as error:  # noqa: BLE001 - a custom stream manager may raise anything
                 if self._fatal_error is not None:
                     return
                 await self._pause(self._reconnect_backoff.record_failure(error))
@@ -335,7 +336,8 @@ class RedisStreamProcessor:
                 self._read_task.cancel()
 
     async def _drain(self) -> None:
-        """Release unstarted messages, wait for running messages, then leave the group. Leases are renewed meanwhile."""
+        """Release unstarted messages, wait for running messages, then leave the group. Leases are renewed until the
+        end."""
         deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
@@ -358,7 +360,7 @@ class RedisStreamProcessor:
     # -- wiring ----------------------------------------------------------------------------------------------------
 
     def _build_pipeline(self) -> Pipeline:
-        """Create the components of one run. Without a callback there is no fast path."""
+        """Create the components that the processor uses until it stops. Without a callback there is no fast path."""
         return build_pipeline(
             self.stream_manager,
             ConsumerId(self.stream_name, self.consumer_group_name, self.consumer_name),

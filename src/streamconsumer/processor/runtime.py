@@ -1,6 +1,5 @@
-"""Clock, randomness and threads of a processor. A simulation replaces them, so that it can repeat a run exactly.
-
-The event loop is the other such source. Timers and timeouts use the clock of the loop.
+"""Clock, randomness and threads of a processor. A simulation replaces these sources, so that it can repeat a run
+exactly. A simulation must also replace the event loop, because timers and timeouts use the clock of the event loop.
 """
 
 import asyncio
@@ -18,7 +17,8 @@ ThreadMain = Callable[[], Coroutine[Any, Any, None]]
 
 
 def start_thread(name: str, main: ThreadMain) -> None:
-    """Run a coroutine function in a new daemon thread, in an event loop of its own. Suppresses its cancellation."""
+    """Run a coroutine function in a new daemon thread, in an event loop of its own. A cancellation of the coroutine
+    ends the thread without an error."""
 
     def run() -> None:
         with suppress(asyncio.CancelledError):
@@ -39,13 +39,13 @@ class Runtime:
     clock: Callable[[], float] = time.monotonic
     """Returns monotonic seconds."""
     random: Random = field(default_factory=Random)
-    """Source of jitter, which spreads pods and protects no secret."""
+    """Source of jitter. Jitter only spreads the actions of pods over time, so the random numbers need not be secure."""
     start_thread: Callable[[str, ThreadMain], object] = start_thread
     """Starts a thread with its own event loop."""
     create_thread_pool: Callable[[int], Executor] = create_thread_pool
     """Creates the threads for handlers that are not async. The argument is the maximum number of threads."""
     pod_uid: str = "-"
-    """UID of the Kubernetes pod whose main process this is. `-` for another process."""
+    """UID of the Kubernetes pod if this process is the main process of a pod, otherwise `-`."""
 
 
 DEFAULT_RUNTIME = Runtime()

@@ -138,7 +138,7 @@ class TlsConnection(TcpConnection, SSLConnection):
 
 
 class UrlTlsConnection(SSLConnection):
-    """Connection by TLS to a fixed address, for the library. A thread creates the context."""
+    """Connection by TLS to a fixed address, for users of the Python library. A thread creates the TLS context."""
 
     def __init__(self, *, material: TlsMaterial, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -170,8 +170,9 @@ NO_RETRY_OPTIONS: dict[str, Any] = {
     "protocol": 2,
     "retry": Retry(NoBackoff(), 0),
 }
-"""Connection options for raw replies, without retries. By default, redis-py 8 would send each command, even a read, up
-to eleven times. The consume loop, not the connection, retries after an error."""
+"""Connection options for raw replies, without retries. By default, redis-py 8 sends a command up to eleven times if the
+connection fails, even a command that reads new entries. With these options, only the consume loop retries after an
+error."""
 
 MAX_SERVER_QUERY_BYTES = 2_097_152
 """Maximum size of the reply to a command of `execute_once`. The reply to CLUSTER SLOTS has about 1 kB for each

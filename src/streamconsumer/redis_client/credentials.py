@@ -1,9 +1,9 @@
 """Redis URL, credentials and TLS settings of a pod. The files that contain the URL, credentials and certificates are
 read at each connect.
 
-The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Connects after this
-update use the new credentials. Open connections stay valid, because Redis checks the password only when a connection is
-opened.
+The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Every connection that is
+opened after this update uses the new credentials. Open connections stay valid, because Redis checks the password only
+when a connection is opened.
 """
 
 import ssl
@@ -29,7 +29,7 @@ from streamconsumer.redis_client.setting_files import read_text_file, run_in_thr
 from streamconsumer.redis_client.tls import MAX_CA_BYTES, InvalidPem, TlsMaterial
 
 MAX_SECRET_BYTES = 64 * 1024
-"""Maximum size of a file with a URL, a user name, a password, a certificate or a private key."""
+"""Maximum size of a file that contains a URL, a user name, a password, a certificate or a private key."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class RedisCredentials:
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
         """Read the settings, and check all settings except certificates. Raises InvalidSettings for an invalid setting.
 
-        The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
-        Certificates are verified against the host name in the URL, not against the resolved host.
+        The operator and the CLI pass a `resolve_host`, because they do not run where the pods run, so a host name may
+        have another meaning. Certificates are verified against the host name in the URL, not against the resolved host.
         """
         self.settings = settings
         self.resolve_host = resolve_host

@@ -32,8 +32,8 @@ class RedisErrorInfo:
     context: str = ""
     """Start of the message: the stream, the group and the server, without credentials."""
     unquoted: str = ""
-    """The message without any text of the server. The operator uses this message, because the server may be hidden from
-    the author of the StreamConsumer."""
+    """The message without any text of the server. The operator uses this message, because the author of the
+    StreamConsumer may have no access to the server."""
     is_no_reply: bool = False
     """True if no Redis server replied: the connection failed, timed out or ended, or another protocol was found."""
 
@@ -49,7 +49,8 @@ UNKNOWN_COMMAND = "unknown command"
 _MESSAGES = {
     "NOGROUP": "the consumer group is gone; recreating it at the last known position",
     "UNBLOCKED": "the stream or its consumer group was deleted while waiting for entries; recreating the group",
-    "WRONGTYPE": "the key is not a stream; rename the key, or correct `stream`",
+    "WRONGTYPE": "the stream's key, or a key of the group such as `{STREAM}:GROUP:claimed`, contains another "
+    "type of value; rename this key, or correct `stream`",
     "WRONGPASS": "the user name or the password is wrong; correct the Secret",
     "NOAUTH": "the server requires a password; set redis.passwordSecretRef",
     "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
@@ -76,7 +77,7 @@ contain the code."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
-"""Prefix that Redis 6.2 adds to the error of a command in Lua. Redis 7.0 and later append this text to the error
+"""Prefix that Redis 6.2 adds to the error of a command in Lua. Redis 7.0 and later append such information to the error
 instead of adding a prefix."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
@@ -126,7 +127,7 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
     if isinstance(error, StreamConsumerError):
         message = f"{context}: {error}"
         return RedisErrorInfo(type(error).__name__, message, unquoted=message)
-    if type(error).__name__ == "InvalidResponse":  # its text quotes what the server sent
+    if type(error).__name__ == "InvalidResponse":  # the text of this exception quotes data from the server
         return RedisErrorInfo("InvalidResponse", f"{context}: {_FOREIGN_PROTOCOL}", context=context, is_no_reply=True)
     text = _SCRIPT_ERROR_PREFIX.sub("", printable(" ".join(str(error)[:MAX_ERROR_LENGTH].split())))
     if phrase := next((phrase for phrase in _TLS_MESSAGES if phrase in text), ""):
@@ -150,7 +151,8 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Return the error of this package if redis-py has wrapped it in a ConnectionError. Otherwise, return `error`."""
+    """If `error` is a ConnectionError of redis-py that wraps an error of this package, return the wrapped error.
+    Otherwise, return `error`."""
     return error.__cause__ if isinstance(error.__cause__, StreamConsumerError) else error
 
 

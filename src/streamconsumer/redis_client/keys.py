@@ -7,10 +7,11 @@ def group_key(stream: str, group: str, suffix: str) -> str:
     """Return the name of a companion key in the stream's hash slot, such as `{orders}:billing:dead-letters`.
 
     Redis Cluster hashes the text between the first `{` and the next `}`, or the whole key if there is no such text. If
-    the stream already has such a hash tag, the stream is followed by two colons.
+    the name of the stream already contains such a hash tag, the companion key begins with the name of the stream and
+    two colons.
 
-    No two groups share a key. The group contributes no colon, so the last two colons separate the three parts of the
-    key. The first part ends with `}` if the stream has no hash tag, and with a colon otherwise.
+    No two groups share a companion key. A colon in the name of the group is escaped, so the last two colons separate
+    the three parts of the key. The first part ends with a colon if the stream has a hash tag, otherwise with `}`.
     """
     begin = stream.find("{")
     has_hash_tag = begin >= 0 and stream.find("}", begin) > begin + 1
@@ -55,6 +56,6 @@ MAX_REMEMBERED_COMMITS = 50_000
 
 
 def entry_keys(stream: str, group: str) -> list[str]:
-    """Return the first keys of each script about single entries: the stream, and the companion keys of
+    """Return the keys that each script about single entries gets first: the stream, and the companion keys of
     ENTRY_SUFFIXES."""
     return [stream, *(group_key(stream, group, suffix) for suffix in ENTRY_SUFFIXES)]

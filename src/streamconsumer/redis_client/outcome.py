@@ -10,7 +10,7 @@ class Outcome(StrEnum):
     """Outcome of a script for one entry."""
 
     DONE = "done"
-    """The script did what it was called for, or an earlier call with a lost reply had done it."""
+    """The script made the change, or an earlier call whose reply was lost had already made the change."""
 
     LOST = "lost"
     """Another consumer owns the entry, or has settled it."""

@@ -49,7 +49,7 @@ def count(reply: Any, subject: str) -> int:
 
 
 def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
-    """Return the value in `expected` that is equal to the reply and has its type."""
+    """Return the value in `expected` that is equal to the reply and has the same type."""
     for value in expected:
         if type(reply) is type(value) and reply == value:
             return value
@@ -57,7 +57,8 @@ def one_of(reply: Any, subject: str, expected: Sequence[T]) -> T:
 
 
 def optional_count(reply: Any, subject: str) -> int | None:
-    """Return a number from 0 to 2⁶³ - 1, or None for nil and for -1, which mean that the number is unknown."""
+    """Return a number from 0 to 2⁶³ - 1. Returns None for nil and for -1, because both mean that the number is
+    unknown."""
     return None if reply is None or reply in (-1, b"-1") else count(reply, subject)
 
 
@@ -78,7 +79,7 @@ def text(reply: Any, subject: str) -> str:
 
 
 def name(reply: Any, subject: str) -> str:
-    """Return the name of a consumer as text, which a command can contain again. Bytes that are not UTF-8 become lone
+    """Return the name of a consumer as text that can be sent to Redis again. Bytes that are not UTF-8 become lone
     surrogates."""
     if isinstance(reply, str):
         return reply
@@ -96,7 +97,8 @@ def run_id(reply: Any) -> str:
 
 
 def client_names(reply: Any) -> dict[int, str]:
-    """Return the names of the connections in the reply to CLIENT LIST, by id."""
+    """Return the names of the connections in the reply to CLIENT LIST. The keys of the dict are the ids of the
+    connections."""
     return {int(client_id): found for client_id, found in _CLIENT.findall(name(reply, "CLIENT LIST"))}
 
 

@@ -1,6 +1,6 @@
 """Lua scripts that the pods, the operator and the CLI run. The scripts are the files in the folder `lua`.
 
-Several of these scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
+Several of the Lua scripts only read. The reading scripts replace commands whose replies can have any size. A stream can
 have any number of groups, consumers and entries, and a name or a value can have up to 512 MB. The reading scripts
 return only numbers, ids and a limited number of short names.
 
@@ -21,15 +21,16 @@ from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE, CLAIM_SECONDS, MAX
 from streamconsumer.redis_client.replies import Execute
 
 MAX_CONSUMERS = 10_000
-"""Maximum number of consumers of a group that a pod, a script or a command lists. XINFO CONSUMERS has no limit of its
-own: for 10,000 consumers, the command takes 10 ms and a script takes 60 ms; for a million, a script takes 15 s."""
+"""Maximum number of consumers of a group that a pod, a script or a command lists. The command XINFO CONSUMERS has no
+limit of its own. For 10,000 consumers, the command takes 10 ms, and a script with this command takes 60 ms. For a
+million consumers, the script takes 15 s."""
 
 MAX_REGISTRATIONS = 20_000
 """Maximum number of registrations that the script `DELETE_GROUP` checks. The script needs 20 ms to check them."""
 
 MAX_FIELD_BYTES = 1024
-"""Maximum size of a name or a value in a companion hash that a script returns. Longer ones are ignored, because any
-program may write to the hash."""
+"""Maximum size of a name or a value in a companion hash that a script returns. Longer names and values are ignored,
+because any program may write to the hash."""
 
 _COMMON_CONSTANTS: dict[str, int | str] = {
     "MAX_CONSUMERS": MAX_CONSUMERS,
@@ -107,7 +108,8 @@ def _is_unknown_script(reply: Any) -> bool:
 
 
 def _library(name: str) -> list[str]:
-    """Return the library functions that a script uses, each after the functions that it uses itself."""
+    """Return the text of the library functions that a script uses. Each function comes after the functions that it
+    calls."""
     ordered: dict[str, str] = {}
 
     def add(path: str) -> None:

@@ -1,8 +1,9 @@
 """Copies of the connection pool of redis-py's Sentinel client.
 
-The connections of such a pool ask the sentinels for the address of the primary. They use clients that belong to one
-event loop. Each connection has only a weak reference to its pool, so the pool ends with the user's client. A manager
-therefore uses a copy, with clients of its own.
+The connections of a Sentinel pool ask the sentinels for the address of the primary. For these queries, the pool
+contains clients that belong to one event loop. Each connection has only a weak reference to its pool, so the pool is
+freed together with the redis client of the user. A stream manager therefore uses a copy of the pool, with new clients
+for the sentinels.
 """
 
 from copy import copy
@@ -13,7 +14,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 
 def copy_sentinel_pool(pool: Any) -> SentinelConnectionPool | None:
-    """Return a copy of a Sentinel pool with its own clients of the sentinels. Returns None for another pool."""
+    """Return a copy of a Sentinel pool with its own clients of the sentinels. Returns None if the pool is not a
+    Sentinel pool."""
     sentinel = getattr(pool, "sentinel_manager", None)
     if sentinel is None:
         return None

@@ -1,8 +1,8 @@
 """Reads files with credentials and certificates, with limits for size and time.
 
-The files are read in threads that are separate from the threads for DNS. Opening a FIFO or a device can block forever,
-and an event loop that waits for a file cannot serve any connection. Only regular files of limited size are therefore
-read.
+The files are read in separate threads, so that a blocked read does not delay DNS lookups. Opening a FIFO or a device
+can block forever, and an event loop that waits for a file cannot serve any connection. Only regular files of limited
+size are therefore read.
 """
 
 import asyncio

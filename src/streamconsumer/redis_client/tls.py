@@ -42,7 +42,7 @@ class InvalidPem(Exception):
     def __init__(self, name: str, expected: str, found: str) -> None:
         super().__init__(f"expected {expected}, found {found}")
         self.name = name
-        """Name of the text: `ca` or `cert`."""
+        """Name of the PEM text that cannot be used: `ca` or `cert`."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def _load_cert(context: ssl.SSLContext, certificates: str, key: str) -> None:
 
 
 def _pem_blocks(text: str, label: str, name: str, max_bytes: int) -> str:
-    """Return the blocks with this label. Blocks with headers are dropped, because such blocks are encrypted."""
+    """Return the PEM blocks that have a given label. Blocks with headers are dropped, because such blocks are
+    encrypted."""
     block = rf"-----BEGIN ({label})-----[A-Za-z0-9+/=\s]*-----END \1-----"
     blocks = "\n".join(match[0] for match in re.finditer(block, text)) + "\n"
     if len(blocks) > max_bytes:

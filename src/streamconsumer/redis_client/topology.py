@@ -154,9 +154,9 @@ def topology(credentials: RedisCredentials, stream: str) -> Topology:
 def _parse_cluster_node(reply: Any, queried: RedisAddress) -> HostPort | None:
     """Return the host and the port of a node, or None if the node announces no host.
 
-    A node that does not know its own host leaves the host empty; the queried address then replaces the host. A node
-    that has no host name, although its settings prefer host names, announces the host `?`; the node's IP address then
-    replaces the host.
+    A node that does not know its own host announces an empty host. In this case, the host of the queried address is
+    returned. A node that has no host name although its settings prefer host names announces the host `?`. In this case,
+    the node's IP address is returned.
     """
     host, port, _id, metadata, *_ = replies.array(reply, "CLUSTER SLOTS") + 4 * [None]
     if host == _NO_HOST_NAME:
@@ -190,9 +190,9 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    Raises DestinationNotAllowed if no server knows the primary and a connection to an address is not allowed. Raises
-    PrimaryUnknown if all servers replied and none of them knows the primary. Raises redis-py's ConnectionError in all
-    other cases. PrimaryUnknown and ConnectionError contain the reason for each address.
+    If no server knows the primary, raises one of three errors: DestinationNotAllowed if a connection to an address is
+    not allowed, PrimaryUnknown if all servers replied, and redis-py's ConnectionError in all other cases.
+    PrimaryUnknown and ConnectionError contain the reason for each address.
     """
     problems, refusal, all_replied = [], None, True
     for address in addresses:

@@ -16,7 +16,7 @@ from streamconsumer.text import printable
 HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
 
 MAX_REASON_LENGTH, MAX_ERROR_LENGTH = 40, 1000
-"""Maximum number of characters of a reason and of an error in the list. `details` returns the whole texts."""
+"""Maximum number of characters of each reason and of each error in the list. `details` returns the whole texts."""
 
 
 def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:

@@ -77,7 +77,7 @@ class SecretAccess(Model):
     operator: str
     """Namespace and name of the operator's Deployment. Empty if unknown."""
     granted: bool | None
-    """None if unknown."""
+    """True if the operator has the permission. None if unknown."""
     command: str
     """Command that grants the permission."""
 

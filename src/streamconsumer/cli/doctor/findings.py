@@ -49,7 +49,7 @@ def evaluate_pod(facts: PodFacts) -> PodCheckResult:
 def evaluate_cluster(facts: ClusterFacts, resource_findings: Iterable[Finding] = ()) -> CheckResult:
     """Evaluate the operator, the CRD and the permissions, and add the problems of the StreamConsumer."""
     checks = [*_check_operators(facts), *_check_secret_access(facts), *_check_crd(facts), *_check_permissions(facts)]
-    subjects = {check.object for check in checks}  # a check contains more than the status, such as the command
+    subjects = {check.object for check in checks}  # a check reports more than the status does, such as a command
     others = [finding for finding in resource_findings if finding.object not in subjects]
     return CheckResult(**_split_outcomes([*checks, *others]))
 

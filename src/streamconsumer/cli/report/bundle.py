@@ -29,7 +29,7 @@ class Bundle:
         self._redactor = Redactor({})
 
     def redact_values(self, values: Mapping[str, bytes]) -> None:
-        """Set the values that are removed from every text that is added after this call."""
+        """Set the secret values. From now on, `add` removes these values from every text."""
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:

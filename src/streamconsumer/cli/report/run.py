@@ -49,7 +49,8 @@ MAX_VALUE_BYTES = 4096
 """Maximum length of a Secret's value that the report can remove. The search for a longer value would take too long."""
 
 MAX_CONCURRENT_PODS = 16
-"""Maximum number of pods that are queried at the same time, because each query needs a kubectl process."""
+"""Maximum number of pods that are queried at the same time. The limit is needed because each query needs a kubectl
+process."""
 
 GET_METRICS = """
 from http.client import HTTPConnection
@@ -153,7 +154,8 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
 def secret_references(manifest: Any) -> Iterator[tuple[str, bool]]:
     """Return the names of the Secrets that a manifest references, each with True if the reference is optional.
 
-    `imagePullSecrets` are omitted, because only the kubelet reads these Secrets and no log contains their values.
+    `imagePullSecrets` are omitted, because only the kubelet reads Secrets with registry credentials, and no log
+    contains their values.
     """
     if isinstance(manifest, list):
         for item in manifest:

@@ -1,8 +1,8 @@
 """Patterns for secrets whose values the report does not know: tokens of providers, headers, assignments and commands.
 
 In doubt, a pattern matches too much rather than too little. In an assignment, a quoted value ends at its closing quote.
-A value without quotes ends at white space or, if the name begins the line, at the end of the line. All patterns are
-linear in the length of the text.
+An unquoted value ends at white space. If the assignment begins its line, the unquoted value ends at the end of the
+line. All patterns are linear in the length of the text.
 """
 
 import re
@@ -30,7 +30,7 @@ _NAME = (
     r"|requirepass|masterauth|\bdsn|\botp|\bpin)"
     r"(?![\w.-]{0,40}(?:ref|name|file|path)\b)"
 )
-"""Part of a setting's name that shows that the value is secret. `passwordSecretRef.name` and `--password-file` are not
+"""Words in the name of a setting whose value is secret. `passwordSecretRef.name` and `--password-file` are not
 secret."""
 
 _QUOTE = r"""(?:\\*["'`]|\\+u00(?:22|27)|%(?:25)*2[27]|&(?:quot|apos|\#3[49]);)"""

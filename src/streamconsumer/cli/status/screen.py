@@ -20,7 +20,7 @@ _SEVERITY_COLORS = {"error": "red", "warning": "yellow"}
 
 
 def clamp_width(width: int) -> int:
-    """Return the maximum length of a line for a terminal of this width."""
+    """Return the maximum length of a line for a terminal with `width` columns."""
     return min(max(width, MIN_WIDTH), MAX_WIDTH)
 
 

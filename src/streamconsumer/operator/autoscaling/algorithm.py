@@ -70,7 +70,7 @@ class ScalingHistory:
     """Start of the current outage: the time of the first probe to which Redis did not reply. The value is None if Redis
     replied to the last probe."""
     last_delivered_id: str | None = None
-    """Last-delivered id of the group in the last probe that found work."""
+    """Id of the entry that was last delivered to the group, in the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
 
 
@@ -147,7 +147,8 @@ def _decide_without_data(
 def _required_replicas(
     rules: Autoscaling, backlog: Backlog, current: int, throughput: Throughput
 ) -> tuple[int, ScalingReason]:
-    """Compute the number of pods that the work requires, before bounds, windows and policies apply."""
+    """Compute the number of pods that the backlog requires, without bounds, stabilization windows and scaling
+    policies."""
     total = backlog.total
     if current == 0 and backlog.is_known and backlog.pending == 0 and total <= rules.activation.backlog:
         return 0, ScalingReason.BELOW_ACTIVATION if total else ScalingReason.NOTHING_TO_DO
@@ -183,8 +184,9 @@ class _Evaluation:
     now_seconds: float
 
     def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
-        """Apply the bounds, windows and policies to the required number of pods. Returns the resulting number, and the
-        last rule that changed the number. If no rule changed the number, `reason` is returned in place of the rule."""
+        """Apply the bounds, stabilization windows and scaling policies to the required number of pods. Returns the
+        resulting number, and the last rule that changed the number. If no rule changed the number, `reason` is returned
+        in place of the rule."""
         rules = self.rules
         replicas = required
         if replicas > rules.max_replicas:

@@ -30,8 +30,8 @@ def explain(
     reason: ScalingReason,
     throughput: Throughput | None = None,
 ) -> str:
-    """Return the explanation, which starts with a change such as `3 → 7`. The backlog, the target, the measured rates
-    and the rule that limited the number of pods follow."""
+    """Return the explanation. It starts with the change of the number of pods, such as `3 → 7`. After the change, it
+    contains the backlog, the target, the measured rates and the rule that limited the number of pods."""
     current, desired = replicas
     change = f"{current} → {desired}" if desired != current else f"stays {desired}"
     if reason is ScalingReason.SECRETS_NOT_READABLE:  # full sentences with the remedy

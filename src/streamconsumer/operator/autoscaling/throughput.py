@@ -1,9 +1,10 @@
 """Arrival rate and throughput per pod, computed from the counters of Redis. The functions have no side effects.
 
 The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero, as if
-one pod were sufficient. Throughput per pod is measurable only while there is a backlog; at other times, the measured
-value is a lower bound. This module therefore measures the throughput during a backlog, and keeps the result. Until the
-next measurement, the assumed throughput per pod grows slowly, because the old result becomes less reliable.
+one pod were sufficient. The throughput per pod can be measured only while there is a backlog. Without a backlog, the
+measured value is only a lower bound. This module therefore measures the throughput during a backlog, and keeps the
+result. Until the next measurement, the assumed throughput per pod grows slowly, because the old result becomes less
+reliable.
 """
 
 import math
@@ -13,7 +14,7 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""Duration of newer measurements after which an earlier measurement has lost half its weight."""
+"""Newer measurements of this total duration halve the weight of an earlier measurement."""
 MIN_ENTRIES = 10
 """Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
@@ -24,7 +25,8 @@ pods are sufficient."""
 POD_START_SECONDS = 10.0
 """Time after a scale-up during which samples are not used, because new pods are still starting."""
 MAX_UTILIZATION = 0.8
-"""Maximum utilization of the remaining pods after autoscaling has removed pods because of a low arrival rate."""
+"""When the arrival rate is low, autoscaling removes pods only if the utilization of the remaining pods does not exceed
+this share."""
 
 
 @dataclass(frozen=True)

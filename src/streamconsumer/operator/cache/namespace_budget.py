@@ -4,7 +4,8 @@ Users choose the size of their objects, up to about 1.5 MB each, and the number 
 objects of one namespace could use up the operator's memory and stop the operator for all namespaces.
 
 The cache stores only a few fields of an object that does not fit into the budget. A reconcile then reads the whole
-object from the API server. This takes longer, but the memory is free again after the reconcile.
+object from the API server. The request takes longer than a read from the cache, but the memory is free again after the
+reconcile.
 """
 
 from collections import Counter
@@ -34,8 +35,8 @@ class NamespaceBudget:
         self._totals: Counter[str] = Counter()
 
     def try_reserve(self, uid: str, namespace: str, size: int) -> bool:
-        """Reserve memory for an object of this size, in place of its previous version. Returns False if the object does
-        not fit."""
+        """Reserve `size` bytes for an object, and release the memory of its previous version. Returns False if the
+        object does not fit into the budget."""
         self.release(uid)
         total = self._totals[namespace] + size
         if size > MAX_OBJECT_BYTES or total > MAX_NAMESPACE_BYTES:

@@ -18,8 +18,8 @@ ObjectId = tuple[str, str]
 """The kind and the name of an object."""
 
 MAX_CONSUMERS = 2500
-"""Maximum number of StreamConsumers in a namespace. Each needs about 20 kB of memory, even if the cache stores only few
-fields of the StreamConsumer and of its children."""
+"""Maximum number of StreamConsumers in a namespace. Each StreamConsumer needs about 20 kB of memory, even if the cache
+stores only few fields of the StreamConsumer and of its children."""
 
 TOO_MANY = (
     f"the namespace has more than {MAX_CONSUMERS} StreamConsumers, and the operator serves no more than this; delete "
@@ -31,19 +31,20 @@ class ObjectCache:
     """The latest known version of each object. Lists, watch events and the operator's own writes update the cache."""
 
     def __init__(self, on_admitted: Callable[[Key], None]) -> None:
-        """`on_admitted` is called with the key of a StreamConsumer that was refused before, because the namespace had
-        more than MAX_CONSUMERS."""
+        """`on_admitted` is called with the key of a StreamConsumer that the operator serves from now on. Before, the
+        namespace had more than MAX_CONSUMERS StreamConsumers, and the cache refused this StreamConsumer."""
         self.consumers: dict[Key, Manifest] = {}
         self._on_admitted = on_admitted
         self._admitted: defaultdict[str, set[str]] = defaultdict(set)
-        """Names of the StreamConsumers that the operator serves, by namespace. At most MAX_CONSUMERS each."""
+        """Names of the StreamConsumers that the operator serves, by namespace. Each set has at most MAX_CONSUMERS
+        names."""
         self._budget = NamespaceBudget()
         self._reduced: defaultdict[Key, dict[ObjectId, bool]] = defaultdict(dict)
         """The objects that the cache stores only in part. The value is True if the object exceeds MAX_OBJECT_BYTES."""
         self._owned: defaultdict[Key, dict[ObjectId, Manifest]] = defaultdict(dict)
         self._keys: dict[str, Key] = {}
-        """The key under which each child and pod is stored, by uid. The key depends on a label, which users may
-        change."""
+        """Maps the uid of each child and pod to the key under which the object is stored. The key depends on a label,
+        which users may change."""
         self._tombstones: dict[str, int] = {}
         """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
         the state at the time of the first page, so a later page may contain an object that was deleted after the first
@@ -101,8 +102,8 @@ class ObjectCache:
         return key is not None and _object_id(manifest) in self._reduced.get(key, ())
 
     def is_large(self, key: Key) -> bool:
-        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server. A reconcile
-        reads no pods."""
+        """Return True if a reconcile must read an object of more than MAX_OBJECT_BYTES from the API server. Pods are
+        not counted, because a reconcile reads pods only from the cache."""
         return any(large for (kind, _), large in self._reduced.get(key, {}).items() if kind != "Pod")
 
     def remove(self, manifest: Manifest) -> Key | None:
@@ -205,7 +206,8 @@ class ObjectCache:
 def _replaces(manifest: Manifest, cached: Manifest, is_reduced: bool) -> bool:
     """Return True if the manifest has a higher resourceVersion than the cached object, or is another object. After the
     operator has written an object, a watch may still report the state before the write. Each write increases the
-    object's resourceVersion. An object that is stored only in part is stored completely when its memory fits."""
+    object's resourceVersion. If the cached object is stored only in part, a manifest with the same resourceVersion
+    replaces the object too."""
     if not _same_uid(cached, manifest):
         return True
     return _version(manifest) > _version(cached) or (is_reduced and _version(manifest) == _version(cached))

@@ -36,8 +36,8 @@ class FairQueue:
     """Waiting keys, each with the monotonic time at which the key was added.
 
     The namespaces take turns. Otherwise, an edit would wait until the operator has reconciled all StreamConsumers of
-    another namespace. The keys of a namespace keep their order. The time for a key does not grow with the number of
-    keys."""
+    another namespace. The keys of a namespace keep their order. Adding or taking a key takes the same time for any
+    number of keys."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, OrderedDict[Key, float]] = OrderedDict()
@@ -149,7 +149,7 @@ class WorkQueue:
             await self._wakeup.wait()
 
     def _take(self) -> Key | None:
-        """Take the next key out of the queue. Returns None if no waiting key may start now."""
+        """Take the next key out of the queue. Returns None if no waiting key may be reconciled now."""
         queue, key = self._ordinary, None
         if not self._large_in_progress and (key := self._large.next_key(self._in_progress)):
             queue, self._large_in_progress = self._large, key

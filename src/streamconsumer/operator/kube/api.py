@@ -48,8 +48,8 @@ APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
 body of bytes unchanged."""
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
-"""Header of a request whose response is read in parts. A small part of a compressed response can contain many
-megabytes."""
+"""Header of a request whose response is read in parts. The header prevents compression, because a small part of a
+compressed response can contain many megabytes."""
 
 CHUNK_BYTES = 65_536
 LARGE_BYTES = 262_144
@@ -90,8 +90,8 @@ class KubeApi:
     ) -> dict[str, Any]:
         """Send a request and return the JSON object of the response, without `metadata.managedFields`.
 
-        Large responses are parsed one after another, because a response of 1.5 MB can take 30 MB after parsing. The
-        caller's work with the response is another callback of the event loop than parsing, which takes up to 70 ms."""
+        Large responses are parsed one after another, because a response of 1.5 MB can take 30 MB after parsing. Parsing
+        takes up to 70 ms, so the caller continues in a later callback of the event loop."""
         headers = {"Content-Type": content_type, "Accept": JSON}
         data = await self._request(method, path, body, headers, query)
         if len(data) < LARGE_BYTES:
@@ -122,8 +122,7 @@ class KubeApi:
     async def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
     ) -> RESTResponse:
-        """Send a request and return the response, whose body was not read yet. Raises an error for an error
-        response."""
+        """Send a request and return the response before its body is read. Raises an error for an error response."""
         configuration = self._client.configuration
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         authorization = {"Authorization": token} if token else {}
@@ -215,7 +214,8 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def as_yaml(value: Any) -> bytes:
-    """Encode a value as YAML: as JSON, but with the escapes of YAML, such as `\\xe9` and `\\U0001f600`.
+    """Encode a value as YAML. The result looks like JSON but uses the escapes of YAML, such as `\\xe9` and
+    `\\U0001f600`.
 
     YAML rejects or changes some unescaped characters, so all characters except printable ASCII are escaped. JSON would
     escape a character above U+FFFF as a surrogate pair, which YAML does not support."""
@@ -261,7 +261,7 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     except (ConfigException, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) if isinstance(error, ConfigException) else "invalid credentials"
         raise InvalidSettings(f"no Kubernetes cluster: the kubeconfig is not usable: {reason}") from None
-    # The package only logs the failure of a plugin, and would continue as an anonymous user.
+    # The package `kubernetes` only logs the failure of an exec plugin, and would continue as an anonymous user.
     if "exec" in kubeconfig.user and not (configuration.api_key or configuration.cert_file):
         raise InvalidSettings(
             "no Kubernetes cluster: the exec plugin of the kubeconfig returned no credentials; "

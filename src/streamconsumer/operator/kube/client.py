@@ -238,7 +238,7 @@ class KubeClient:
 async def list_all(
     kube: KubeClient, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
 ) -> AsyncIterator[Manifest]:
-    """Yield every object of these kinds in these namespaces. If `namespaces` is empty, list all namespaces."""
+    """Yield every object of the given kinds in the given namespaces. If `namespaces` is empty, list all namespaces."""
     searched: list[str | None] = [*namespaces] or [None]
     for api_version, kind in kinds:
         for namespace in searched:

@@ -1,6 +1,6 @@
-"""Events on StreamConsumers, for `kubectl describe`. Events are written in the background.
+"""Events on StreamConsumers, for `kubectl describe`.
 
-A slow or failed write of an Event therefore does not affect the reconcile.
+The operator writes Events in the background, so that a slow or failed write does not affect the reconcile.
 """
 
 import asyncio

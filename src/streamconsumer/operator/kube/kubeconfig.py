@@ -21,8 +21,8 @@ from streamconsumer.model.fields import Pattern, format_errors, quote_name
 
 DEFAULT_FILE = "~/.kube/config"
 HEADER_KEY_CHARACTERS = "!#$&'*+^`|"
-"""Characters that are not escaped in a header name, in addition to the characters that `quote` never escapes. The API
-server decodes the escaped characters."""
+"""Characters that stay unescaped in a header name. The function `quote` also leaves letters, digits and `_.-~`
+unescaped. The API server decodes the escaped characters."""
 
 _Header = Annotated[str, Pattern(r"[^\x00-\x1f\x7f]*", "must not contain control characters")]
 _HttpUrl = Annotated[str, Pattern(r"https?://[!-~]+", "must begin with http:// or https://")]
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"no usable kubeconfig: cannot read {path}: {error}") from None
-    except yaml.YAMLError:  # its text quotes the file, which contains credentials
+    except yaml.YAMLError:  # the text of this error quotes the file, which contains credentials
         document = "invalid YAML"
     if not isinstance(document, dict):
         found = document if document == "invalid YAML" else type(document).__name__

@@ -26,14 +26,14 @@ PAGE_SIZE = 20
 the time limit of a request."""
 
 EXPIRED = 410
-"""The HTTP status code of a page whose list the API server no longer has."""
+"""The HTTP status code of the response if the API server no longer has the version of the list."""
 
 
 class PageQuery:
     """The query of the next page of a list.
 
-    A list that takes longer than the API server keeps its version (5 minutes by default) starts again, as one page. It
-    then contains objects again."""
+    The API server keeps the version of a list for a limited time (5 minutes by default). If reading the pages takes
+    longer, the list starts again, as a single page, and the caller receives some objects a second time."""
 
     def __init__(self, selector: str = "") -> None:
         self._limit = {"limit": str(PAGE_SIZE)}
@@ -46,7 +46,7 @@ class PageQuery:
         return self._limit | self._selector | ({"continue": self._token} if self._token else {})
 
     def advance(self, page: "ListPage") -> bool:
-        """Continue after a page. Returns False if the page was the last one."""
+        """Set the query to the page that follows `page`. Returns False if `page` was the last page."""
         self._token = page.metadata.get("continue") or ""
         return bool(self._token)
 
@@ -59,7 +59,8 @@ class PageQuery:
 
 
 class ListPage:
-    """A page of a list, as the API server sends the page. The page keeps only the text of the current object."""
+    """A page of a list, in the form in which the API server sends it. The page keeps only the text of the current
+    object."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks, self._utf8 = chunks, codecs.getincrementaldecoder("utf-8")()
@@ -104,8 +105,9 @@ class ListPage:
                 raise ValueError("found the end of the response, expected an object")
 
     async def _next_object(self) -> Manifest:
-        """Return the next object. An attempt to parse an incomplete object fails. The received text then at least
-        doubles before the next attempt, so that the failed attempts take no longer than the last attempt."""
+        """Return the next object. An attempt to parse an incomplete object fails. Before the next attempt, the length
+        of the received text at least doubles, so that all failed attempts together take no longer than the successful
+        attempt."""
         while True:
             try:
                 item, self._position = _json.raw_decode(self._text, self._position)
@@ -117,7 +119,8 @@ class ListPage:
                 return manifest
 
     async def _receive(self, min_length: int = 1) -> bool:
-        """Receive text with at least this length, or up to the end. Returns False at the end."""
+        """Receive more text: at least `min_length` characters, or all text up to the end of the response. Returns False
+        if the response has already ended."""
         parts, length = [self._text[self._position :]], 0
         while length < min_length and (chunk := await anext(self._chunks, None)) is not None:
             parts.append(self._utf8.decode(chunk))

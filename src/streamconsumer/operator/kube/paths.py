@@ -33,7 +33,7 @@ _PLURALS = {
 
 
 def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
-    """Return the path of all objects of a kind. `namespace` is None for all namespaces, and for a kind without
+    """Return the path of all objects of a kind. `namespace` is None to select all namespaces, or if the kind has no
     namespaces. Raises InvalidResource if the namespace is not a valid name."""
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = "" if namespace is None else f"/namespaces/{_segment('namespace', namespace, NAMESPACE, MAX_LABEL_LENGTH)}"
@@ -48,7 +48,7 @@ def object_path(api_version: str, kind: str, namespace: str | None, name: str, s
 
 
 def label_selector(labels: Mapping[str, str]) -> str:
-    """Return the selector of objects that have all these labels. Raises InvalidResource if a label is not valid."""
+    """Return the selector of objects that have all the given labels. Raises InvalidResource if a label is not valid."""
     return ",".join(
         f"{_checked('label', key, LABEL_KEY, MAX_NAME_LENGTH)}={_checked(key, value, LABEL_VALUE, MAX_LABEL_LENGTH)}"
         for key, value in labels.items()

@@ -32,9 +32,9 @@ This time is longer than the interval between two resyncs."""
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to get Secrets in namespace {namespace}. Without this permission, the operator does "
-    "not monitor or autoscale streams whose spec.redis refers to a Secret. The number of their pods is held, and is at "
-    "least 1. The operator also does not replace pods after a Secret in env or envFrom changes. Running pods are not "
-    "affected. To grant the permission, run: {command}"
+    "not monitor or autoscale streams whose spec.redis refers to a Secret. For such a stream, the number of pods does "
+    "not change, and is at least 1. The operator also does not replace pods after a Secret in env or envFrom changes. "
+    "Running pods are not affected. To grant the permission, run: {command}"
 )
 """Condition message if the operator is not allowed to read Secrets. The message names all effects and the remedy."""
 
@@ -122,7 +122,7 @@ class SecretReader:
         return access
 
     async def _read(self, namespace: str, name: str, access: _Access) -> Manifest | None:
-        if not access.is_granted:  # revoked while this read waited for another read
+        if not access.is_granted:  # the permission was revoked while this read waited for another read
             raise await self._denied(namespace)
         try:
             return await self._kube.get_config_object("Secret", namespace, name)

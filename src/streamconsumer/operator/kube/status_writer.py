@@ -1,8 +1,8 @@
-"""Writer of the status of StreamConsumers, also if the CRD in the cluster is older than the operator.
+"""Writer of the status of StreamConsumers, even if the CRD in the cluster is older than the operator.
 
-Helm does not upgrade a CRD that it does not manage. The API server rejects a server-side apply with a field that the
-CRD lacks: with the status 500, and with a text that names only some of these fields. The writer therefore leaves out
-the named fields and tries again. It remembers these fields, so that later writes need one request.
+Helm does not upgrade a CRD that it does not manage. If a server-side apply contains fields that the CRD lacks, the API
+server responds with the HTTP status 500. The error text names only some of these fields. The writer therefore leaves
+out the named fields and tries again. The writer remembers these fields, so that later writes need only one request.
 """
 
 import logging
@@ -18,7 +18,7 @@ from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
 RECHECK_INTERVAL = timedelta(seconds=30)
-"""Interval at which a write contains all fields again, because the CRD may have been upgraded."""
+"""Interval at which a write contains all fields again, to detect an upgrade of the CRD."""
 
 OLDER_CRD = "the CRD in the cluster is older than the operator; the status lacks the fields that the CRD does not have"
 REMEDY = "apply the CRD of this version: streamconsumer crd | kubectl apply --server-side -f -"
@@ -60,7 +60,7 @@ class StatusWriter:
 
     @property
     def warning(self) -> str:
-        """Problem and remedy if the CRD is older than the operator. Otherwise empty."""
+        """The problem and the remedy if the CRD is older than the operator, otherwise an empty string."""
         return f"{OLDER_CRD}; {REMEDY}" if self.undeclared else ""
 
     def _is_recheck_due(self) -> bool:
@@ -71,7 +71,7 @@ class StatusWriter:
         return is_due
 
     def _record(self, undeclared: Fields) -> None:
-        """Store the fields that the CRD lacks. Logs a warning if one of them was not stored before."""
+        """Store the fields that the CRD lacks. Logs a warning if one of these fields was not stored before."""
         if undeclared - self.undeclared:
             log.warning(OLDER_CRD, extra={"fields": sorted(undeclared), "remedy": REMEDY})
         elif self.undeclared and not undeclared:
@@ -85,7 +85,7 @@ def undeclared_fields(message: str) -> Fields:
 
 
 def without_fields(value: Any, omitted: Fields, parent: str = "") -> Any:
-    """Return a copy of the status, or of the part at the path `parent`, without these fields."""
+    """Return a copy of the status, or of the part at the path `parent`, without the omitted fields."""
     if isinstance(value, list):
         return [without_fields(item, omitted, f"{parent}[]") for item in value]
     if not isinstance(value, dict):

@@ -146,8 +146,8 @@ def from_kubeconfig(connection: Connection) -> "WatchConnection":
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConnection(kopf.ConnectionInfo):
-    """A connection that verifies the chain and the name of a certificate, but not the certificate's form. A comment in
-    `api.load_connection` explains the reason."""
+    """A connection that verifies the chain and the name of a certificate, but without the strict X.509 check of Python
+    3.13. A comment in `api.load_connection` explains the reason."""
 
     impersonation: Headers = ()
 

@@ -104,8 +104,8 @@ def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> lis
 
 
 def _resource_attributes(consumer: StreamConsumer) -> Manifest:
-    """Build the resource attributes. The variables have the same names as in the OpenTelemetry Operator, which does not
-    overwrite existing variables."""
+    """Build the resource attributes. The environment variables have the same names as the variables of the
+    OpenTelemetry Operator, which does not overwrite existing variables."""
     pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
     attributes = {
         "service.namespace": consumer.namespace,

@@ -18,7 +18,7 @@ from streamconsumer.operator.manifests.metadata import Manifest
 
 FILE_MODE = 0o444
 """File mode that allows the user of any image to read the files. The files belong to root, because the pod sets no
-fsGroup. Some clusters forbid fsGroup."""
+fsGroup, which some clusters forbid."""
 
 _VOLUME = "redis"
 
@@ -51,7 +51,8 @@ def mounts(redis: RedisSpec) -> list[Manifest]:
 
 
 def secret_files(redis: RedisSpec) -> Iterator[tuple[str, str, SecretKeyRef]]:
-    """Yield the setting, the file name and the Secret key of each value that comes from a Secret."""
+    """Yield three items for each value that comes from a Secret: the name of the setting, the file name, and the
+    reference to the key of the Secret."""
     tls, sentinel = redis.tls, redis.sentinel
     certificate = tls.cert_secret_ref.name if tls and tls.cert_secret_ref else None
     candidates = [

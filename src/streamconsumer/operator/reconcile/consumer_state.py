@@ -1,7 +1,7 @@
 """The state of one StreamConsumer that the operator keeps between two reconciles.
 
-The reconciler looks this state up once per reconcile, and drops the state when the StreamConsumer is deleted. If the
-StreamConsumer is created again with the same name, it has a new uid and starts with a new state.
+The reconciler looks up the state of a StreamConsumer once per reconcile, and drops the state when the StreamConsumer is
+deleted. If the StreamConsumer is created again with the same name, it has a new uid and starts with a new state.
 
 Two kinds of data are stored elsewhere. The object cache contains the objects from the API server, including children of
 a deleted StreamConsumer until Kubernetes has deleted these children. The work queue contains the keys that wait for a

@@ -14,7 +14,8 @@ _KEYS = ("uid", "mountPath", "containerPort", "name")
 because one volume may be mounted twice."""
 
 _QUANTITY_FIELDS = ("limits", "requests", "sizeLimit")
-"""The fields whose values are quantities, in which `1000m` equals `1`. In other fields, these strings are different."""
+"""The fields whose values are quantities. The quantities `1000m` and `1` are equal. In other fields, these strings are
+different."""
 
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _SCALE: dict[str | None, Decimal] = {
@@ -51,6 +52,7 @@ def _contains_list(live: list[Any], applied: list[Any]) -> bool:
 
 
 def _parse_quantity(quantity: Any) -> Any:
-    """Return the numeric value of a quantity, because the API server rewrites `1000m` to `1` and `1024Mi` to `1Gi`."""
+    """Return the numeric value of a quantity. Texts cannot be compared, because the API server rewrites `1000m` to `1`
+    and `1024Mi` to `1Gi`."""
     parts = _QUANTITY.fullmatch(str(quantity))
     return Decimal(parts[1]) * _SCALE[parts[2]] if parts else quantity

@@ -80,8 +80,9 @@ def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[Conditi
     """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is no such
     problem.
 
-    The operator uses the same settings and Secrets as the pod, so the operator has the same problem. The pod cannot
-    report the problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
+    The operator uses the same settings and Secrets as the pod, so a Redis problem of the pod also affects the operator.
+    The pod cannot report the problem, because a running pod has no termination message and no permissions in the
+    Kubernetes API."""
     blocking = (each for each in stream_conditions if each.status != "True" and each.reason in _BLOCKING_REASONS)
     message = next((condition.message for condition in blocking), "")
     name = _unready_pod(pods)

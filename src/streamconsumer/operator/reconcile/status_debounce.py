@@ -34,7 +34,8 @@ class Change:
 
 @dataclass
 class PendingChanges:
-    """The changes to the children of one StreamConsumer that the status of the StreamConsumer does not show yet."""
+    """Changes to the children of one StreamConsumer. The status of the StreamConsumer does not show these changes
+    yet."""
 
     changes: list[Change] = field(default_factory=list)
     first_seconds: float = 0.0

@@ -7,8 +7,8 @@ connection settings from a StreamConsumer and its Secrets. `probe` defines the c
 `stream_health` decides whether a stream is degraded. `wakeup` waits for the next entry in the streams of
 StreamConsumers that are scaled to zero.
 
-The monitor never writes to Redis. The operator may reach servers that a NetworkPolicy hides from the author of a
-StreamConsumer, so the pods create groups and delete consumers in their own network.
+The monitor never writes to Redis, because the operator may reach servers that a NetworkPolicy hides from the author of
+a StreamConsumer. Instead, the pods create groups and delete consumers over their own network connections.
 
 The pods do not depend on the monitor. If polling fails, a condition shows the cause, and the pods continue to process
 messages.

@@ -2,8 +2,8 @@
 
 The author of a StreamConsumer chooses the address of the Redis server, and the operator may reach addresses that the
 author cannot reach. The operator therefore refuses addresses of its own host, of the API server and of the cloud's
-metadata services. The caller resolves a host name first, checks the address, and connects to this same address, so that
-a name server cannot return another address for the connection.
+metadata services. The caller first resolves a host name, then checks the address, and finally connects to the checked
+address. A name server therefore cannot return another address for the connection.
 
 Private addresses are allowed, because Redis servers usually have private addresses.
 """
@@ -52,7 +52,7 @@ NAT64."""
 
 _DANGEROUS_RULES = (UNSPECIFIED, LOOPBACK, METADATA)
 """Rules whose exceptions give the authors of StreamConsumers access to servers in the operator's own pod, or to the
-credentials of its node. The kernel sends packets for an unspecified address to the own host."""
+credentials of its node. The kernel sends packets for an unspecified address to the local host."""
 
 _CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
 

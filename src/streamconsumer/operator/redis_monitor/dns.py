@@ -97,7 +97,8 @@ class NameServers:
         return self._channels[-1]
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest channel, whose look-ups have ended. A channel closes when no reference remains."""
+        """Drop the oldest channel, whose look-ups have ended. A channel closes when no reference to the channel
+        remains."""
         if len(self._channels) > 1:
             del self._channels[0]
 

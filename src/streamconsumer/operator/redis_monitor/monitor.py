@@ -23,8 +23,8 @@ from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
 PUBLISH_INTERVAL = timedelta(seconds=30)
-"""Minimum time between two status writes that change only statistics, because each write puts load on the API server
-and on all watchers."""
+"""Minimum time between two status writes that change only statistics. Each write puts load on the API server and on all
+watchers."""
 
 
 class RedisMonitor:

@@ -77,8 +77,8 @@ class Observation:
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:
-        """Types, statuses and reasons of the conditions. If a type, a status or a reason has changed, the status is
-        written immediately. A changed message alone does not cause a write."""
+        """Types, statuses and reasons of the conditions. If one of these values has changed, the status of the
+        StreamConsumer is written immediately. A changed message alone does not cause a write."""
         return [(condition.type, condition.status, condition.reason) for condition in self.conditions]
 
 

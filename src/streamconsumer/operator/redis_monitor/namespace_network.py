@@ -24,7 +24,7 @@ CONNECTIONS_PER_ENDPOINT = 2
 entries of StreamConsumers without pods."""
 
 MAX_CONNECTIONS = 4096
-"""Maximum number of connections to Redis servers, because each connection needs memory."""
+"""Maximum number of connections to Redis servers. The limit is needed because each connection needs memory."""
 
 MAX_KEPT_SECRET_BYTES = 32 * 1024
 """An endpoint keeps its connections only if the values from its Secrets have at most this size in total."""
@@ -53,7 +53,7 @@ class ConnectionLimits:
 def max_connections() -> int:
     """Return the number of connections to Redis servers that the limit of open files allows.
 
-    Half of the file descriptors are for everything else: the API server, the probe port and the name servers."""
+    The other half of the file descriptors is for the API server, the probe port and the name servers."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
@@ -70,8 +70,8 @@ class NamespaceNetwork:
         """Lock that a poll acquires if its values from Secrets exceed MAX_KEPT_SECRET_BYTES, because a TLS context with
         these values needs several megabytes."""
         self.tls_setup = asyncio.Lock()
-        """Lock for building a TLS context, which occupies a thread for up to 0.2 s. All namespaces share the threads. A
-        namespace therefore delays the others by at most one context."""
+        """Lock for building a TLS context, which occupies a thread for up to 0.2 s. All namespaces share the threads.
+        One namespace therefore delays other namespaces by at most the time for one TLS context."""
         self._kept = 0
 
     @asynccontextmanager

@@ -59,7 +59,8 @@ class EndpointPoller:
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
     ) -> None:
-        """`first` provides the Redis settings. All other StreamConsumers of this endpoint have the same settings."""
+        """`first` is a StreamConsumer that uses this endpoint. Its Redis settings are the same as those of all other
+        StreamConsumers that use this endpoint."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.streams: dict[Key, MonitoredStream] = {}
         self._reads_secrets = any(secret_files(self._redis))
@@ -83,7 +84,7 @@ class EndpointPoller:
         is_new, previous = stream.key not in self.streams, stream.target
         self.streams[stream.key], stream.target = stream, target
         if previous.group_ref != target.group_ref:
-            stream.health = StreamHealth()  # the previous state belongs to another group
+            stream.health = StreamHealth()  # the recorded state describes another group
         if is_new or previous.generation_id != target.generation_id:
             self._poll_soon(stream.key)
 
@@ -185,7 +186,7 @@ class EndpointPoller:
     ) -> None:
         """Start to wait for the next entry if the StreamConsumer is scaled to zero, otherwise stop waiting."""
         if scaled_to_zero and result.stats is not None:
-            after_id = result.stats.last_delivered_id or "0-0"  # the stream is empty if there is no group
+            after_id = result.stats.last_delivered_id or "0-0"  # scaled to zero without a group: the stream is empty
             self._scale_from_zero.watch(key, target.group_ref.stream, after_id)
         else:
             self._scale_from_zero.unwatch(key)

@@ -32,7 +32,7 @@ MAX_CONSUMERS = 500
 """A poll reads the names and the pending counts of at most this number of consumers per group."""
 
 MAX_NAMES = 50_000
-"""A poll reads the names and the pending counts of at most this number of consumers in all its groups together. Without
+"""A poll reads the names and the pending counts of at most this number of consumers in all groups together. Without
 this maximum, the replies for groups with many consumers could exceed the size limit of a reply."""
 
 MAX_COUNTED = 10_000
@@ -94,7 +94,8 @@ COMMANDS_PER_PROBE = 2
 
 
 def last_id_command(stream: str) -> Command:
-    """Return the command that reads the last id of a stream. XINFO STREAM would also return values of entries."""
+    """Return the command that reads the last id of a stream. XINFO STREAM is not used, because its reply also contains
+    values of entries."""
     return ("EVAL", LAST_GENERATED_ID, 1, stream)
 
 

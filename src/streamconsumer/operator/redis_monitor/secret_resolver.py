@@ -1,7 +1,8 @@
 """Connection settings of a StreamConsumer, with the current values of its Secrets.
 
-The operator's pod does not mount these Secrets, so the operator reads the Secrets through the Kubernetes API. Values
-from Secrets are inserted as text. A Secret or a StreamConsumer therefore cannot make the operator open a file.
+The operator's pod does not mount the Secrets of StreamConsumers, so the operator reads these Secrets through the
+Kubernetes API. Values from Secrets are inserted as text. A Secret or a StreamConsumer therefore cannot make the
+operator open a file.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +42,8 @@ NO_UNIX_SOCKET = (
 
 @dataclass(frozen=True)
 class ResolvedRedis:
-    """Credentials of a `PipelineClient` that contain the values from Secrets, and the TLS context."""
+    """Credentials for a `PipelineClient`, which include the values from Secrets, and the TLS context for its
+    connections."""
 
     credentials: RedisCredentials
     _secrets: list[str] = field(repr=False)

@@ -12,8 +12,8 @@ GROWING_FOR = timedelta(minutes=10)
 STUCK_AFTER = timedelta(minutes=15)
 """An entry counts as stuck if it has been the oldest pending entry for this time.
 
-Either the handler of this entry hangs, or no consumer claims the entry. If all pending entries are postponed for a
-retry, no entry counts as stuck."""
+If an entry is stuck, either its handler hangs, or no consumer claims the entry. If all pending entries are postponed
+for a retry, no entry counts as stuck."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ claims their entries. `heartbeat` renews the leases of the entries in flight. `d
 connection for one purpose, and `inherited_sockets` closes the connections in forked children. `reader_registry` wakes
 an idle consumer. `group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention`
 trims the stream. `preflight` checks the permissions and settings of the server, and `early_reads` detects a server that
-ignores BLOCK. `polling_consumer` serves a user's own manager.
+ignores BLOCK. `polling_consumer` uses a custom stream manager instead of a `StreamManager`.
 
 The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
 
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 Consumer = RedisConsumer | PollingConsumer
-"""Consumer of a processor: RedisConsumer for a StreamManager, PollingConsumer for a user's own manager."""
+"""Consumer of a processor: RedisConsumer for a StreamManager, PollingConsumer for a custom stream manager."""
 
 
 def build_consumer(  # noqa: PLR0917 - what a processor has

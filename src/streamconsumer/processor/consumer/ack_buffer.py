@@ -1,7 +1,7 @@
 """Buffer of acknowledgements: collects entry ids until the next read or a separate XACK sends them.
 
-The buffer keeps an id until Redis has confirmed it. Ids of unconfirmed acknowledgements are sent again. A second XACK
-for the same id has no effect.
+The buffer keeps an id until Redis has confirmed the acknowledgement. Ids of unconfirmed acknowledgements are sent
+again. A second XACK for the same id has no effect.
 """
 
 import asyncio
@@ -45,13 +45,14 @@ class AckBuffer:
         """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew the leases of
         entries in this set.
 
-        After the script has settled an entry, the id stays in this set until the entry leaves the in-flight table."""
+        After a script has settled an entry, the id of the entry stays in `ids_in_scripts` until the entry leaves the
+        in-flight table."""
         self._settled_ids: set[str] = set()
         """Ids of entries that a script has settled. An id is removed from this set when the context of
         `settled_by_script` for its entry ends."""
         self._renewed_ids: set[str] = set()
-        """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after the script
-        settled them."""
+        """Subset of `ids_in_scripts`: ids of entries that a lease renewal may have made pending again after a script
+        had settled these entries."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
@@ -115,9 +116,10 @@ class AckBuffer:
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """Yield the set of ids whose acknowledgement is unconfirmed, or is made while this context is open.
+        """Yield a set of ids: the entries whose acknowledgement is unconfirmed, and the entries that are acknowledged
+        while this context is open.
 
-        A reply that is received in this context may still list acknowledged entries as pending.
+        A reply that is received while the context is open may still list acknowledged entries as pending.
         """
         acked_ids = set().union(self._buffered, *self._unconfirmed)
         self._listeners.append(acked_ids)
@@ -164,11 +166,10 @@ class AckBuffer:
     def record_renewed(self, message_ids: Collection[str]) -> set[str]:
         """Record that leases were renewed. Returns the renewed ids that are also in `ids_in_scripts`.
 
-        Redis may have run the script before the renewal, so that the renewal made an acknowledged entry pending again.
-        The heartbeat thread therefore calls this method before it reads the set from `acked_during`. If the reply of
-        the script has arrived, the heartbeat thread finds the id in the set from `acked_during` and acknowledges the
-        entry again. If the reply arrives later, `record_acked` finds the recorded renewal and acknowledges the entry
-        again.
+        If Redis ran the script before the renewal, the renewal may have made an acknowledged entry pending again. The
+        heartbeat thread therefore calls this method before it reads the set from `acked_during`. If the reply of the
+        script has arrived, the heartbeat thread finds the id in the set from `acked_during` and acknowledges the entry
+        again. If the reply arrives later, `record_acked` finds the recorded renewal and acknowledges the entry again.
         """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)

@@ -26,7 +26,7 @@ from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 log = logging.getLogger(__name__)
 
 MAX_DELETED = 100
-"""Maximum number of expired consumers that one liveness check deletes."""
+"""Maximum number of expired consumers that one check of the group deletes."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
@@ -48,7 +48,7 @@ class PendingClaimer:
         self._stream, self._group, self._consumer_name = consumer.consumer_id
         self._observer = Observer(consumer.manager, consumer.registration)
         self._is_over_limit = False
-        """True if the group has more than MAX_CONSUMERS consumers, so that they are not listed."""
+        """True if the group has too many consumers (more than MAX_CONSUMERS) to list them."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
         self._announced_at_seconds = -inf
@@ -93,14 +93,15 @@ class PendingClaimer:
         return await self._consumer.snapshot.save()
 
     async def seconds_until_turn(self) -> float:
-        """Return the time until this consumer's next liveness check."""
+        """Return the time until this consumer checks the group again."""
         now, observer = await self._now_seconds(), self._observer
         is_busy = observer.is_busy or bool(self._consumer.in_flight_ids())
         turn = liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name, is_busy=is_busy)
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
+        """Check the other consumers of the group. Returns functions, each of which claims entries of one dead consumer
+        or postponed entries.
 
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.
@@ -118,7 +119,7 @@ class PendingClaimer:
         return claims
 
     async def _delete_expired(self, now: float) -> None:
-        """Delete members that no longer announce themselves and own no pending entries."""
+        """Delete registered consumers that no longer announce themselves and own no pending entries."""
         members = self._observer.members
         for name in liveness.expired_members(members, self._consumer_name, now)[:MAX_DELETED]:
             del members[name]
@@ -145,13 +146,15 @@ class PendingClaimer:
         self._is_over_limit = self._observer.is_over_limit
 
     async def close(self) -> None:
-        """Close the connection of the liveness checks."""
+        """Close the connection over which this consumer checks the group."""
         await self._observer.close()
 
     async def _now_seconds(self) -> float:
-        """Return the server's time. Announces this consumer every ANNOUNCE_INTERVAL, and measures the clock offset.
+        """Return the server's time, computed from the clock of the event loop and an offset. Every ANNOUNCE_INTERVAL,
+        announces this consumer and measures the offset again.
 
-        The clock of the event loop stops while a virtual machine is suspended, and the server's clock may be set.
+        The offset changes if this machine is suspended, because the clock of the event loop then stops, or if the
+        server's clock is set.
         """
         now = asyncio.get_running_loop().time()
         if now - self._announced_at_seconds > liveness.ANNOUNCE_INTERVAL.total_seconds():
@@ -160,7 +163,7 @@ class PendingClaimer:
         return now + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
-        """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first active member."""
+        """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first of the group's active consumers."""
         loop = asyncio.get_running_loop()
         if (
             not self._trimmer.is_enabled

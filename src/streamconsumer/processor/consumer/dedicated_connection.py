@@ -69,7 +69,8 @@ class DedicatedConnection:
             self._connection.abort()
 
     async def execute(self, *command: Any) -> Any:
-        """Execute one command. Closes the connection before it raises an error, except for an ordinary error reply."""
+        """Execute one command. If the command fails, closes the connection and raises the error. After an ordinary
+        error reply, the connection stays open."""
         async with self._lock:
             try:
                 connection = await self._connect()

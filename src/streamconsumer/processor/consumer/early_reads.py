@@ -1,7 +1,7 @@
 """Detection of a server or a proxy that ignores BLOCK, as some managed services do.
 
-Each read from such a server returns immediately. Without a pause, an idle consumer would send hundreds of reads per
-second.
+Each read from a server that ignores BLOCK returns immediately. Without a pause, an idle consumer would send hundreds of
+reads per second.
 """
 
 import asyncio
@@ -27,7 +27,8 @@ class EarlyReads:
         self._count = 0
 
     def record(self, reply: Any, sent_at: float) -> bool:
-        """Return True if a read was early. `sent_at` is the event loop's time when the read was sent."""
+        """Record the reply to a read. Returns True if the read was early. `sent_at` is the time at which the read was
+        sent, by the clock of the event loop."""
         is_early = not reply and asyncio.get_running_loop().time() - sent_at < self._early_seconds
         self._count = self._count + 1 if is_early else 0
         if self._count == MAX_EARLY_READS:

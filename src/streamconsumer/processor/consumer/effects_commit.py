@@ -6,9 +6,9 @@ The script therefore makes four checks before its first write.
 The first check is for the owner of the entry. The script applies no effect if another consumer owns the entry. If no
 consumer owns the entry, because the group was lost or the entry was trimmed, the script applies the effects.
 
-The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again, either
-through a lease renewal at the same time or because a lost group was recreated at an earlier position. A companion key
-therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again. A lease
+renewal at the same time can have this effect, and so can the recreation of a lost group at an earlier position. A
+companion key therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
 
 The third check is for the types of the keys. SET would replace a value of any type, and the other commands would fail
 on a key of another type.
@@ -84,7 +84,7 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
         raise EffectsRejected(_rejection_message(message_id, name, key_name, actual_type))
     result = replies.one_of(reply, _SUBJECT, (b"done", b"before", b"lost"))
     if result == b"before":
-        log.info("effects already committed; acknowledging", extra={"message_id": message_id})
+        log.info("effects were already committed; acknowledging the message", extra={"message_id": message_id})
     return Outcome.LOST if result == b"lost" else Outcome.DONE
 
 
@@ -114,8 +114,8 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """Return the error unchanged. If a permission is missing, return a new error that lists the required
-    permissions."""
+    """If the error reports a missing permission, return a new error that lists the required permissions. Otherwise,
+    return the error unchanged."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM the script that applies effects requires the permissions {REQUIRED_PERMISSIONS} ({error})"

@@ -84,8 +84,8 @@ class GroupSnapshot:
         self._keys = [*entry_keys(stream, group), group_key(stream, group, "last-known")]
 
     async def save(self) -> bool:
-        """Save the state of the group if no consumer has saved it within the last 0.8 s. Returns False if one has, so
-        that the caller must call again to save the present state.
+        """Save the state of the group if no consumer has saved it within the last 0.8 s. Returns False if a consumer
+        has saved the state within this time; the caller must then call `save` again later.
 
         If entries of a lost group must still be restored, restores them first. If the server is out of memory, the
         previous snapshot is kept. Raises NewerFormat.
@@ -120,7 +120,8 @@ class GroupSnapshot:
         return RestoredGroup(replies.text(begin, subject), bool(replies.count(is_new_stream, subject)))
 
     async def restore_entries(self) -> None:
-        """Make the entries of a lost group pending with the pseudo consumer `~postponed`, unless they are pending."""
+        """Make the entries of a lost group pending with the pseudo consumer `~postponed`, except entries that a
+        consumer has already taken back."""
         while replies.one_of(await self._run_script(RESTORE_ENTRIES), "the script that restores entries", (1, 0)):
             pass
 

@@ -1,7 +1,8 @@
 """Heartbeat: renews the leases of the entries in flight from a separate thread, and registers the consumer.
 
-The thread keeps the leases alive while a handler blocks the event loop. Its connection is opened at the start and stays
-open, because a server that has reached `maxclients` accepts no new connection.
+The heartbeat thread keeps the leases of the entries in flight alive while a handler blocks the event loop. The thread
+opens its connection at the start and keeps it open, because a server that has reached `maxclients` accepts no new
+connection.
 """
 
 import asyncio
@@ -32,10 +33,10 @@ RENEWALS_PER_MIN_IDLE = 4
 """Minimum number of renewals of each lease within `min_idle`. A lease that is not renewed for `min_idle` expires."""
 
 VALID_SECONDS = 1.2
-"""Time after each tick of the heartbeat for which the leases are valid while the connection is open."""
+"""While the connection is open, the leases are valid for this time after each tick of the heartbeat."""
 
 DISCONNECTED_VALID_SECONDS = 1.0
-"""Time after the last successful renewal for which the leases are valid while the connection is lost."""
+"""While the connection is lost, the leases are valid for this time after the last successful renewal."""
 
 VERIFY_SECONDS = 60.0
 """Interval at which the heartbeat verifies that the server still has the registration."""
@@ -50,18 +51,23 @@ class HeartbeatHooks:
 
     in_flight_ids: Callable[[], list[str]]
     is_alive: Callable[[], bool]
-    """While it returns False, no lease is renewed."""
+    """Function that returns True while leases may be renewed. If the function returns False, the heartbeat renews no
+    lease."""
     is_receiving: Callable[[], bool]
-    """While it returns True, the heartbeat also resets the idle time of the consumer. While a reply is incomplete, the
-    ids of its entries are unknown, so that the heartbeat cannot renew their leases."""
+    """Function that returns True while a large reply is being received. During this time, the heartbeat also resets the
+    idle time of the consumer. The heartbeat cannot renew leases on the entries in the reply, because their ids are
+    still unknown."""
     on_lost: Callable[[list[str]], None]
-    """Called in the event loop of the processor with the ids of entries that another consumer has claimed."""
+    """Function that is called in the event loop of the processor, with the ids of entries that another consumer has
+    claimed."""
     on_name_lost: Callable[[], None]
-    """Called in the event loop of the processor after another process has taken over the consumer name."""
+    """Function that is called in the event loop of the processor, after another process has taken over the consumer
+    name."""
     on_leases_valid: Callable[[float], None]
-    """Called with the time until which the leases are valid, in seconds of the clock."""
+    """Function that is called with the time until which the leases are valid, in seconds of the clock."""
     on_problem: Callable[[str], None]
-    """Called with the reason why the leases cannot be renewed. Empty after the problem has ended."""
+    """Function that is called with the reason why the leases cannot be renewed, or with an empty string after the
+    problem has ended."""
 
 
 class HeartbeatThread:
@@ -77,7 +83,7 @@ class HeartbeatThread:
         metrics: Metrics,
         runtime: Runtime,
     ) -> None:
-        """Prepare the thread. `run` starts it."""
+        """Prepare the thread, which `run` starts."""
         self._manager, self._registration, self._ack_buffer = manager, registration, ack_buffer
         self._consumer_id = registration.consumer_id
         self._hooks, self._metrics, self._runtime, self._clock = hooks, metrics, runtime, runtime.clock
@@ -95,7 +101,8 @@ class HeartbeatThread:
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
         self._resumed_at = self._last_success
-        """Time at which the thread ran again after it was stopped for a while, or at which it was created."""
+        """Time of the last interruption: the thread continued at this time after it had not run for a while. Until the
+        first interruption, the time at which this object was created."""
         self._verified_at = 0.0
         self._had_name = False
 
@@ -117,11 +124,9 @@ class HeartbeatThread:
             raise self._error
 
     async def stop(self) -> None:
-        """Stop the renewal of leases.
-
-        Waits for a running renewal. If the renewal makes acknowledged entries pending again, the thread must
-        acknowledge these entries again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is
-        cancelled.
+        """Stop the renewal of leases. Waits for a running renewal, because the thread must acknowledge entries again if
+        the renewal has made acknowledged entries pending again. If the server does not reply within
+        `STOP_TIMEOUT_SECONDS`, the renewal is cancelled.
         """
         self._is_stopping = True
         self._request_stop()
@@ -198,7 +203,8 @@ class HeartbeatThread:
             self._hooks.on_leases_valid(valid_until)
 
     def _detect_stop(self) -> None:
-        """Detect that the process was stopped, or that another thread held the interpreter lock."""
+        """Detect that this thread did not run for a while: the process was stopped, or another thread held the
+        interpreter lock."""
         now = self._clock()
         if now - self._last_tick > VALID_SECONDS:
             self._resumed_at = now
@@ -250,7 +256,8 @@ class HeartbeatThread:
             self._record_success(began)
 
     def _check_name(self) -> bool:
-        """Return True if this process has its consumer name. Reports once that another process has taken it over."""
+        """Return True if this process still has its consumer name. Reports once if another process has taken over the
+        name."""
         had_name, self._had_name = self._had_name, self._registration.has_name
         if had_name and not self._had_name:
             self._hooks.on_leases_valid(0.0)
@@ -296,8 +303,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids of the leases to renew now.
 
-        If there are many ids, each heartbeat renews only a part of the leases. A heartbeat that renews only a part of
-        the leases still renews each lease several times within `min_idle`.
+        If there are many ids, each heartbeat renews only a part of the leases. Each lease is still renewed several
+        times within `min_idle`.
         """
         share = max(
             RENEWAL_PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle))

@@ -1,8 +1,8 @@
 """Sockets that forked children inherit: each child drops its copies of this process's connections to Redis.
 
-A connection exists until all processes have closed their copies of its socket. A child that a handler has forked, for
-example with `multiprocessing`, would therefore keep the connections of a dead process open, and other consumers would
-regard that process as alive.
+A connection exists until all processes have closed their copies of its socket. A handler may fork a child, for example
+with `multiprocessing`. If this process died, the child would keep the connections open, and other consumers would
+regard this process as alive.
 """
 
 import os
@@ -28,7 +28,7 @@ def _close_inherited() -> None:
     for connection in list(_connections):
         writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
         opened = writer and writer.get_extra_info("socket")
-        with suppress(OSError, ValueError):  # closed meanwhile
+        with suppress(OSError, ValueError):  # the connection may be closed
             if opened is not None and opened.fileno() >= 0:
                 os.dup2(null, opened.fileno(), inheritable=False)
     os.close(null)

@@ -9,7 +9,8 @@ connection cut, the claim is repeated with a smaller size limit, down to one ent
 times while one entry is claimed alone, this entry counts as unreadable. A lost reply loses no entry: the entries are
 pending with this consumer, and the script returns them again.
 
-The consumer uses the script only for redelivered entries, so that reading new entries needs no additional command.
+The consumer uses the claim script only for redelivered entries, so that reading new entries needs no additional
+command.
 """
 
 import logging
@@ -27,7 +28,7 @@ from streamconsumer.redis_client import replies
 log = logging.getLogger(__name__)
 
 MAX_CUTS = 3
-"""Number of connection cuts after which an entry that is claimed alone counts as unreadable."""
+"""If an entry is claimed alone and the connection is cut this number of times, the entry counts as unreadable."""
 
 MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
 """Maximum size in bytes of each field name, and of all field names together, in the dead letter of an unreadable
@@ -64,7 +65,7 @@ class Claimed:
 
 
 class BoundedReads:
-    """Runs the scripts that return the values of entries, on a connection that the first call opens."""
+    """Runs the scripts that return the values of entries. The first call opens the connection."""
 
     def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
         self._limits, self._size = limits, size

@@ -25,13 +25,14 @@ ANNOUNCE = load_script("announce")
 REPAIR_SCHEDULE = load_script("repair_schedule", PAGE=300)
 
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
-"""Last possible entry id but one. XREADGROUP treats the last possible id like `>`."""
+"""Second to last possible entry id. The last possible id is not used, because XREADGROUP treats it like `>`."""
 
 _RENEWAL, _POSTPONEMENT = "the script that renews leases", "the script that postpones entries"
 
 PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 190
-"""Maximum numbers of entries in one call of a script. A script makes up to eight calls of Redis commands per entry, and
-the script that renews leases makes up to five. The server needs 2 ms to renew 190 leases."""
+"""RENEWAL_PAGE_SIZE is the maximum number of entries in one call of the script that renews leases. PAGE_SIZE is the
+maximum for all other scripts. The script that renews leases calls up to five Redis commands per entry, other scripts up
+to eight. The server needs 2 ms to renew 190 leases."""
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class Leases:
         """Store in the members hash that this consumer is active now. Returns the server's time in seconds.
 
         A server that is out of memory rejects the write. After a rejected write, other consumers treat this consumer as
-        absent and run their liveness checks more often than needed.
+        absent and check the group more often than needed.
         """
         reply = await self._execute("EVAL", ANNOUNCE, 1, self._members_key, self._consumer_name)
         return replies.count(reply, "the script that announces a consumer") / 1000
@@ -124,7 +125,7 @@ class Leases:
             after = replies.entry_id(reply, subject).encode()
 
     async def delete_consumer(self, consumer: str | None = None) -> bool:
-        """Delete a consumer, by default this one. Returns False and deletes nothing if the consumer has pending
+        """Delete a consumer, by default this consumer. Returns False and deletes nothing if the consumer has pending
         entries."""
         name = self._consumer_name if consumer is None else consumer
         keys = [

@@ -5,10 +5,11 @@ The functions in this module have no side effects; the caller passes what it has
 A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. There are two
 kinds of evidence that a consumer is dead:
 
-- Its connections have ended, and its entries have been idle for SILENCE_THRESHOLD. The observer must have seen the
-  connections on the same server before, over the same connection of its own, which is still listed too.
-- Its entries have been idle for `min_idle` in two checks. Each check includes a write, so that a server that delays
-  the writes of all consumers proves nothing.
+- Its connections have ended, and its entries have been idle for SILENCE_THRESHOLD. The observer must have seen these
+connections before, on the same server and over the observer's present connection, and this present connection must
+still be listed.
+- Its entries have been idle for `min_idle` in two checks. Each check includes a write. If the server delays the writes
+of all consumers, the check is delayed too, and no consumer counts as dead.
 
 One check per CHECK_INTERVAL is enough for a group of any size, so the consumers take turns by the server's clock.
 Active consumers announce themselves in a companion hash (the members hash), because Redis before 7.2 does not count a
@@ -22,13 +23,15 @@ from streamconsumer.processor.consumer.registration import Identity, Registratio
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 MIN_TIMEOUT = timedelta(seconds=5)
-"""Minimum time after which the server counts as unresponsive on a connection that proves the liveness."""
+"""Minimum timeout of a command on a connection that other consumers observe. As long as such a connection exists, its
+consumer counts as alive."""
 
 HEARTBEAT_INTERVAL = timedelta(milliseconds=400)
 SILENCE_THRESHOLD = timedelta(milliseconds=1000)
 
 CONFIRMATION_DELAY = timedelta(milliseconds=900)
-"""Minimum time between the two checks that prove a death by idle time. Live consumers renew their leases meanwhile."""
+"""Minimum time between the two checks after which an idle consumer counts as dead. A live consumer renews its leases
+between the two checks."""
 
 CHECK_INTERVAL = timedelta(milliseconds=1200)
 """Time between two checks of an idle group."""
@@ -37,13 +40,14 @@ BUSY_CHECK_INTERVAL = timedelta(milliseconds=600)
 """Time between two checks of a group with pending entries. The turn of a dead consumer delays a check by this time."""
 
 MAX_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL = timedelta(seconds=20), timedelta(seconds=5)
-"""Maximum time between two checks by one consumer, in an idle group and in a group with pending entries."""
+"""MAX_CHECK_INTERVAL is the maximum time between two checks by the same consumer in an idle group.
+MAX_BUSY_CHECK_INTERVAL is the maximum time in a group with pending entries."""
 
 ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer no longer takes turns in running the liveness check."""
+"""Time without an announcement after which a consumer no longer takes turns in checking the group."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
 """Time without an announcement after which a consumer without pending entries is deleted."""
@@ -53,13 +57,12 @@ Members = Mapping[str, float]
 clock."""
 
 Clients = Mapping[int, str]
-"""Connections that exist, and their names."""
+"""Maps the id of each existing connection to the name of the connection."""
 
 
 def command_timeout(min_idle: timedelta) -> float:
-    """Return the seconds after which a command on a connection that proves the liveness fails.
-
-    The time is long, because a new connection to a slow server takes longer than the reply to the command."""
+    """Return the timeout, in seconds, of a command on a connection that other consumers observe. The timeout is long,
+    because opening a new connection to a slow server would take longer than waiting for the reply."""
     return max(min_idle / 2, MIN_TIMEOUT).total_seconds()
 
 
@@ -71,7 +74,7 @@ def is_connected(registration: Registration, clients: Clients) -> bool:
 def is_disconnected(registration: Registration, clients: Clients, observer: Identity, token: str) -> bool:
     """Return True if the list of connections shows that the registered connections have ended.
 
-    The observer must have seen them before. `token` is the name of the observer's own connection.
+    The observer must have seen the registered connections before. `token` is the name of the observer's own connection.
     """
     return (
         registration.run_id == observer.run_id
@@ -83,9 +86,8 @@ def is_disconnected(registration: Registration, clients: Clients, observer: Iden
 def expired(
     previous: Mapping[str, timedelta], current: Mapping[str, timedelta], elapsed: timedelta, min_idle: timedelta
 ) -> list[str]:
-    """Return the consumers that have been idle for `min_idle`, and were idle in both of two checks.
-
-    The arguments are the idle times of the silent consumers in both checks, and the time between the checks.
+    """Return the consumers that have been idle for `min_idle`, and were idle in two checks. `previous` and `current`
+    are the idle times of the silent consumers in the two checks, and `elapsed` is the time between the checks.
     """
     return [
         name
@@ -95,9 +97,9 @@ def expired(
 
 
 def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
-    """Return the consumers that take turns in running the liveness check, in the order of their turns. Always includes
+    """Return the consumers that take turns in checking the group, in the order of their turns. Always includes
     `consumer_name`."""
-    limit = ABSENT_AFTER.total_seconds()  # an announcement in the future is older than a change of the server's clock
+    limit = ABSENT_AFTER.total_seconds()  # a time in the future shows that the server's clock was set back
     recent = (name for name, announced_at in members.items() if abs(now_seconds - announced_at) < limit)
     return sorted({*recent} - set(dead) - {POSTPONED_CONSUMER} | {consumer_name})
 
@@ -115,7 +117,7 @@ def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str
 
 def seconds_until_expired(silent: Mapping[str, timedelta], suspected: Collection[str], min_idle: timedelta) -> float:
     """Return the time until the first of the silent consumers has been idle for `min_idle`. If consumers are suspected
-    after one check, returns the time until the second check. Infinite if there is no such consumer."""
+    after one check, returns the time until the second check. Returns infinity if no consumer can expire."""
     if suspected:
         return CONFIRMATION_DELAY.total_seconds()
     remaining = [min_idle - idle for idle in silent.values() if idle < min_idle]
@@ -123,6 +125,6 @@ def seconds_until_expired(silent: Mapping[str, timedelta], suspected: Collection
 
 
 def expired_members(members: Members, consumer_name: str, now_seconds: float) -> list[str]:
-    """Return the members that no longer announce themselves."""
+    """Return the consumers that have not announced themselves for EXPIRE_AFTER."""
     expired_before = now_seconds - EXPIRE_AFTER.total_seconds()
     return [name for name, announced_at in members.items() if announced_at < expired_before and name != consumer_name]

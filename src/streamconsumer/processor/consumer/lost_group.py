@@ -1,8 +1,8 @@
 """Recovery of a consumer whose group is missing, or whose stream was deleted and created again.
 
-Another consumer may create the missing group first. A consumer that was busy meanwhile gets no error, and reads from
-the new stream as from the previous one. Such a consumer detects the new stream by an id that is smaller than the last
-id that it received.
+Another consumer may create the missing group first. A consumer that was busy during this time gets no error, and
+continues to read as if the new stream were the previous stream. Such a consumer detects the new stream by an id that is
+smaller than the last id that it received.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class LostGroup:
         self.is_unfinished = False
 
     async def detect_new_stream(self, first_id: str) -> None:
-        """Drop what belongs to the previous stream if `first_id`, the first id of a read, shows that the stream is new.
-
-        A smaller id alone proves nothing, because a group can also be moved to an earlier position of its stream."""
+        """Drop the entries and acknowledgements of the previous stream if `first_id`, the first id of a read, shows
+        that the stream is new. The id alone is no proof, because a group can also be moved to an earlier position of
+        the same stream."""
         consumer = self._consumer
         if parse_id(first_id) > (last_delivered := parse_id(consumer.last_delivered_id)):
             return
@@ -61,7 +61,8 @@ class LostGroup:
     def _drop_previous_stream(self) -> None:
         """Drop all entries and acknowledgements, because the new stream may contain the same ids.
 
-        A lease renewal may have made entries of the new stream pending with this consumer, so these are read again."""
+        A lease renewal may have made entries of the new stream pending with this consumer, so this consumer reads its
+        pending entries again."""
         log.warning("stream was deleted and created again; dropping its previous entries")
         consumer = self._consumer
         consumer.ack_buffer.clear()

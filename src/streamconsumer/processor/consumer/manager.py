@@ -167,8 +167,8 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: the product stores additional keys in the hash slot of the stream, and this "
-                "name allows no such keys; use a name without braces or with one hash tag, such as {shop}:orders"
+                f"stream {stream!r}: StreamConsumer stores additional keys in the hash slot of the stream, which is "
+                "not possible with this name; use a name without braces or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(RedisCredentials(settings), stream)
         address_source.credentials.check_certificates()
@@ -244,8 +244,8 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connection. Before the first connection, host and port of the next connection. Path
-        and None for a Unix socket."""
+        """Host and port of the last connection. Before the first connection, host and port of the next connection. For
+        a Unix socket, the path and None."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address

@@ -1,9 +1,9 @@
 """Limits of the memory that entries may occupy, derived from the memory limit of the container.
 
-A reply occupies up to 6 times its size in memory. A text that contains one emoji needs 4 bytes per character. While
-hiredis decodes a text, the received bytes and a copy of these bytes also occupy memory. A small value occupies up to
-140 bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6 also
-covers small values. The limits leave half of the memory to the interpreter, the handler and the entries in flight.
+A reply occupies up to 6 times its size in memory. A text with a single emoji needs 4 bytes for each of its characters.
+While hiredis decodes a text, the received bytes and a copy of these bytes also occupy memory. A small value occupies up
+to 140 bytes as an object and in the dict for the handler. VALUE_BYTES is added for each value, so that the factor 6
+also covers small values. The limits leave half of the memory to the interpreter, the handler and the entries in flight.
 """
 
 import os
@@ -23,7 +23,7 @@ _PROC, _CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """Sizes in bytes. The sizes of reads and replies include VALUE_BYTES for each value."""
+    """Limits in bytes. The sizes of reads and replies include VALUE_BYTES for each value."""
 
     read_bytes: int
     """Approximate size of the entries that one read or one claim requests."""

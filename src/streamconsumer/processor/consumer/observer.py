@@ -1,7 +1,8 @@
-"""Observer of a group's consumers: checks which of them are silent, and whether their connections still exist.
+"""Observer of a group's consumers: checks which consumers are silent, and whether their connections still exist.
 
-The observer has a connection of its own. All evidence is bound to this connection: after it was lost, the observer must
-see the connections of a consumer again before their absence proves anything. `liveness` contains the decisions.
+The observer has a connection of its own. Only observations over the present connection count. After the observer has
+lost its connection, it must first see the connections of a consumer again. Only then does the absence of these
+connections prove that the consumer is dead. The module `liveness` makes the decisions.
 """
 
 import asyncio
@@ -32,25 +33,27 @@ from streamconsumer.redis_client.scripts import MAX_CONSUMERS, load_script
 log = logging.getLogger(__name__)
 
 MAX_SCANNED, MAX_SEARCHED = 2000, 500
-"""Maximum number of registrations that one check reads, and of consumers whose entries one check searches."""
+"""Maximum number of registrations that one check reads, and maximum number of consumers whose entries one check
+searches."""
 
 CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX_SEARCHED)
 
 LISTED_PER_CHECK = 1000
-"""Average number of consumers that one check lists. The server needs 6 ms. A larger group is listed less often."""
+"""Average number of consumers that one check lists. The server needs 6 ms to list them. The consumers of a larger group
+are listed less often."""
 
 CHECKS_PER_LIST = 50
-"""Number of checks after which all connections are listed again, although nothing has changed."""
+"""Number of checks after which all connections are listed again, even if nothing has changed."""
 
 MIN_LIST_SECONDS = 10.0
-"""Minimum time between two lists of all connections because the group has become busy."""
+"""If the group becomes busy, all connections are listed, but not more often than once in this time."""
 
 MAX_PLAIN_GROUPS = 50
-"""Maximum number of groups of the stream with which an idle group is checked by a single command. With more groups, the
-reply would be large."""
+"""If the stream has at most this number of groups, a single command checks whether the group is idle. With more groups,
+the reply to this command would be too large."""
 
 SEARCHES_PER_MIN_IDLE = 2
-"""Number of searches for idle entries of consumers that are not silent, within one `minIdle` period."""
+"""Number of times in a `minIdle` period that a consumer searches for idle entries of consumers that are not silent."""
 
 UNKNOWN_VERSION = "unknown"
 
@@ -63,7 +66,7 @@ _SUBJECT = "the script that checks consumers"
 
 @dataclass(slots=True)
 class Check:
-    """Result of one check."""
+    """Result of one check of the group's consumers."""
 
     silent: dict[str, timedelta] = field(default_factory=dict)
     """Idle times of the other consumers that own pending entries and have been silent for SILENCE_THRESHOLD."""
@@ -74,7 +77,7 @@ class Check:
 
 
 class Observer:
-    """Runs the liveness checks of one consumer."""
+    """Checks the other consumers of the group, on behalf of one consumer."""
 
     def __init__(self, manager: StreamManager, registration: OwnRegistration) -> None:
         self._own, self._min_idle = registration, manager.min_idle
@@ -86,10 +89,11 @@ class Observer:
         self._identity: Identity | None = None
         self._connection_count = 0
         self._can_list = True
-        """False if the present connection cannot list connections, so that only the idle time proves a death."""
+        """False if the observer cannot list the connections of other consumers. The observer then detects a dead
+        consumer only by its idle time."""
         self._is_reported = False
         self._seen: set[tuple[int, str]] = set()
-        """Connections that this observer has seen over its present connection: the ids and the names."""
+        """Ids and names of the connections that this observer has seen over its present connection."""
         self._registrations: dict[str, str] = {}
         self._version = UNKNOWN_VERSION
         self.must_read = False
@@ -110,7 +114,7 @@ class Observer:
         self.is_busy = False
         """True if consumers own pending entries."""
         self.has_postponed = False
-        """True if entries are postponed, or if this is unknown."""
+        """True if entries are postponed, or if it is unknown whether entries are postponed."""
         self.has_searched = False
         """True if the last check searched for idle entries."""
         self._list_credit = 0
@@ -124,7 +128,7 @@ class Observer:
 
     @property
     def is_over_limit(self) -> bool:
-        """True if the group has too many consumers, so that they are not listed."""
+        """True if the group has too many consumers to list them."""
         return self.consumer_count > MAX_CONSUMERS
 
     def has_seen(self, name: str) -> bool:
@@ -133,7 +137,7 @@ class Observer:
         return registration is not None and self._has_seen(registration)
 
     async def check(self) -> None:
-        """Run a check."""
+        """Check the other consumers of the group."""
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
@@ -176,14 +180,14 @@ class Observer:
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
             self._reference = Check(at=now)
         by_connections = await self._find_disconnected(list_all=has_changed)
-        by_idle_time = self._find_expired(now)  # needs no proof when claiming, which a proxy can prevent
+        by_idle_time = self._find_expired(now)  # needs no run id, which a proxy may hide
         self.dead = [dead for dead in by_connections if dead.name not in by_idle_time]
         self.dead += [Dead(name, self._min_idle) for name in sorted(by_idle_time)]
         if has_changed:
             self._checks_since_list, self._listed_at = 0, now
 
     def _find_expired(self, now: float) -> set[str]:
-        """Return the consumers that this check and an earlier one have found idle for `min_idle`."""
+        """Return the consumers that this check and an earlier check have found idle for `min_idle`."""
         reference, elapsed = self._reference, timedelta(seconds=now - self._reference.at)
         if elapsed < liveness.CONFIRMATION_DELAY:
             return set()
@@ -192,7 +196,7 @@ class Observer:
         return {*names, *(reference.stale & self.last.stale)}
 
     async def _read_state(self, now: float) -> bool:
-        """Run the script. Returns True if the registrations have changed, or if it is unknown whether they have."""
+        """Run the script that checks consumers. Returns True if the registrations have changed or may have changed."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
         self.has_searched = bool(self._reference.stale or self.last.stale) or now - self._searched_at > search_interval
@@ -237,7 +241,8 @@ class Observer:
         self._own.on_found(self._registrations.get(own_name, ""))
 
     async def _find_disconnected(self, *, list_all: bool) -> list[Dead]:
-        """Return the silent consumers whose connections have ended. Lists connections only if there is a reason."""
+        """Return the silent consumers whose connections have ended. Lists connections only if `list_all` is True or a
+        known consumer is silent."""
         registrations = {
             name: registration
             for name, text in self._registrations.items()
@@ -276,7 +281,7 @@ class Observer:
         return client_id == identity.client_id
 
     async def _list_clients(self, ids: set[int]) -> dict[int, str]:
-        """List connections. Returns no connections if the evidence is not available on this server."""
+        """List connections. Returns no connections if this server does not permit the command."""
         try:
             return await list_clients(self._connection.execute, sorted(ids))
         except ResponseError as error:
@@ -286,7 +291,7 @@ class Observer:
             return {}
 
     async def _identify(self, connection: RawConnection) -> None:
-        """Prepare a new connection. What the observer has seen over the previous connection no longer counts."""
+        """Prepare a new connection. Observations over the previous connection no longer count."""
         self._seen.clear()
         self._connection_count += 1
         self._can_list = True
@@ -298,10 +303,11 @@ class Observer:
 
     def _disable(self, problem: str) -> None:
         if not self._is_reported:
-            text = (
+            log.warning(
                 "connections of other consumers cannot be listed; entries of an ended process are claimed only after "
+                "delivery.minIdle",
+                extra={"error": problem},
             )
-            log.warning("%sdelivery.minIdle", text, extra={"error": problem})
         self._can_list, self._is_reported = False, True
 
 

@@ -24,13 +24,13 @@ class PendingEntry:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A consumer whose entries may be claimed, and what proves its death."""
+    """A consumer whose entries may be claimed, and the evidence that the consumer is dead."""
 
     name: str
     idle: timedelta
     """Minimum idle time of the entries that may be claimed."""
     registration: str = ""
-    """Registration whose connections have ended. Empty if the idle time alone proves the death."""
+    """Registration whose connections have ended. Empty if the idle time alone proves that the consumer is dead."""
     run_id: str = ""
     """Run id of the server whose connections were listed."""
 
@@ -73,11 +73,11 @@ class PendingEntries:
         ]
 
     async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
-        """Claim entries of one consumer for this consumer.
+        """Claim pending entries of one consumer, so that this consumer owns the entries.
 
-        Redis claims an entry only if the entry has been idle for at least the idle time of the dead. A claim resets
-        the idle time, so that only the first of several simultaneous claims of an entry succeeds. The delivery counts
-        are set to the counts in `pending`, because a claim starts no attempt.
+        Redis claims an entry only if the entry has been idle for at least `dead.idle`. A claim resets the idle time, so
+        that only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the
+        counts in `pending`, because a claim starts no attempt.
         """
         if not pending:
             return Claimed([], 0)

@@ -1,4 +1,4 @@
-"""Consumer for a user's own manager: polls and acknowledges entries one by one, without lease renewal or claims."""
+"""Consumer for a custom stream manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ _NEEDS_STREAM_MANAGER = "{} need a StreamManager; a custom manager has only crea
 
 
 class PollingConsumer:
-    """Consumer that uses the three coroutines of a custom manager."""
+    """Consumer that uses the three coroutines of a custom stream manager."""
 
     leases_valid_until = math.inf
 
@@ -36,7 +36,7 @@ class PollingConsumer:
         """Call of the manager's `read_events`. None before the first read."""
 
     async def open(self) -> None:
-        """Create the group. A manager may report that the group exists as an error."""
+        """Create the group. A manager may raise an error if the group already exists; the error is ignored."""
         try:
             await _run(self._manager.create_group(self._stream, self._group))
         except Exception as error:
@@ -102,9 +102,9 @@ class PollingConsumer:
 
 
 async def _run(call: Awaitable[Any]) -> Any:
-    """Await a call of the manager. Ends immediately when the current task is cancelled, even if the call does not.
-
-    Raises RuntimeError if the call itself raises CancelledError or another error that is no Exception."""
+    """Await a call of the manager. If the current task is cancelled, this method ends immediately, even if the call
+    continues. Raises RuntimeError if the call raises CancelledError or another error that is not a subclass of
+    Exception."""
     task = asyncio.ensure_future(call)
     try:
         await asyncio.wait([task])
@@ -119,14 +119,14 @@ async def _run(call: Awaitable[Any]) -> Any:
 
 
 def _check_id(message_id: Any) -> Any:
-    """Return the id of an entry. Raises TypeError unless the id is text, or bytes of a client that does not decode."""
+    """Return the id of an entry. Raises TypeError if the id is neither text nor bytes."""
     if not isinstance(message_id, str | bytes):
         raise TypeError
     return message_id
 
 
 class DecodedEntry(Entry):
-    """Entry that a user's own manager has already decoded."""
+    """Entry that a custom stream manager has already decoded."""
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
         super().__init__(message_id, ())

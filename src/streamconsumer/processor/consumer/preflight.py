@@ -143,8 +143,8 @@ def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
 def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionProbe]:
     """Return the commands that test the permissions.
 
-    The argument `x` takes the place of a number or an id, so that Redis rejects the arguments. The suffix `*` makes a
-    key name that no group uses.
+    The argument `x` takes the place of a number or an id, so that Redis rejects the arguments. The name of the tested
+    companion key ends with `*`, so that no group uses the key.
     """
     stream, group, consumer = consumer_id
     companion = group_key(stream, group, "*")

@@ -1,12 +1,13 @@
-"""Interface that a user's own stream manager implements."""
+"""Interface that a custom stream manager must implement. A custom stream manager is an object that a user of the
+library passes instead of a `StreamManager`."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
 class StreamManagerProtocol(Protocol):
-    """The three coroutines that a user's own manager must have. Arguments are passed by position, so that a manager may
-    give its parameters other names."""
+    """The three coroutines that a custom stream manager must have. Arguments are passed by position, so that the
+    manager may give its parameters other names."""
 
     async def create_group(self, stream_name: str, group_name: str, /) -> Any:
         """Create the group if it does not exist."""

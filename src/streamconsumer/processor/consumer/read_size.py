@@ -20,7 +20,7 @@ MAX_CLAIM_BYTES = 4 * 1024 * 1024
 entries."""
 
 RESTORE_SECONDS = 30.0
-"""Time for which reads request fewer bytes after a connection was cut because of the size of a reply."""
+"""After a reply was so large that the connection was cut, reads request fewer bytes for this time."""
 
 
 class ReadSize:

@@ -31,7 +31,7 @@ MAX_ATTEMPTS = 20
 class ReaderRegistry:
     """Client ids of the reading connections in a group, used by one of the group's consumers.
 
-    If the user has no permission for CLIENT UNBLOCK, released entries wait for the next liveness check.
+    If the Redis user has no permission for CLIENT UNBLOCK, released entries wait until a consumer checks the group.
     """
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str, random: Random) -> None:
@@ -45,7 +45,7 @@ class ReaderRegistry:
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
         """End the blocking read of one other consumer. Does nothing if no other consumer is reading."""
-        with suppress(RedisError, OSError):  # the entries are released all the same
+        with suppress(RedisError, OSError):  # an error here does not affect the release of the entries
             readers = await scan_numbers(self._execute, self._key)
             readers.pop(self._consumer_name, None)
             if not readers:

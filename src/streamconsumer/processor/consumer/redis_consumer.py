@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
-"""Time until the connection counts as dead if no reply arrives after the BLOCK duration."""
+"""If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
 
 
 class RedisConsumer:
@@ -87,7 +87,8 @@ class RedisConsumer:
             self.consumer_id, f"{runtime.random.getrandbits(128):032x}", runtime.pod_uid
         )
         self.leases_valid_until = inf
-        """Time until which no other consumer can have claimed the entries in flight. The heartbeat updates it."""
+        """Until this time, no other consumer can have claimed the entries in flight. The heartbeat updates this
+        time."""
         self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         limits = memory_limits(manager.delivery.max_entry_bytes)
@@ -110,13 +111,14 @@ class RedisConsumer:
         )
         self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
         self.on_stream_recreated: Callable[[], object] = lambda: None
-        """Function that drops the entries in flight, because the stream was deleted and created again."""
+        """Function that drops the entries in flight. Called after the stream was deleted and created again."""
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.flush = self.ack_buffer.flush
         self.replay = OwnPendingReplay(self)
         self.lost_group = LostGroup(self)
         self.last_delivered_id = "0-0"
-        """Id of the last entry that a read returned. Until then, the group's position at the start."""
+        """Id of the last entry that a read returned. Before the first read, the position that the group had when this
+        consumer started."""
         self._packed_reads: dict[int, bytes] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -129,7 +131,7 @@ class RedisConsumer:
             if report.problem:
                 raise InvalidSettings(report.problem)
             position = await self.manager.last_delivered_id(self._stream, self._group)
-            if position is None:  # checked first: a server out of memory refuses to create even an existing group
+            if position is None:  # XGROUP CREATE fails if the server is out of memory
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
                 await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
@@ -182,7 +184,8 @@ class RedisConsumer:
             return []
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
-        """Read new entries. If the reply is too large, returns no entries, and the next read requests them again."""
+        """Read new entries. If the reply is too large, returns no entries, and the next read requests the same entries
+        again."""
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)

@@ -2,8 +2,8 @@
 
 Each process stores its consumer name, a random token, the server's run id and the ids of its connections in a companion
 hash. The process also sets the token as the name of these connections (CLIENT SETNAME). Another consumer that lists the
-connections therefore finds out whether they still exist, see `liveness`. The field with the empty name counts the
-changes, so that other consumers read the hash only after a change.
+connections therefore finds out whether the process still exists, see `liveness`. The field with the empty name counts
+the changes, so that other consumers read the hash only after a change.
 
 Two processes must not use one consumer name at the same time, because Redis cannot distinguish their entries. A process
 that finds its name registered therefore waits until the other process has ended.
@@ -41,7 +41,8 @@ NO_POD = "-"
 """Pod UID of a process that is not the main process of a Kubernetes pod."""
 
 LOOK_INTERVAL = timedelta(seconds=1)
-"""Time between the two checks after which a process takes over its registered name."""
+"""Before a process takes over a consumer name that is already registered, it checks the registration twice. This is the
+time between the two checks."""
 
 REGISTER, WAIT = load_script("register_consumer"), load_script("wait_for_name")
 FIND_CONSUMER = load_script("find_consumer")
@@ -55,7 +56,8 @@ def unique_consumer_name() -> str:
 
 
 def registered_pod_uid(value: str) -> str:
-    """Return the UID of the pod as a word of a registration. Returns NO_POD for a value that is not a UID."""
+    """Return the UID of the pod in the form that a registration contains. Returns NO_POD for a value that is not a
+    UID."""
     return value if re.fullmatch("[0-9A-Za-z-]{2,64}", value) else NO_POD
 
 
@@ -93,13 +95,13 @@ class Identity:
 
     client_id: int
     run_id: str
-    """Empty if it is not available, so that other consumers cannot find the connection."""
+    """Run id of the server. Empty if the run id is not available; other consumers then cannot find the connection."""
 
 
 async def identify(connection: RawConnection, token: str) -> Identity | None:
     """Name a new connection, and return its identity. Returns None if CLIENT ID is not available.
 
-    A managed service or a proxy may reject each of the commands, or reply to it in its own way.
+    A managed service or a proxy may reject any of the commands, or reply to a command in its own way.
     """
     commands = (("CLIENT", "ID"), ("CLIENT", "SETNAME", token), ("INFO", "server"))
     requests = (connection.execute(*command) for command in commands)
@@ -126,7 +128,7 @@ def is_temporary(error: ResponseError) -> bool:
 
 
 async def list_clients(execute: Execute, ids: Iterable[int]) -> dict[int, str]:
-    """Return the names of those of the connections that exist, by id."""
+    """Return the names of the connections that still exist. The keys of the dict are the ids of the connections."""
     return replies.client_names(await execute("CLIENT", "LIST", "ID", *ids))
 
 
@@ -140,15 +142,16 @@ class OwnRegistration:
     identities: dict[str, Identity | None] = field(default_factory=dict)
     """Identities of the connections by purpose, the newest last."""
     registered: str = ""
-    """Registration that the companion hash contains. Empty if this is unknown."""
+    """Registration that the companion hash contains. Empty if it is unknown what the hash contains."""
     has_name: bool = False
-    """True from the time at which this process has taken over its name until it detects that another process has."""
+    """True if this process has taken over its consumer name, and has not detected that another process has taken over
+    the name since then."""
     is_closed: bool = False
     """True after this process has deleted its registration."""
     _reported_token: str = ""
 
     def set_identity(self, purpose: str, identity: Identity | None) -> None:
-        """Record the identity of a new connection. None if the connection cannot be listed."""
+        """Record the identity of a new connection. `identity` is None if the connection cannot be listed."""
         self.identities.pop(purpose, None)
         self.identities[purpose] = identity
 
@@ -171,7 +174,7 @@ class OwnRegistration:
         return self.is_closed or self.registered == str(self.current)
 
     def on_found(self, found: str) -> None:
-        """Process the stored registration of this consumer name. Empty if there is none."""
+        """Process the stored registration of this consumer name. `found` is empty if there is no registration."""
         registration = Registration.parse(found)
         if registration is not None and registration.token != self.token:
             self.has_name = False
@@ -191,8 +194,9 @@ class OwnRegistration:
     async def store(self, execute: Execute, judged: str = "") -> None:
         """Store the registration. If another process has the name, clears `has_name`.
 
-        A registration equal to `judged` is replaced. A server that is out of memory rejects the registration. Without a
-        registration, other consumers claim this consumer's entries only after `min_idle`.
+        A stored registration that equals `judged` is replaced, because its process was found to have ended. A server
+        that is out of memory rejects the registration. Without a registration, other consumers claim this consumer's
+        entries only after `min_idle`.
         """
         value = str(self.current)
         arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, judged)
@@ -239,7 +243,7 @@ class OwnRegistration:
     def _is_free(self, found: "_Found") -> bool:
         """Return True if no other process can be using the name.
 
-        The kubelet starts a container of a pod only after the previous one has ended."""
+        The kubelet starts a container of a pod only after the previous container has ended."""
         if not found.registration:
             return True
         other = Registration.parse(found.registration)
@@ -264,7 +268,7 @@ class OwnRegistration:
         return is_listed and all(clients.get(each) != other.token for each in other.client_ids)
 
     async def _wait(self, execute: Execute, registration: str) -> None:
-        """Add a mark to the registration of the process that has the name, so that it reports the conflict."""
+        """Add a mark to the registration of the process that has the name. That process then reports the conflict."""
         if len(registration.split(" ")) == 5:
             arguments = (self.consumer_id.group, self.consumer_id.consumer, registration, self.token)
             with ignoring_out_of_memory():
@@ -283,7 +287,7 @@ class _Found:
 
 @contextmanager
 def ignoring_out_of_memory() -> Iterator[None]:
-    """Ignore that the server rejects a command because it is out of memory."""
+    """Ignore the error of a command that the server rejects because it is out of memory."""
     try:
         yield
     except ResponseError as error:

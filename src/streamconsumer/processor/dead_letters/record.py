@@ -2,7 +2,8 @@
 
 A dead letter consists of the unchanged fields of the entry, followed by the failure fields. The first failure field is
 `streamconsumer.reason`. All fields before the last field named `streamconsumer.reason` are original fields, even if an
-original field has the same name. The dead letter of a dead letter is therefore parsed correctly.
+original field has the same name. If a group reads a dead-letter stream and one of its entries fails again, the new dead
+letter is therefore parsed correctly.
 
 A replayed entry consists of the original fields, followed by three replay marks: the origin id, the number of replays,
 and the consumer group that the entry is replayed for. Only the end of an entry is checked for replay marks, so that the

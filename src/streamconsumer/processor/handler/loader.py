@@ -27,7 +27,8 @@ THREADS_PER_SLOT = 3
 cannot end the old thread."""
 
 MAX_WAIT_SECONDS = 120.0
-"""Maximum time for which a message waits for its own previous handler. After this time, the pod is not alive."""
+"""Maximum time that a message waits until its own previous handler has ended. After this time, the liveness probe of
+the pod fails."""
 
 
 class HandlerThreadPool:
@@ -36,8 +37,9 @@ class HandlerThreadPool:
     def __init__(
         self, concurrency: int, runtime: Runtime = DEFAULT_RUNTIME, failures: dict[str, str] | None = None
     ) -> None:
-        """`failures` are the reasons why the pod is not alive. While all threads are busy with handlers that were
-        cancelled, or while a message waits too long for its own previous handler, the pool adds a reason."""
+        """`failures` contains the reasons why the liveness probe of the pod fails. The pool adds a reason in two cases:
+        all threads are busy with handlers that were cancelled, or a message waits too long for its own previous
+        handler."""
         self._clock = runtime.clock
         self._max_threads = THREADS_PER_SLOT * concurrency
         self._pool = runtime.create_thread_pool(self._max_threads)
@@ -116,7 +118,7 @@ class HandlerThreadPool:
                 f"all {self._max_threads} threads are busy with handlers that were cancelled, for example because they "
                 "exceeded delivery.timeout; set a timeout for each call in the handler"
             )
-        if future.done():  # meanwhile
+        if future.done():  # the call may have ended in its thread
             self._abandoned.discard(future)
             self._failures.pop("threads", None)
 

@@ -21,9 +21,9 @@ from streamconsumer.processor.telemetry import MessageTracing
 class AttemptRunner:
     """Runs attempts. `run` returns the handler's result or raises the handler's error.
 
-    After an error, the entry is in the state `settling`, and `entry.decision` contains the decision to retry or
-    dead-letter the message. Otherwise the attempt was cancelled: another consumer claimed the entry, or the drain timed
-    out."""
+    After an error of the handler, the entry is in the state `settling`, and `entry.decision` contains the decision to
+    retry or dead-letter the message. If there is no decision after an error, the attempt was cancelled: another
+    consumer claimed the entry, or the drain timed out."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class PipelineSettings:
     """Maximum number of entries that one read returns, and of messages in one batch."""
 
     poll_interval: float
-    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two reads through a user's own
+    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two reads through a custom stream
     manager."""
 
     concurrency: int
@@ -164,8 +164,8 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     metrics: Metrics,
     runtime: Runtime,
 ) -> FastPath | None:
-    """Return the fast path. None if there is no handler for it, or if every message can get a span, or if
-    acknowledgements are only asynchronous."""
+    """Return the fast path. Returns None in three cases: the hooks contain no handler for the fast path, every message
+    can get a span, or the consumer uses a custom stream manager."""
     if hooks.fast_path_handler is None or attempt_runner.trace_fields is None or isinstance(consumer, PollingConsumer):
         return None
     collaborators = (in_flight, attempt_runner, settler, breaker, consumer)

@@ -9,8 +9,8 @@ A *trial* is the one message that the open breaker allows after each pause. A fa
 because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
 trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
 after the breaker has been open for an hour, so that messages that can never be handled become dead letters. An outage
-of more than an hour costs one attempt per pause. During such an outage, only entries that this pod has read lose
-attempts. With the default settings, at most six messages per hour and pod become dead letters.
+of more than an hour costs one attempt per pause. During such an outage, the attempts of an entry are counted only if
+this pod has read the entry. With the default settings, at most six messages per hour and pod become dead letters.
 
 ```
           consecutive failures               pause over, one message starts

@@ -32,7 +32,7 @@ class HeldMemory:
         self._sizes: dict[str, int] = {}
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Count the large entries among new entries in the table."""
+        """Count the large entries among entries that were just added to the table."""
         sizes = ((entry.message_id, memory_bytes(entry)) for entry in entries)
         self._sizes.update((message_id, size) for message_id, size in sizes if size >= MIN_MEASURED_BYTES)
 

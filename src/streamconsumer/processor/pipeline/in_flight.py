@@ -79,16 +79,16 @@ class InFlightTable:
         self.owner: asyncio.Task[None] | None = None
         """Task of the processor. If it is cancelled, no further entry starts."""
         self.trial: Entry | None = None
-        """Entry that the open circuit breaker tries. None if no trial is running."""
+        """Entry that is running as the trial of the open circuit breaker. None if no trial is running."""
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Function that handles the given entry and other ordinary entries. Returns the first entry that is not
-        ordinary."""
+        """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
+        not ordinary."""
         self.prefetch_limit = 0
         """Number of entries that may wait for a slot while the processor reads more entries.
 
-        0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
+        The limit is 0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
         self.has_capacity = asyncio.Event()
         """Event that is set while the processor may read more entries, and after `close`."""
         self.has_capacity.set()
@@ -115,7 +115,7 @@ class InFlightTable:
         new = {entry.message_id: entry for entry in entries}
         if not self.entries.keys().isdisjoint(new):
             new = {id_: entry for id_, entry in new.items() if id_ not in self.entries}
-        first = next(iter(new.values()), None)  # its origin and its reply are those of the other entries
+        first = next(iter(new.values()), None)  # all entries have the same origin and are from the same reply
         busy = [new[id_] for id_ in new.keys() & self.busy_ids] if self.busy_ids else ()
         for entry in (each for each in busy if each.origin is NEW):  # the group was restored at an earlier position
             entry.mark_attempted()
@@ -277,8 +277,8 @@ class InFlightTable:
     def _next_entry(self) -> Entry | None:
         """Remove and return the entry that starts next. Returns None if no entry may start.
 
-        If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
-        handled, a trial with an entry that has not failed can succeed and close the breaker."""
+        If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages fail, a trial
+        with an entry that has not failed can succeed and close the breaker."""
         if not self._gate.is_open:
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
@@ -314,7 +314,7 @@ class InFlightTable:
         woken = 0
         while self._idle_slots and woken < max_count:
             waiter = self._idle_slots.pop(0)
-            if not waiter.done():  # done if a handler has left a cancellation of this slot behind
+            if not waiter.done():  # the future is done if a handler has cancelled this slot
                 waiter.set_result(None)
                 woken += 1
         return woken
@@ -328,9 +328,9 @@ class InFlightTable:
             self.has_capacity.clear()
 
     def room_for_claims(self, *, is_due: bool) -> int:
-        """Return the number of entries that may be claimed although the processor must not read new entries.
+        """Return the number of entries that may be claimed while the processor must not read new entries.
 
-        Due entries and entries of other consumers do not use each other's room."""
+        Due entries and entries of other consumers have separate limits."""
         queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
         queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
         return 0 if is_full or self.is_closed or self._gate.is_open else max(0, self._concurrency - queued)
@@ -355,9 +355,9 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. Otherwise a handler has cancelled its own task, and its entries
-        are retried. The attempt counts, so that an entry whose handler always cancels its own task eventually reaches
-        `maxDeliveries`."""
+        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and the
+        entries of this task are retried. The attempt counts, so that an entry whose handler always cancels its own task
+        eventually reaches `maxDeliveries`."""
         if process_exit(error):
             self.close()
         if self._is_ending():
@@ -384,7 +384,7 @@ class InFlightTable:
         entry.apply("finish")
         self.entries.pop(entry.message_id, None)
         self.on_entry_removed(entry.message_id)
-        if entry.is_suspect or entry.lane is not None:  # only such entries block other entries
+        if entry.is_suspect or entry.lane is not None:  # no other entry blocks the start of further entries
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:

@@ -1,7 +1,7 @@
 """Prepares attempts: checks an entry before its handler is called, and counts the attempt in Redis.
 
-An ordinary entry needs neither: XREADGROUP has counted its first attempt, and no other consumer can own the entry while
-the leases of this process are valid.
+An ordinary entry needs neither the check nor the count. XREADGROUP has counted the first attempt, and no other consumer
+can own the entry while the leases of this process are valid.
 """
 
 import logging
@@ -49,10 +49,9 @@ class Preparation:
         self._thread_pool = thread_pool
         self._settler, self._consumer_id, self._metrics, self._clock = settler, consumer_id, metrics, clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
-        """True if the delivery count 1 in Redis means that an entry was only read, and 2 that its handler has started.
-
-        If one attempt is allowed, an entry whose process has died must not start again if its handler has started, and
-        must start if it was only read."""
+        """True if the delivery counts in Redis distinguish two cases: an entry was only read (1), or its handler has
+        started (2). This distinction is needed if only one attempt is allowed. After its process has died, an entry
+        must start if it was only read, and must not start again if its handler has started."""
 
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
@@ -68,8 +67,8 @@ class Preparation:
             return None
 
     async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
-        """Check a redelivered, large or replayed entry, and count its attempt. Unless `is_verified`, another consumer
-        may own the entry by now, so that Redis is asked even if the read has counted the attempt.
+        """Check a redelivered, large or replayed entry, and count its attempt. If `is_verified` is False, another
+        consumer may own the entry by now. In this case, Redis is asked even if the read has counted the attempt.
 
         Returns False if the handler must not be called."""
         try:

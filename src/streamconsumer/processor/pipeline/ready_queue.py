@@ -1,7 +1,7 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns.
-Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
+Entries that were claimed from other consumers start first. After these entries, due retries and new entries start in
+turns. Entries of each of these kinds start in order of arrival, except entries with an ordering key, and suspects.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
 value is not settled, later entries with this value wait in a queue, which is called a lane.
@@ -18,15 +18,16 @@ from streamconsumer.processor.message import CLAIMED, NEW, Entry
 
 MAX_BLOCKED = 20_000
 MAX_BLOCKED_BYTES = 32 * 1024 * 1024
-"""Limits of blocked entries. A failing head of a lane stops the reads of its pod only if as many entries wait behind
-it. The heartbeat needs about 3 % of the time of a server to renew 20,000 leases."""
+"""Maximum number and total size of blocked entries. If the first entry of a lane fails repeatedly, the pod stops
+reading only when a limit is reached. To renew 20,000 leases, the heartbeat needs about 3 % of the time of a Redis
+server."""
 
 
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    The number and the total size of blocked entries are limited, so that a pod with large entries stops reading
-    sooner."""
+    Both the number and the total size of blocked entries are limited. A pod with large entries therefore stops reading
+    after fewer entries."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}

@@ -23,22 +23,22 @@ from streamconsumer.processor.telemetry import MessageTracing
 log = logging.getLogger(__name__)
 
 FIRST_CHECK_SECONDS = 0.05
-"""Delay of the first check after the start. The delay is short, so that a new pod soon claims the entries that a
-stopped pod released."""
+"""Delay of the first check of the group after the start. The delay is short, so that a new pod soon claims the entries
+that a stopped pod released."""
 
 SNAPSHOT_INTERVAL_SECONDS = 1.0
 """Interval between snapshots of the consumer group while entries are in flight."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""Delay before the next check while Redis is unavailable or claiming is paused."""
+"""Delay before the next check of the group while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits until the processor may read entries. After this time, it claims only as many entries
-as may wait in addition to new entries."""
+"""Maximum time that a claim waits until the processor may read entries. After this time, the claim requests only the
+number of entries that may wait in addition to new entries."""
 
 MAX_CLAIM_SECONDS = 1.0
-"""Time after which a claim ends although entries are left. The next check follows immediately, so that it finds further
-dead consumers and due entries."""
+"""Time after which a claim ends although entries are left. The next check of the group follows immediately, and finds
+further dead consumers and due entries."""
 
 
 class RecoveryLoop:
@@ -135,7 +135,8 @@ class RecoveryLoop:
         return False
 
     async def _claim_page(self, claimer: PendingClaimer, claim_page: ClaimPage) -> bool:
-        """Claim one page and admit its entries. Returns False if the page is empty, or if there is no room."""
+        """Claim one page and admit its entries. Returns False if the page is empty, or if the in-flight table has no
+        room."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
                 await self._in_flight.has_capacity.wait()

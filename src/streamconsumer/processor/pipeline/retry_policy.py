@@ -41,13 +41,15 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def process_exit(error: BaseException) -> BaseException | None:
-    """Return the error, or the error of its group, that ends the process or the event loop. None if there is none."""
+    """Return the error that ends the process or the event loop: `error` itself, or an error in the exception group
+    `error`. Returns None if there is no such error."""
     return next((leaf for leaf in leaves(error) if isinstance(leaf, _PROCESS_EXIT_ERRORS)), None)
 
 
 def main_error(error: BaseException, policy: Delivery) -> BaseException:
-    """Return the error of a group that decides: an error that needs a dead letter, else a Retry, else any failure. A
-    Defer decides only if the group contains nothing else."""
+    """Return the error that determines the decision for an exception group. An error that needs a dead letter has the
+    highest priority, followed by a Retry and any other failure. A Defer is returned only if the group contains no other
+    error."""
 
     def rank(leaf: BaseException) -> int:
         if isinstance(leaf, Reject) or is_terminal(leaf, policy.terminal_errors):

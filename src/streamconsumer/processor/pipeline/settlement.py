@@ -84,7 +84,7 @@ class Settler:
                 await self._commit_effects(entry, result)
             else:
                 await self._consumer.ack(entry.message_id)
-        except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+        except Exception as error:  # noqa: BLE001 - a custom stream manager may raise anything
             log_redis_error(
                 "acknowledgement failed; the entry stays pending and will be handled again", self._log_context, error
             )
@@ -145,9 +145,9 @@ class Settler:
         return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
-        """Apply the stored decision. Does nothing for a user's own manager.
+        """Apply the stored decision. Does nothing for a custom stream manager.
 
-        A user's own manager can neither postpone nor dead-letter entries, so its entries stay pending."""
+        A custom stream manager can neither postpone nor dead-letter entries, so its entries stay pending."""
         decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return

@@ -14,7 +14,7 @@ RESTART_DELAY_SECONDS = 1.0
 """Delay before a failed task is started again."""
 
 MAX_FAILURES = 10
-"""Number of failures without a success between them after which the pod is no longer alive."""
+"""Number of consecutive failures after which the liveness probe of the pod fails."""
 
 STABLE_SECONDS = 10.0
 """Time without a failure after which a task counts as successful."""

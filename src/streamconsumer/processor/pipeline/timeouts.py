@@ -16,8 +16,8 @@ class HandlerTimeouts:
         self.timeout = timeout
         self._seconds = timeout.total_seconds() if timeout else None
         self._running: dict[Entry, tuple[asyncio.Task[None], float]] = {}
-        """Entries whose handlers are running, in the order in which the handlers were called, each with its task and
-        the time of the call by the clock of the event loop."""
+        """Entries whose handlers are running, in the order in which the handlers were called. Each value contains the
+        task, and the time of the call by the clock of the event loop."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, entry: Entry, task: asyncio.Task[None]) -> None:

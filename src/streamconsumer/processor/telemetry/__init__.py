@@ -3,8 +3,8 @@
 `semconv` defines the attribute names, and `trace_context` parses the producer's trace context. `sampling` decides
 whether a span is recorded, and `trace_identity` computes the ids of spans that other processes record. `otlp_encoding`
 encodes spans, `export_queue` sends encoded spans, and `exception_logs` records exceptions. Only `otlp_sdk`,
-`otlp_metrics` and `collector_probe` use OpenTelemetry's SDK. These modules import the SDK only if an endpoint is set,
-so that telemetry adds no cost to a message if no endpoint is set.
+`otlp_metrics` and `collector_probe` use OpenTelemetry's SDK. These modules import the SDK only if an endpoint is set.
+Without an endpoint, telemetry adds no cost to a message.
 
 | span | kind | recorded when |
 |---|---|---|

@@ -1,7 +1,7 @@
 """Content of spans as plain data: attributes and links.
 
-`SpanRecorder` encodes this data and `TracerProviderTracing` passes it to a tracer, so that both classes describe an
-attempt in the same way.
+`SpanRecorder` encodes the attributes and links. `TracerProviderTracing` passes them to a tracer. Both classes therefore
+describe an attempt in the same way.
 """
 
 from collections.abc import Mapping

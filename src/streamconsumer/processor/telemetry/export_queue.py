@@ -200,7 +200,7 @@ class ExportQueue:
     def _take_batch(self) -> list[bytes]:
         """Take the next batch out of the queue.
 
-        A batch contains at least one span if the queue is not empty, and at most the spans that fit into one request.
+        A batch contains at least one span if the queue is not empty. A batch of several spans fits into one request.
         """
         with self._lock:
             if self._is_aborted:

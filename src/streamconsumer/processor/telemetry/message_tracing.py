@@ -10,7 +10,7 @@ class MessageTracing(Protocol):
     """Tracing interface that `SpanRecorder` and `TracerProviderTracing` implement."""
 
     dead_letter_stream: str
-    """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
+    """Name of the dead-letter stream, set by the consumer. Empty for a custom stream manager."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
         """Record that the group exists and that the first read follows.
@@ -37,7 +37,7 @@ class MessageTracing(Protocol):
     def trace_fields(self) -> frozenset[str | bytes] | None:
         """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message without this field gets no span and no context.
+        A message without the trace context field gets no span and no context.
         """
 
     @property

@@ -28,15 +28,15 @@ def telemetry_from_env(
 
     `startup_name` is part of the name of the startup span. If `startup_name` is empty, no startup span is recorded.
     `metrics` counts dropped spans. The other parameters are those of `SpanRecorder`. Raises InvalidSettings if
-    OTEL_CONFIG_FILE is set.
+    OTEL_CONFIG_FILE is set, because a configuration file replaces all OTEL_ variables and can name span processors and
+    exporters that this package does not implement.
     """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
         raise InvalidSettings(
-            f"OTEL_CONFIG_FILE is {file!r}; this process does not support OpenTelemetry configuration files, "
-            "because a file replaces all OTEL_ variables and can name span processors and exporters that are not "
-            "implemented here; remove OTEL_CONFIG_FILE, and set variables such as OTEL_EXPORTER_OTLP_ENDPOINT instead"
+            f"OTEL_CONFIG_FILE is {file!r}; this process does not support OpenTelemetry configuration files; remove "
+            "OTEL_CONFIG_FILE, and set variables such as OTEL_EXPORTER_OTLP_ENDPOINT instead"
         )
     if not _is_enabled(environ, "TRACES"):
         return None

@@ -98,7 +98,7 @@ class SpanRecorder:
         linked to this span."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
-        """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
+        """Name of the dead-letter stream, set by the consumer. Empty for a custom stream manager."""
         self.clock_offset_ns = 0
         """Nanoseconds by which the server's clock is ahead of this machine's clock."""
 
@@ -231,7 +231,7 @@ class SpanRecorder:
     def trace_fields(self) -> frozenset[str | bytes] | None:
         """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message without this field gets no span and no context.
+        A message without the trace context field gets no span and no context.
         """
         return self._identities.trace_fields if self._identities.never_samples else None
 
@@ -351,7 +351,7 @@ class SpanRecorder:
     def _remember_until_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
         """Keep the span for `on_acknowledged`.
 
-        With a user's own manager, the span is not kept, because the consumer does not call `on_acknowledged`.
+        With a custom stream manager, the span is not kept, because the consumer does not call `on_acknowledged`.
         """
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref

@@ -25,7 +25,8 @@ MAX_STATUS_LENGTH = 500
 
 
 class UnsampledSpan(trace.Span):
-    """Span that is not recorded but is the current parent, so that its child spans are not recorded either."""
+    """Span that is not recorded. While it is the current span, spans that the handler starts are its children, and are
+    not recorded either."""
 
     __slots__ = ("_context", "flags", "parent", "span_id", "state", "trace_id")
 

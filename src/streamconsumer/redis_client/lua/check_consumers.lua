@@ -9,8 +9,8 @@
 -- consumers with entries that were idle for the given time, and, after a change of the version, the registrations and
 -- the announcements. Names and values above MAX_FIELD_BYTES are left out.
 --
--- The script contains a write that changes nothing. A server that executes the script therefore executes the writes of
--- other consumers too, such as the renewals of their leases.
+-- The script contains a write that changes nothing. If the script succeeds, the server therefore also accepts the
+-- writes of other consumers, such as the renewals of their leases.
 local group, me, silence, limit, version, idle = unpack(ARGV)
 local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
 redis.call('XACK', stream, group, '0-0')

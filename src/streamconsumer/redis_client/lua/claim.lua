@@ -4,8 +4,8 @@
 -- number of examined entries, the number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged,
 -- because such entries can never be handled.
 --
--- The registration and the run id are those with which the owner was found dead. If one of them has changed, nothing is
--- claimed. Both are empty if the idle time alone permits the claim.
+-- The arguments contain the registration and the run id that were read when the owner was found dead. If one of the two
+-- values has changed, nothing is claimed. Both are empty if the idle time alone permits the claim.
 --
 -- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier
 -- claim of the entry was lost.

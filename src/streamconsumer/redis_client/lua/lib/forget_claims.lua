@@ -1,9 +1,11 @@
 -- uses: entry_keys, id_before
--- Deletes the records of claims of the entries after the position `begin`, which is an id, `0` or `$`.
+-- Deletes the records of claims of the entries after the position `begin`, which is an id, `0` or `$`. A hash with far
+-- more records than `record_claims` stores is deleted, because a script must not block the server for long.
 local function forget_claims(begin)
   if begin == '$' then return end
   if not begin:find('-', 1, true) then begin = begin .. '-0' end
   for _, key in ipairs({claimed, claimed_before}) do
+    if redis.call('HLEN', key) > 4 * CLAIMS_PER_HASH then redis.call('UNLINK', key) end
     local cursor = '0'
     repeat
       local page, stale = redis.call('HSCAN', key, cursor, 'COUNT', 1000), {}
