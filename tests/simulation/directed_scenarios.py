@@ -76,6 +76,9 @@ def _often(kind: str, pod: str = "", *, amount: int = 0) -> list[Choose]:
 DIRECTED: dict[str, Make] = {
     "plain": _scenario("instant slow mixed failing effects"),
     "timeout": _scenario("slow stubborn thread", timeout_seconds=1.0),
+    "hung_threads": _scenario(
+        "hung_thread", timeout_seconds=1.0, concurrency=1, max_deliveries=[1, 5], is_batch=[False, True], seconds=25
+    ),
     "batch": _scenario("mixed failing rejecting deferring", is_batch=True, max_deliveries=[2, 5]),
     "ordered": _scenario("mixed failing deferring rejecting", has_ordering_key=True),
     "retries": _scenario("failing deferring steady"),

@@ -207,8 +207,8 @@ class Pod:
     # -- handlers ------------------------------------------------------------------------------------------------------
 
     def _callback(self) -> Any:
-        if self.plan.handler in {"thread", "hung_thread"} and not self.plan.is_batch:
-            return self._call_in_thread
+        if self.plan.handler in {"thread", "hung_thread"}:
+            return self._call_batch_in_thread if self.plan.is_batch else self._call_in_thread
         return self._call_batch if self.plan.is_batch else self._call
 
     def _start_run(self, entry_id: str, number: int, data: dict[Any, Any], *, is_thread: bool = False) -> Run:
@@ -243,12 +243,15 @@ class Pod:
             self._ledger.on_end(run, None)
 
     def _call_in_thread(self, data: dict[Any, Any]) -> None:
-        message, number = current_message(), int(data["n"])
-        run = self._start_run(message.message_id, number, data, is_thread=True)
-        seconds = thread_seconds(kind_of(self.plan, number), number)
-        if seconds is not None:
-            is_late = self.plan.timeout_seconds is not None and seconds > self.plan.timeout_seconds
-            self._loop.call_later(seconds, self._ledger.on_end, run, TimeoutError() if is_late else None)
+        self._call_batch_in_thread([data])
+
+    def _call_batch_in_thread(self, batch: list[dict[Any, Any]]) -> None:
+        seconds = self._seconds(batch)
+        for message, data in zip(current_messages(), batch, strict=True):
+            run = self._start_run(message.message_id, int(data["n"]), data, is_thread=True)
+            if seconds is not None:
+                is_late = self.plan.timeout_seconds is not None and seconds > self.plan.timeout_seconds
+                self._loop.call_later(seconds, self._ledger.on_end, run, TimeoutError() if is_late else None)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
@@ -266,6 +269,8 @@ class Pod:
     def _create_thread_pool(self, max_threads: int) -> SimulatedThreads:
         return SimulatedThreads(self._loop, max_threads, self._seconds)
 
-    def _seconds(self, data: dict[Any, Any]) -> float | None:
-        number = int(data["n"])
-        return thread_seconds(kind_of(self.plan, number), number)
+    def _seconds(self, data: Any) -> float | None:
+        """Return how long a thread handles a message or a batch. None if it never ends."""
+        numbers = [int(each["n"]) for each in (data if isinstance(data, list) else [data])]
+        seconds = [thread_seconds(kind_of(self.plan, number), number) for number in numbers]
+        return None if None in seconds else sum(filter(None, seconds))

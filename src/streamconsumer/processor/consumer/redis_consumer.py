@@ -133,7 +133,6 @@ class RedisConsumer:
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # XGROUP CREATE fails if the server is out of memory
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
-                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self.last_delivered_id = position or self.last_delivered_id
             await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
