@@ -208,7 +208,8 @@ def check_outcomes(simulation: "Simulation") -> None:
     is_failing = any(has_open_breaker(pod) for pod in simulation.all_pods if pod.is_listening)
     for record in ledger.records.values():
         hangs = any(run.is_live for run in record.runs)
-        if record.is_open and not hangs and not is_failing and not (has_own_manager and record.runs):
+        is_unclaimed = has_own_manager and (record.runs or (record.reader is not None and record.reader.is_dead))
+        if record.is_open and not hangs and not is_failing and not is_unclaimed:
             ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
         if not record.foreign_at:
             _check_dead_letter(simulation, record)
@@ -269,7 +270,9 @@ def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
 
 
 def check_trimmed(simulation: "Simulation") -> None:
-    """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming."""
+    """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming.
+
+    If a process is killed while it has such an entry in flight, no program knows the entry."""
     kinds = {fault.kind for fault in simulation.plan.faults}
     if kinds & GROUP_FAULTS or not simulation.trimmed_pending:
         return
@@ -278,6 +281,7 @@ def check_trimmed(simulation: "Simulation") -> None:
         record
         for number in simulation.trimmed_pending
         if (record := ledger.records[number]).number not in ledger.dead_letters
+        and not any(run.process.is_dead and not run.process.is_stopping for run in record.runs)
         and not any(run.is_success and not isinstance(run.outcome, Effects) for run in record.runs)
         and not ledger.effect_count(number)
     ]
@@ -361,7 +365,8 @@ def check_idle_cost(simulation: "Simulation", since: float) -> None:
     if any(record.since > since for record in simulation.ledger.records.values()):
         return  # an entry was delivered again
     for pod in simulation.all_pods:
-        if pod.is_listening and not pod.plan.manager and not _has_entries(pod):
+        was_listening = pod.is_listening and (pod.started_at or 0.0) < since
+        if was_listening and not pod.plan.manager and not _has_entries(pod):
             commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds
             received = simulation.received_bytes.get(pod.process, 0) / seconds
             if commands > MAX_IDLE_COMMANDS or received > MAX_IDLE_BYTES:

@@ -37,7 +37,8 @@ def group_destroyed(simulation: "Simulation", fault: FaultPlan) -> None:
 
 def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None:
     now = simulation.ledger.now
-    begin = now - SNAPSHOT_SECONDS if simulation.has_been_calm else 0.0
+    has_snapshot = simulation.has_been_calm and not any(pod.manager for pod in simulation.plan.pods)
+    begin = now - SNAPSHOT_SECONDS if has_snapshot else 0.0
     simulation.ledger.allow_reruns(begin, now + AFTER_LOSS_SECONDS)
     simulation.ledger.on_group_lost(begin)
     simulation.ledger.on_foreign(name)
@@ -64,11 +65,13 @@ def consumer_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
 
 
 def _holders(simulation: "Simulation", ids: list[str], consumer: str = "") -> dict[str, Process | None]:
-    """Return the process that has each entry in flight, if its consumer name is `consumer` or if none is given."""
+    """Return the process that has each entry in flight, if its consumer name is `consumer` or if none is given.
+
+    A pod with a user's own manager cannot make an entry pending again."""
     holders = {
         message_id: pod.process
         for pod in simulation.all_pods
-        if consumer in {pod.consumer, ""} and not pod.has_ended and pod.processor
+        if consumer in {pod.consumer, ""} and not pod.has_ended and pod.processor and not pod.plan.manager
         for message_id in pod.processor._pipeline.in_flight.entries
     }
     return {each: holders.get(each) for each in ids}

@@ -190,8 +190,9 @@ class Pod:
                     "background", f"{self.plan.name}: the loop ended; is_running: {processor.is_running}"
                 )
                 return
-            await asyncio.wait([self._change])
-            if self.is_stopping:
+            change = self._change
+            await asyncio.wait([change])
+            if self.is_stopping or change.exception() is not None:
                 return
 
     async def _stop(self) -> None:
