@@ -4,7 +4,7 @@
 #   make test          run unit tests and tests on real Redis and Valkey servers; needs git, make and Python
 #   make test-cluster  run tests on a Kubernetes API server, Helm and a collector, and the slow tests; needs Go
 #   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
-#   make chaos         inject FAULTS faults, or faults for SECONDS seconds, and measure the figures of docs/reliability.md
+#   make chaos         inject FAULTS faults into each SERVER, or for SECONDS, and measure the figures of docs/reliability.md
 #   make simulate      run the engine with virtual time on SEEDS seeds, or for SECONDS seconds (docs/reliability.md)
 #   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
@@ -62,7 +62,7 @@ e2e: .venv/development
 chaos: .venv/development
 	$(PYTEST) -m chaos -s tests/reliability tests/hostile
 	$(BIN)/python -m tests.reliability.chaos --faults $(or $(FAULTS),10000) --seconds $(or $(SECONDS),1800) \
-	  $(if $(SEED),--seed $(SEED))
+	  --server $(or $(SERVER),all) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.reliability.acceptance $(if $(KILLS),--kills $(KILLS))
 
 simulate: .venv/development

@@ -9,7 +9,7 @@ lock() { # NAME, then the inputs of `uv pip compile`
         --no-emit-find-links --custom-compile-command 'make lock' --output-file "locks/$name.txt" ${UPGRADE:+--upgrade} "$@"
 }
 lock development pyproject.toml --extra processor --extra operator --extra dev \
-    --group test --group check --group bench --group build
+    --group test --group servers --group check --group bench --group build
 lock test pyproject.toml --extra processor --extra operator --extra dev --group test --group build \
     --constraint locks/development.txt
 lock dev pyproject.toml --extra dev --group build --constraint locks/development.txt

@@ -26,7 +26,16 @@ from tests.cluster.errors import BenchError, MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
 from tests.cluster.own_cluster import OwnCluster, named_cluster, programs_for
-from tests.cluster.redis_servers import DEFAULT, FLAVOURS, VALKEY, Flavour, Options, RedisServer, StartRedis
+from tests.cluster.redis_servers import (
+    DEFAULT,
+    FLAVOURS,
+    REDIS_8_2,
+    VALKEY,
+    Flavour,
+    Options,
+    RedisServer,
+    StartRedis,
+)
 
 SKIP_PREFIX = "SKIP_PREFIX TOOL: "
 BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
@@ -232,7 +241,13 @@ def redis_server(start_redis: StartRedis) -> RedisServer:
     return start_redis()
 
 
-@pytest.fixture(params=FLAVOURS, ids=lambda flavour: flavour.name)
+ANY_FLAVOUR = [
+    pytest.param(each, id=each.name, marks=pytest.mark.slow if each is REDIS_8_2 else ()) for each in FLAVOURS
+]
+"""Parameters of tests that run on every server. Redis 8.2 runs in `make test-cluster`, because its package is large."""
+
+
+@pytest.fixture(params=ANY_FLAVOUR)
 def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisServer:
     """A fresh server; the test runs with each kind and version that the product supports."""
     return start_redis(flavour=request.param)

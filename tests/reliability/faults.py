@@ -9,7 +9,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.cluster.redis_servers import RedisServer
+from tests.cluster.redis_servers import DEFAULT, Flavour, RedisServer
 from tests.cluster.runs import wait_until
 from tests.reliability.proxy import NetworkFault, Proxy
 
@@ -17,11 +17,18 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """Options with which a confirmed write survives kill -9 of the server."""
 
 
+TEMPORARY_SETTINGS = {
+    "the server's memory is full": ("maxmemory", "1", "0"),
+    "the server limits its replies": ("client-output-buffer-limit", "normal 65536 0 0", "normal 0 0 0"),
+}
+"""Faults that are settings of the server: the name of the setting, its value during the fault, and its usual value."""
+
+
 class ServerPair:
     """A primary with a replica, which can swap roles, behind a proxy as behind a Service."""
 
-    def __init__(self) -> None:
-        self.primary, self.replica = RedisServer(DURABLE).start(), RedisServer(DURABLE).start()
+    def __init__(self, flavour: Flavour = DEFAULT) -> None:
+        self.primary, self.replica = (RedisServer(DURABLE, flavour).start() for _ in range(2))
         self.client = self._connect(self.primary)
         self._follow()
         self.proxy = Proxy(self.primary.host, self.primary.port).start()
@@ -59,6 +66,32 @@ class ServerPair:
         """Stop the primary from responding for a while."""
         self.primary.pause()
         threading.Timer(seconds, self.primary.resume).start()
+
+    def slow_down(self, delay_seconds: float, seconds: float) -> None:
+        """Delay each request and each reply on all connections of the pods for a while."""
+        self.proxy.slowness_seconds = delay_seconds
+        threading.Timer(seconds, setattr, (self.proxy, "slowness_seconds", 0.0)).start()
+
+    def pause_writes(self, seconds: float) -> None:
+        """Let writes wait for a while, as a manual failover does."""
+        self.client.client_pause(int(seconds * 1000), all=False)
+
+    def set_for(self, seconds: float, option: str, value: str, usual: str) -> None:
+        """Change a setting of the primary for a while."""
+        client = self.client
+        client.config_set(option, value)
+        threading.Timer(seconds, _try_to_set, (client, option, usual)).start()
+
+    def end_faults(self) -> None:
+        """End all faults that end by themselves after a while."""
+        self.proxy.slowness_seconds = 0.0
+        for server in (self.primary, self.replica):
+            server.resume()
+            client = self._connect(server)
+            with contextlib.suppress(RedisError, OSError):
+                client.client_unpause()
+            for option, _, usual in TEMPORARY_SETTINGS.values():
+                _try_to_set(client, option, usual)
 
     def promote(self) -> None:
         """Make the replica the primary. Writes that it has not received are lost. The old primary follows it."""
@@ -102,10 +135,15 @@ class NetworkFaultQueue:
             return fault
 
 
+def _try_to_set(client: Redis, option: str, value: str) -> None:
+    with contextlib.suppress(RedisError, OSError):
+        client.config_set(option, value)
+
+
 @contextlib.contextmanager
-def running_server_pair() -> Any:
+def running_server_pair(flavour: Flavour = DEFAULT) -> Any:
     """Run a pair of servers and remove it afterwards."""
-    pair = ServerPair()
+    pair = ServerPair(flavour)
     try:
         yield pair
     finally:

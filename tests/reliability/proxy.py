@@ -59,6 +59,8 @@ class Proxy:
         self.target = (host, port)
         self.plan = plan
         self.command_counts: Counter[str] = Counter()
+        self.slowness_seconds = 0.0
+        """Delay of each request and of each reply, on all connections."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._links: set[_Link] = set()
@@ -171,6 +173,8 @@ class _Link:
                 label = resp.command_label(resp.parse_command(request))
                 self._proxy.command_counts[label] += 1
                 fault = self._proxy.plan(label)
+                if self._proxy.slowness_seconds:
+                    await asyncio.sleep(self._proxy.slowness_seconds)
                 if fault is NetworkFault.CUT_BEFORE:
                     break
                 self._expected.append(fault)
@@ -181,6 +185,8 @@ class _Link:
         with suppress(OSError):
             async for reply in _read_values(source):
                 fault = self._expected.popleft() if self._expected and not reply.startswith(b">") else None
+                if self._proxy.slowness_seconds:
+                    await asyncio.sleep(self._proxy.slowness_seconds)
                 if fault is NetworkFault.CUT_AFTER:
                     break
                 if fault is NetworkFault.CUT_IN_REPLY:

@@ -11,6 +11,9 @@ from tests.reliability.ledger import Ledger
 
 MAX_PAUSE_SECONDS = 0.06
 
+LARGE = 40_000
+"""Size of a large message in bytes. A server that limits its replies to 64 kB can send one of them, but not two."""
+
 
 class Producer:
     """Adds random messages. `client` is called for each message, because the primary may have changed."""
@@ -45,7 +48,7 @@ class Producer:
 
 
 def random_message(rng: random.Random) -> dict[str, str]:
-    """Return a random message. Most are quick; some fail, run long, wait long or can never be handled."""
-    kinds = ("", "ms=200", "ms=2000", "fails=1", "fails=3", "later=2.5", "poison=1")
-    name, _, value = rng.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0].partition("=")
+    """Return a random message. Most are quick; some are large, fail, run long, wait long or can never be handled."""
+    kinds = ("", "ms=200", "ms=2000", "fails=1", "fails=3", "later=2.5", "poison=1", f"padding={'x' * LARGE}")
+    name, _, value = rng.choices(kinds, (84, 5, 1, 5, 1, 1, 2, 1))[0].partition("=")
     return {name: value} if name else {}

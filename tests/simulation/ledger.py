@@ -153,6 +153,7 @@ class Ledger:
         for entry_id in entry_ids:
             if record := self._by_id.get(_text(entry_id)):
                 record.state, record.settled_at, record.owner = "settled", self.now, ""
+                record.foreign, record.foreign_at = "foreign_ack", self.now
 
     def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""

@@ -66,9 +66,9 @@ class Health:
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
 
     def readiness(self) -> tuple[bool, str]:
-        """Return whether the pod can read entries, and the reason."""
-        reason = next(iter([*self.problems.values(), self._not_ready_reason]))
-        return not reason, reason or "ok"
+        """Return whether the pod can read entries, and the reasons."""
+        reasons = "; ".join(filter(None, [self._not_ready_reason, *self.problems.values()]))
+        return not reasons, reasons or "ok"
 
 
 class LivenessMonitor:

@@ -91,8 +91,8 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended the
-        processor."""
+        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended
+        the processor."""
         self._is_open = False
         """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None

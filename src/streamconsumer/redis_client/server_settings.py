@@ -8,8 +8,8 @@ CHECKED_SETTINGS = ("maxmemory-policy", "save", "appendonly")
 
 
 @dataclass(frozen=True)
-class RiskySetting:
-    """A server setting that can cause the loss of entries, and the remedy."""
+class ServerRisk:
+    """A property of the server that endangers its entries, and the remedy."""
 
     problem: str
     advice: str
@@ -20,7 +20,7 @@ class RiskySetting:
         return f"{self.problem}; {self.advice}"
 
 
-def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
+def risky_settings(settings: Mapping[str, str | None]) -> list[ServerRisk]:
     """Return the server settings that can cause the loss of entries. An unknown value counts as safe."""
     policy, risky = settings["maxmemory-policy"] or "", []
     if policy.startswith("allkeys-"):
@@ -28,8 +28,8 @@ def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
             f"the server's maxmemory-policy is {policy}: when memory runs out, the server may evict the "
             "stream and all its pending entries"
         )
-        risky.append(RiskySetting(problem, "set noeviction, or a volatile- policy"))
+        risky.append(ServerRisk(problem, "set noeviction, or a volatile- policy"))
     if settings["appendonly"] == "no" and settings["save"] == "":
         problem = "the server saves nothing to disk, so all entries are lost when it restarts"
-        risky.append(RiskySetting(problem, "set appendonly yes"))
+        risky.append(ServerRisk(problem, "set appendonly yes"))
     return risky

@@ -18,6 +18,7 @@ from streamconsumer.cli.doctor.facts import (
 from streamconsumer.cli.doctor.findings import PERMISSIONS, evaluate_cluster, evaluate_pod
 from streamconsumer.cli.doctor.run import lines
 from streamconsumer.cli.status.facts import Finding
+from streamconsumer.redis_client.server_faults import TLS, version_risk
 
 
 def pod_facts(**changed: Any) -> PodFacts:
@@ -43,6 +44,17 @@ def test_unusable_server_is_the_only_finding_of_redis() -> None:
         )
     )
     assert objects(result) == [("error", "Redis redis:6379")]
+
+
+def test_known_faults_of_the_server_version_are_a_warning_with_the_fixed_version() -> None:
+    server = ServerFacts(address="redis:6379", group="exists", version_risk=version_risk("redis", "8.2.1", {TLS}))
+    (finding,) = evaluate_pod(pod_facts(server=server)).findings
+    assert (finding.severity, finding.object, finding.advice) == (
+        "warning",
+        "Redis version",
+        "upgrade to 8.2.9 or newer",
+    )
+    assert finding.found.startswith("Redis 8.2.1 has known faults: ")
 
 
 def test_operator_without_ready_pods_is_an_error_and_an_unreadable_operator_is_not() -> None:

@@ -115,7 +115,7 @@ def test_key_of_another_type_is_an_error(new_pod: Any, redis_server: RedisServer
         redis.set(STREAM, "text")
     ran = doctor(new_pod(redis_server))
     assert ran.code == 1
-    assert "the key is not a stream" in findings(ran)[f"group {GROUP!r} of {STREAM!r}"]
+    assert "contains another type of value" in findings(ran)[f"group {GROUP!r} of {STREAM!r}"]
 
 
 def test_output_and_threads_of_a_handler_module_do_not_affect_the_document(

@@ -20,8 +20,8 @@ from streamconsumer.processor.consumer.preflight import (
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.server_settings import risky_settings
-from tests.cluster.fixtures import ON_ONE_SERVER
-from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
+from tests.cluster.fixtures import ANY_FLAVOUR, ON_ONE_SERVER
+from tests.cluster.redis_servers import Flavour, RedisServer, StartRedis
 from tests.processor.consumer.test_permissions import KEYS, SMALLEST
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -152,7 +152,8 @@ async def test_unreadable_settings_cause_no_warning(admin: Redis, any_redis: Red
     await admin.config_set("maxmemory-policy", "allkeys-lru")
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
     report = await run_checks(any_redis, "shop")
-    assert (report.warnings, report.problem, report.version) == ([], "", any_redis.version)
+    known_faults = [report.version_risk.message] if report.version_risk else []
+    assert (report.warnings, report.problem, report.version) == (known_faults, "", any_redis.version)
 
 
 @pytest.mark.parametrize("version", ["6.2.0", "6.2.14", "7.0.15", "8.10.1", "9.1.0", "unknown"])
@@ -166,6 +167,20 @@ async def test_old_server_version_is_a_problem(group: Group, version: str) -> No
     async with DisguisingProxy(group.server, version=version).running() as disguise:
         assert (await run_preflight_checks(group.manager(disguise.url), CONSUMER_ID)).problem == (
             f"the Redis server is version {version}; expected 6.2 or newer; upgrade it"
+        )
+
+
+async def test_known_faults_of_the_server_version_are_a_warning(group: Group) -> None:
+    async with DisguisingProxy(group.server, version="8.2.1").running() as disguise:
+        manager = group.manager(disguise.url)
+        assert (await run_preflight_checks(manager, CONSUMER_ID)).warnings[-1] == (
+            "Redis 8.2.1 has known faults: a Lua script can execute code in the server (CVE-2025-49844); "
+            "upgrade to 8.2.2 or newer"
+        )
+        await group.client.config_set("maxmemory-clients", "10mb")
+        assert (
+            "(CVE-2026-23479); upgrade to 8.2.6 or newer"
+            in ((await run_preflight_checks(manager, CONSUMER_ID)).warnings[-1])
         )
 
 
@@ -198,7 +213,7 @@ def eval_problem(server: ServerAddress) -> str:
     return f"Redis at {server.host}:{server.port} does not grant required permissions: +eval; "
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
+@pytest.mark.parametrize("flavour", ANY_FLAVOUR)
 async def test_start_listening_raises_on_a_server_whose_eval_is_renamed(
     start_redis: StartRedis, flavour: Flavour
 ) -> None:

@@ -14,7 +14,7 @@ from redis import Redis
 from streamconsumer.model.processor_settings import Retention as RetentionSettings
 from streamconsumer.processor.consumer.retention import ZERO_ID, StreamTrimmer, next_id, safe_minimum, trim_bound
 from tests.cluster.fixtures import ON_ONE_SERVER
-from tests.cluster.redis_servers import RedisServer
+from tests.cluster.redis_servers import REDIS_8_2, RedisServer, StartRedis
 from tests.processor.group import GROUP, STREAM, Group
 
 # -- deciding --------------------------------------------------------------------------------------------------------
@@ -39,6 +39,33 @@ def test_trim_bound_by_age_stops_at_the_first_entry_that_a_group_needs() -> None
     settings = RetentionSettings(max_age=timedelta(hours=1))
     assert trim_bound(settings, (5, 0), (3, 0)) == (3, 0)
     assert trim_bound(settings, (5, 0), (9, 0)) == (5, 0)
+
+
+# -- XACKDEL ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_xackdel_deletes_entries_of_a_destroyed_group_and_trimming_does_not(start_redis: StartRedis) -> None:
+    """The reason why the processor does not use XACKDEL. If a later server behaves differently, check this decision."""
+    group = Group(start_redis(flavour=REDIS_8_2))
+    execute = group.manager().execute
+    await group.create_group()
+    await group.client.xgroup_create(STREAM, "audit", "0")
+    first, second, third = await group.add(3)
+    await group.read_as("pod-a")
+    await group.client.xreadgroup("audit", "auditor", {STREAM: ">"})
+    trimmer = new_trimmer(group, acknowledged=True)
+    await trimmer.trim()
+    await group.client.xgroup_destroy(STREAM, "audit")
+    assert await execute("XACKDEL", STREAM, GROUP, "ACKED", "IDS", 1, first) == [1]
+    await group.client.xack(STREAM, GROUP, second)
+    assert await trimmer.trim() == 0  # the previous check found the entry pending in the group `audit`
+    await group.client.xgroup_create(STREAM, "audit", third)
+    for message_id in (first, second, third):
+        await execute("XCLAIM", STREAM, "audit", "auditor", 0, message_id, "FORCE", "JUSTID")
+    pending: Any = await group.client.xpending_range(STREAM, "audit", "-", "+", 10)
+    assert [each["message_id"] for each in pending] == [second, third]
+    await group.close()
 
 
 # -- on a server -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
-from streamconsumer.redis_client.server_settings import RiskySetting
+from streamconsumer.redis_client.server_settings import ServerRisk
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class ServerFacts:
     settings: dict[str, str | None] = field(default_factory=dict)
     """Values of the server settings, by name. The value is None if the Redis user is not allowed to read the
     setting."""
-    risky_settings: list[RiskySetting] = field(default_factory=list)
+    risky_settings: list[ServerRisk] = field(default_factory=list)
+    version_risk: ServerRisk | None = None
+    """Known faults of the server's version, or None if no fault is known."""
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
     """Reason why the group cannot be read, or an empty string if the group can be read."""

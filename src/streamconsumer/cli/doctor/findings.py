@@ -80,6 +80,8 @@ def _check_server(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome
         yield error(subject, server.problem, expected, advice)
         return
     yield PassedCheck(object=subject, found=f"answers, version {server.version or 'unknown'}")
+    if risk := server.version_risk:
+        yield warning("Redis version", risk.problem, "a version without known dangerous faults", risk.advice)
     if server.missing_permissions:
         permissions = " ".join(server.missing_permissions)
         advice = f"grant them with ACL SETUSER: {permissions}; docs/redis.md lists the permissions"

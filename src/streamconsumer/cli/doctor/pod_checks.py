@@ -80,6 +80,7 @@ async def _query_server(manager: StreamManager, settings: ProcessorSettings, add
         missing_permissions=report.missing_permissions,
         settings=report.settings,
         risky_settings=risky_settings(report.settings),
+        version_risk=report.version_risk,
         **_group_state(group, settings),
     )
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 
 from redis.exceptions import RedisError
@@ -40,6 +41,10 @@ DISCONNECTED_VALID_SECONDS = 1.0
 
 VERIFY_SECONDS = 60.0
 """Interval at which the heartbeat verifies that the server still has the registration."""
+
+MAX_QUICK_RETRIES = 2
+"""Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that
+rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes one."""
 
 MAX_FAILING_SECONDS = 2.0
 """Time for which renewals may fail before the heartbeat reports a problem."""
@@ -97,6 +102,8 @@ class HeartbeatThread:
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
         self._last_tick = self._last_success = self._clock()
+        self._failures = 0
+        """Number of failures since the last successful heartbeat."""
         self._failing_since: float | None = None
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
@@ -153,16 +160,7 @@ class HeartbeatThread:
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         connection.on_connected = self._identify
-        may_reconnect_early = True
-
-        def reconnect_early() -> None:
-            """Start the next heartbeat now, at most once per interval: a server can close each new connection."""
-            nonlocal may_reconnect_early
-            if may_reconnect_early:
-                may_reconnect_early = False
-                wakeup.set()
-
-        connection.on_lost = reconnect_early
+        connection.on_lost = partial(self._on_connection_lost, wakeup)
         leases = Leases(connection.execute, *self._consumer_id)
         ticker = asyncio.create_task(self._tick_loop(connection))
         try:
@@ -170,17 +168,19 @@ class HeartbeatThread:
                 wakeup.clear()
                 if self._hooks.is_alive():
                     await self._beat(connection, leases)
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval.total_seconds()):
                         await wakeup.wait()
-                except TimeoutError:
-                    may_reconnect_early = True
                 if ticker.done():
                     ticker.result()
         finally:
             ticker.cancel()
             await connection.close()
             await manager.aclose()
+
+    def _on_connection_lost(self, wakeup: asyncio.Event) -> None:
+        if self._failures < MAX_QUICK_RETRIES:
+            wakeup.set()
 
     async def _identify(self, connection: RawConnection) -> None:
         self._registration.set_identity("heartbeat", await identify(connection, self._registration.token))
@@ -211,7 +211,7 @@ class HeartbeatThread:
         self._last_tick = now
 
     def _record_success(self, began: float) -> None:
-        self._last_success, self._failing_since = began, None
+        self._last_success, self._failing_since, self._failures = began, None, 0
         if self._is_reported:
             self._is_reported = False
             log.info("renewing the leases of messages in flight again")
@@ -219,6 +219,7 @@ class HeartbeatThread:
 
     def _record_failure(self, error: Exception) -> None:
         self._metrics.lease_renewals_failed += 1
+        self._failures += 1
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now

@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
@@ -263,6 +263,11 @@ class StreamManager:
         """True if the settings disable the verification of the server's certificate."""
         address_source = self._connection_options.get("address_source")
         return address_source is not None and bool(address_source.credentials.skips_tls_verification)
+
+    @property
+    def uses_tls(self) -> bool:
+        """True if the connections use TLS."""
+        return issubclass(self._connection_class, SSLConnection)
 
     async def aclose(self) -> None:
         """Close the manager's connections. A client that was passed to the class stays open."""

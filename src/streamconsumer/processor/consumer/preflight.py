@@ -18,7 +18,8 @@ from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
-from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, risky_settings
+from streamconsumer.redis_client.server_faults import FEATURE_SETTINGS, enabled_features, version_risk
+from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, ServerRisk, risky_settings
 
 MIN_SERVER_VERSION = (6, 2)
 """Oldest supported Redis version. Versions before 6.2 support neither IDLE nor exclusive ids in XPENDING."""
@@ -64,30 +65,40 @@ class PreflightReport:
     """Value of each setting in CHECKED_SETTINGS. None if the user is not allowed to read the setting, or if the server
     does not have it."""
 
+    version_risk: ServerRisk | None = None
+    """Known faults of the server's version. None if no fault is known."""
+
     @property
     def warnings(self) -> list[str]:
-        """Log messages about missing optional permissions and about settings that can lead to the loss of entries."""
-        settings = [setting.message for setting in risky_settings(self.settings)]
+        """Log messages about missing optional permissions, about settings that can lead to the loss of entries, and
+        about known faults of the server."""
+        risks = [*risky_settings(self.settings), *([self.version_risk] if self.version_risk else [])]
+        messages = [risk.message for risk in risks]
         if not self.missing_permissions:
-            return settings
+            return messages
         advice = f"grant {' '.join(self.missing_permissions)} with ACL SETUSER; docs/redis.md lists the permissions"
-        return [f"the Redis user is missing permissions; {advice}", *settings]
+        return [f"the Redis user is missing permissions; {advice}", *messages]
 
 
 async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) -> PreflightReport:
     """Run all checks in one round trip. Raises the server's error reply if the server is not ready."""
     probes = _probes(manager, consumer_id)
     commands = [probe.command for probe in probes]
-    settings = [("CONFIG", "GET", name) for name in CHECKED_SETTINGS]
-    hello, *raw_replies = await manager.execute_pipeline([("HELLO",), *commands, *settings])
-    version = "" if isinstance(hello, Exception) else _server_version(hello)
+    queries = [("CONFIG", "GET", name) for name in (*CHECKED_SETTINGS, *FEATURE_SETTINGS)]
+    hello, *raw_replies = await manager.execute_pipeline([("HELLO",), *commands, *queries])
+    product, version = ("", "") if isinstance(hello, Exception) else _product_and_version(hello)
     rejections = _find_rejections(probes, raw_replies)
     problem = _unsupported_version_error(version) or _missing_permission_error(manager, rejections)
-    return PreflightReport(problem, version, [*rejections], _setting_values(raw_replies[len(probes) :]))
+    settings = _setting_values(raw_replies[len(probes) :])
+    risk = version_risk(product, version, enabled_features(settings, uses_tls=manager.uses_tls))
+    return PreflightReport(problem, version, [*rejections], {name: settings[name] for name in CHECKED_SETTINGS}, risk)
 
 
-def _server_version(hello: Any) -> str:
-    return replies.text(replies.field(replies.to_dict(hello, "HELLO"), "version", "HELLO"), "HELLO")
+def _product_and_version(hello: Any) -> tuple[str, str]:
+    """Return the name of the server program, such as `redis` or `valkey`, and its version."""
+    fields = replies.to_dict(hello, "HELLO")
+    product = replies.text(fields.get(b"server", b""), "HELLO")
+    return product, replies.text(replies.field(fields, "version", "HELLO"), "HELLO")
 
 
 def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
@@ -133,7 +144,7 @@ def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, E
 
 def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
     values: dict[str, str | None] = {}
-    for name, reply in zip(CHECKED_SETTINGS, raw_replies, strict=True):
+    for name, reply in zip((*CHECKED_SETTINGS, *FEATURE_SETTINGS), raw_replies, strict=True):
         lines = {} if isinstance(reply, Exception) else replies.to_dict(reply, "CONFIG GET")
         value = lines.get(name.encode())
         values[name] = None if value is None else replies.text(value, "CONFIG GET")
