@@ -63,7 +63,7 @@ def _fault(
 
 _SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
 _NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
-_CLOCK_JUMP = _fault("clock_jump", begin=1, end=2, seconds=40, amount=700 * SECOND)
+_CLOCK_JUMP = _fault("clock_jump", begin=4, end=6, seconds=40, amount=700 * SECOND)
 _REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
 _LONG: dict[str, Any] = {"seconds": 40, "messages": 90}
 
@@ -136,6 +136,13 @@ DIRECTED: dict[str, Make] = {
         seconds=9,
     ),
     "own": _scenario("instant slow mixed", manager=["own", "own_delegating"]),
+    "own_drain": _scenario(
+        "instant slow",
+        manager=["own", "own_delegating"],
+        faults=[*_often("sigterm"), *_often("restart_listening")],
+        **_LONG,
+    ),
+    "twins": _scenario("slow instant", faults=[_fault("twin", begin=2, end=40, seconds=6)] * 8, **_LONG),
     "own_batch": _scenario("instant slow mixed", manager="own_delegating", is_batch=True),
 }
 """Functions that make the plan of a scenario, by its name."""

@@ -17,6 +17,8 @@ BINARY_CONSUMER = b"worker-\xff\xfe"
 
 OTHER_STREAM = "{orders}:old"
 
+SCHEDULE = group_key(STREAM, GROUP, "postponed")
+
 AFTER_LOSS_SECONDS = 10.0
 """Time after the loss of a group in which acknowledgements are lost."""
 
@@ -41,6 +43,9 @@ def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None
     begin = now - SNAPSHOT_SECONDS if has_snapshot else 0.0
     simulation.ledger.allow_reruns(begin, now + AFTER_LOSS_SECONDS)
     simulation.ledger.on_group_lost(begin)
+    for record in simulation.ledger.records.values():  # only the schedule still contains the postponed entries
+        if record.state == "postponed" and not simulation.server.inspect("ZSCORE", SCHEDULE, record.entry_id):
+            record.state = "gone"
     simulation.ledger.on_foreign(name)
 
 
@@ -122,7 +127,7 @@ def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def schedule_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     """DEL of the sorted set that contains when postponed entries are due."""
-    simulation.server.administer("DEL", group_key(STREAM, GROUP, "postponed"))
+    simulation.server.administer("DEL", SCHEDULE)
 
 
 def companion_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
