@@ -173,8 +173,15 @@ async def _ignore_cancellation(seconds: float) -> None:
 class SimulatedThreads(Executor):
     """Threads for handlers that are not async. A call takes the virtual time that its message states."""
 
-    def __init__(self, loop: SimulationLoop, max_threads: int, seconds: Callable[[Any], float | None]) -> None:
-        self._loop, self._free, self._seconds = loop, max_threads, seconds
+    def __init__(
+        self,
+        loop: SimulationLoop,
+        max_threads: int,
+        seconds: Callable[[Any], float | None],
+        on_end: Callable[[Any], object],
+    ) -> None:
+        """`on_end` is called with the data of the messages before the result of a call is known."""
+        self._loop, self._free, self._seconds, self._on_end = loop, max_threads, seconds, on_end
         self._queue: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_options: Any) -> Future[Any]:
@@ -196,10 +203,11 @@ class SimulatedThreads(Executor):
                 outcome, error = None, raised
             seconds = self._seconds(args[-1])
             if seconds is not None:
-                self._loop.call_later(seconds, self._finish, future, outcome, error)
+                self._loop.call_later(seconds, self._finish, future, args[-1], outcome, error)
 
-    def _finish(self, future: Future[Any], outcome: Any, error: BaseException | None) -> None:
+    def _finish(self, future: Future[Any], data: Any, outcome: Any, error: BaseException | None) -> None:
         self._free += 1
+        self._on_end(data)
         if error is None:
             future.set_result(outcome)
         else:

@@ -60,7 +60,6 @@ class Phases:
         check_outcomes(self._simulation)
         if self._is_settled() and all(each.invariant == "unexpected_error" for each in self._ledger.violations):
             self._run_for(SETTLING)
-            self._run_for(SECOND // 1000)  # the timers of the same moment
             check_memory(self._simulation)
             self._simulation.received_bytes.clear()
             idle_since = self._ledger.now

@@ -62,6 +62,8 @@ class Pod:
         self.processor: RedisStreamProcessor | None = None
         self.main_task: asyncio.Task[None] | None = None
         self.thread_tasks: list[asyncio.Task[None]] = []
+        self._thread_runs: dict[int, list[Run]] = {}
+        """Runs in threads that have not ended, by the id of the handler's argument."""
         self._change: asyncio.Task[None] | None = None
         """Task that stops or restarts the processor. None if there is none."""
         self.can_start_threads = True
@@ -244,15 +246,23 @@ class Pod:
             self._ledger.on_end(run, None)
 
     def _call_in_thread(self, data: dict[Any, Any]) -> None:
-        self._call_batch_in_thread([data])
+        self._start_thread_runs(data, [data])
 
     def _call_batch_in_thread(self, batch: list[dict[Any, Any]]) -> None:
-        seconds = self._seconds(batch)
-        for message, data in zip(current_messages(), batch, strict=True):
-            run = self._start_run(message.message_id, int(data["n"]), data, is_thread=True)
-            if seconds is not None:
-                is_late = self.plan.timeout_seconds is not None and seconds > self.plan.timeout_seconds
-                self._loop.call_later(seconds, self._ledger.on_end, run, TimeoutError() if is_late else None)
+        self._start_thread_runs(batch, batch)
+
+    def _start_thread_runs(self, argument: Any, batch: list[dict[Any, Any]]) -> None:
+        self._thread_runs[id(argument)] = [
+            self._start_run(message.message_id, int(data["n"]), data, is_thread=True)
+            for message, data in zip(current_messages(), batch, strict=True)
+        ]
+
+    def _end_thread_runs(self, argument: Any) -> None:
+        """Record that the thread of a handler has ended. `argument` is the argument of the handler."""
+        seconds, timeout = self._seconds(argument), self.plan.timeout_seconds
+        is_late = seconds is not None and timeout is not None and seconds > timeout
+        for run in self._thread_runs.pop(id(argument), ()):
+            self._ledger.on_end(run, TimeoutError() if is_late else None)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
@@ -268,7 +278,7 @@ class Pod:
         self.thread_tasks.append(context.run(self._loop.create_task, run()))
 
     def _create_thread_pool(self, max_threads: int) -> SimulatedThreads:
-        return SimulatedThreads(self._loop, max_threads, self._seconds)
+        return SimulatedThreads(self._loop, max_threads, self._seconds, self._end_thread_runs)
 
     def _seconds(self, data: Any) -> float | None:
         """Return how long a thread handles a message or a batch. None if it never ends."""
