@@ -94,7 +94,7 @@ async def test_no_entry_is_lost_when_the_server_freezes_under_load(any_group: Gr
 
 async def test_read_without_a_reply_times_out(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection never reports that it is broken."""
-    monkeypatch.setattr("streamconsumer.processor.consumer.redis_consumer.READ_TIMEOUT_MARGIN", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamconsumer.processor.consumer.blocking_reads.READ_TIMEOUT_MARGIN", timedelta(seconds=0.2))
     handler = Recorder()
     processor = await group.start(handler, poll=0.3)
     await group.wait_until_reading()

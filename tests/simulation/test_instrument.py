@@ -128,7 +128,6 @@ async def fail(*_arguments: Any) -> None:
     ("owner", "method"),
     [
         pytest.param(claimer.PendingClaimer, "find_claimable", id="logged by the claim loop"),
-        pytest.param(claimer.PendingClaimer, "seconds_until_turn", id="logged by the claim loop as an error of TIME"),
         pytest.param(claimer.PendingClaimer, "save_snapshot", id="logged by the snapshot loop"),
         pytest.param(heartbeat.HeartbeatThread, "_beat", id="ends the heartbeat thread"),
     ],

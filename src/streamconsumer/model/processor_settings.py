@@ -173,8 +173,9 @@ class SharedSettings(Model):
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Maximum duration of a blocking read (`BLOCK`). A new entry or a shutdown ends the read immediately, so a long
-    duration adds no latency."""
+    """Interval between reads if the server ignores the option `BLOCK`. Otherwise, the duration of a blocking read after
+    entries were received, but at most 5s. While no entries are received, the duration doubles up to 1m. A new entry or
+    a shutdown ends a blocking read immediately, so a long duration adds no latency."""
 
     concurrency: int = Field(default=1, ge=1, le=1000)
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the

@@ -20,9 +20,9 @@ STUCK_AFTER = timedelta(seconds=60)
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
-STUCK_READ_AFTER = timedelta(seconds=30)
-"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. If Redis does not respond, the
-read timeout of the connection ends the read much earlier."""
+STUCK_READ_AFTER = timedelta(seconds=90)
+"""A running read counts as stuck if it takes longer than `poll_interval` plus this time. A read of an idle consumer
+takes up to 65 s. A custom stream manager may wait for `poll_interval`."""
 
 
 class Health:

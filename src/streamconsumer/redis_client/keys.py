@@ -43,7 +43,10 @@ The sorted set `group_key(…, "postponed")` stores when each entry is due.
 ENTRY_SUFFIXES = ("postponed", "claimed", "claimed-before", "committed")
 """Suffixes of the companion keys that the scripts about single entries use."""
 
-COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, "consumers", "readers", "registrations", "last-known")
+CONSUMER_SUFFIXES = ("consumers", "registrations")
+"""Suffixes of the companion hashes that have a field for each consumer."""
+
+COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, *CONSUMER_SUFFIXES, "last-known")
 """Suffixes of all companion keys that contain group state. The list omits the dead-letter stream, because dead letters
 are messages."""
 

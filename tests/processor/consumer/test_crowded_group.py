@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -11,11 +10,10 @@ import pytest
 
 from streamconsumer.model.processor_settings import Retention
 from streamconsumer.processor import Defer
-from streamconsumer.processor.consumer.leases import Leases
-from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.processor.consumer.registration import MAX_WAKE_ATTEMPTS
 from streamconsumer.processor.consumer.retention import MAX_GROUPS
 from streamconsumer.processor.dead_letters.store import DeadLetterStore
-from streamconsumer.redis_client import hash_scan
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.scripts import FIND_GROUP, LIST_CONSUMERS, MAX_CONSUMERS, PROBE_GROUP
 from tests.cluster.fixtures import ON_ONE_SERVER
@@ -24,7 +22,7 @@ from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
 MANY_FIELDS = 50_000
-MEMBERS, READERS = (group_key(STREAM, GROUP, suffix) for suffix in ("consumers", "readers"))
+MEMBERS, REGISTRATIONS = (group_key(STREAM, GROUP, suffix) for suffix in ("consumers", "registrations"))
 
 pytestmark = ON_ONE_SERVER
 
@@ -36,12 +34,10 @@ async def add_consumers(group: Group, count: int) -> None:
     await pipeline.execute()
 
 
-async def fill_hashes(group: Group, announced_at: float) -> None:
-    """Write names that no consumer has to the companion hashes."""
-    for key in (MEMBERS, READERS):
-        for first in range(0, MANY_FIELDS, 10_000):
-            names = range(first, first + 10_000)
-            await group.client.hset(key, mapping={f"leaked-{number}": int(announced_at) for number in names})
+async def fill_members(group: Group) -> None:
+    """Write names that no consumer has to the members hash."""
+    for first in range(0, MANY_FIELDS, 10_000):
+        await group.client.hset(MEMBERS, mapping={f"leaked-{first + number}": 1 for number in range(10_000)})
 
 
 async def test_dead_pod_in_a_crowded_group_is_replaced_after_min_idle(
@@ -91,18 +87,9 @@ async def test_group_is_no_longer_crowded_after_the_consumers_were_deleted(any_g
     await eventually(lambda: not claimer._is_over_limit)
 
 
-async def test_hash_with_many_fields_is_read_in_few_pages(any_group: Group) -> None:
-    await any_group.create_group()
-    await fill_hashes(any_group, time.time())
-    await any_group.reset_command_counts()
-    members = await Leases(any_group.manager().execute, STREAM, GROUP, "pod-a").members()
-    assert hash_scan.PAGE_FIELDS <= len(members) <= 2 * hash_scan.PAGE_FIELDS * hash_scan.MAX_PAGES
-    assert (await any_group.command_counts())["hscan"] == hash_scan.MAX_PAGES
-
-
 async def test_expired_members_are_deleted_a_few_at_a_time(any_group: Group) -> None:
     await any_group.create_group()
-    await fill_hashes(any_group, 1)
+    await fill_members(any_group)
     await any_group.start(Recorder())
     await any_group.add()
 
@@ -112,33 +99,40 @@ async def test_expired_members_are_deleted_a_few_at_a_time(any_group: Group) -> 
     await eventually(is_shrinking)
 
 
+async def register_leaked(group: Group, run_id: str) -> None:
+    """Register connections that do not exist."""
+    fields: dict[Any, Any] = {f"leaked-{number}": f"1 {run_id} token {10**6 + number} -" for number in range(1000)}
+    await group.client.hset(REGISTRATIONS, mapping=fields)
+
+
 async def test_released_entry_wakes_few_consumers(any_group: Group) -> None:
-    """Each of the leaked readers looks alive, and none of them is reading."""
+    """Each of the leaked registrations looks alive, and none of these consumers is reading."""
     await any_group.create_group()
-    await fill_hashes(any_group, time.time())
+    consumer = (await any_group.start(Recorder()))._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
+    await any_group.wait_until_reading()
+    await register_leaked(any_group, consumer.registration.current.run_id)
     sent: list[tuple[Any, ...]] = []
-    execute = any_group.manager().execute
 
     async def counting(*command: Any) -> Any:
         sent.append(command)
-        return await execute(*command)
+        return await consumer.manager.execute(*command)
 
-    registry = ReaderRegistry(counting, STREAM, GROUP, "pod-a", Random())
-    await registry.wake_one(Leases(counting, STREAM, GROUP, "pod-a").members, time.time())
-    assert len(sent) <= 2 * hash_scan.MAX_PAGES + 20
+    await consumer.registration.wake_peer(counting, Random())
+    assert len(sent) == 1 + MAX_WAKE_ATTEMPTS
 
 
-async def test_waiting_consumer_is_woken_although_many_names_are_registered(any_group: Group) -> None:
-    """The number of names is below the limit, so the waiting consumer is among the names that are read."""
+async def test_waiting_consumer_is_woken_although_consumers_of_an_earlier_server_are_registered(
+    any_group: Group,
+) -> None:
     await any_group.create_group()
-    await any_group.client.hset(READERS, mapping={f"leaked-{number}": 10**6 + number for number in range(5000)})
-    handler = Recorder()
-    await any_group.start(handler, "pod-b", poll=30)
+    await register_leaked(any_group, "earlier")
+    await any_group.start(Recorder(), "pod-b", poll=30)
+    consumer = (await any_group.start(Recorder(), "pod-a", poll=30))._pipeline.consumer
+    assert isinstance(consumer, RedisConsumer)
     await any_group.wait_until_reading()
-    execute = any_group.manager().execute
-    registry = ReaderRegistry(execute, STREAM, GROUP, "pod-a", Random())
     await any_group.reset_command_counts()
-    await registry.wake_one(Leases(execute, STREAM, GROUP, "pod-a").members, time.time())
+    await consumer.registration.wake_peer(consumer.manager.execute, Random())
 
     async def has_read_again() -> bool:
         return (await any_group.command_counts()).get("xreadgroup", 0) >= 1

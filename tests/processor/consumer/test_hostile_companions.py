@@ -14,8 +14,8 @@ from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.recorder import Recorder, fail_first_delivery
 
-LAST_KNOWN, POSTPONED, CONSUMERS, REGISTRATIONS, READERS = (
-    group_key(STREAM, GROUP, suffix) for suffix in ("last-known", "postponed", "consumers", "registrations", "readers")
+LAST_KNOWN, POSTPONED, CONSUMERS, REGISTRATIONS = (
+    group_key(STREAM, GROUP, suffix) for suffix in ("last-known", "postponed", "consumers", "registrations")
 )
 
 NOT_IDS = [b"x", b"\xff", b"1-1-1", b"99999999999999999999-0", b"-", b"1-"]
@@ -87,7 +87,6 @@ LIES = {
     "huge version": (REGISTRATIONS, "", HUGE),
     "huge announcement": (CONSUMERS, "liar", HUGE),
     "announcement in the future": (CONSUMERS, "liar", str(2**60)),
-    "huge reader": (READERS, "liar", HUGE),
 }
 
 
@@ -113,7 +112,7 @@ async def test_entries_are_released_despite_a_huge_reader(group: Group) -> None:
     stopping = await group.start(handler)
     ids = await group.add(3)
     await handler.wait_until_received(1)
-    await group.client.hset(READERS, "liar", HUGE)
+    await group.client.hset(REGISTRATIONS, "liar", HUGE)
     await group.start(peer, "pod-b")
     stopping.force_stop()
     await stopping.stop_listening()

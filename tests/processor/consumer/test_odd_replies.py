@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,6 @@ from streamconsumer.processor.dead_letters.store import DeadLetterStore
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import ConsumerId, Encoding, new_entries
-from streamconsumer.redis_client.hash_scan import scan_numbers
 from streamconsumer.redis_client.replies import Execute, UnexpectedReply
 from tests.redis_client.test_replies import REPLIES
 
@@ -79,12 +79,15 @@ async def acquire_name(execute: Execute) -> None:
     await registration.acquire(connection, timedelta(seconds=1))
 
 
+async def wake_peer(execute: Execute) -> None:
+    await OwnRegistration(ConsumerId(*NAMES), "token").wake_peer(execute, Random())
+
+
 CALLS: dict[str, Callable[[Execute], Awaitable[Any]]] = {
-    "members": lambda execute: Leases(execute, *NAMES).members(),
     "renew": lambda execute: Leases(execute, *NAMES).renew(["1-0"]),
     "start_attempt": lambda execute: Leases(execute, *NAMES).start_attempt("1-0", 1),
     "delete_consumer": lambda execute: Leases(execute, *NAMES).delete_consumer(),
-    "scan": lambda execute: scan_numbers(execute, "key"),
+    "wake": wake_peer,
     "page": lambda execute: PendingEntries(execute, SimpleNamespace(), *NAMES).page("pod-a", 1),  # type: ignore[arg-type]
     "claim": claim,
     "restore": lambda execute: GroupSnapshot(execute, *NAMES).restore_group("0-0", "0"),

@@ -2,13 +2,14 @@
 
 import signal
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from streamconsumer.model import names
 from streamconsumer.processor import RedisStreamProcessor
-from streamconsumer.processor.consumer import registered_pod_uid, unique_consumer_name
+from streamconsumer.processor.consumer import liveness, registered_pod_uid, unique_consumer_name
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.registration import Identity, OwnRegistration, Registration
 from streamconsumer.processor.message import ConsumerId
@@ -130,7 +131,7 @@ async def test_deleted_registration_of_a_busy_process_is_stored_again(any_group:
 async def test_deleted_registration_of_an_idle_process_is_stored_again(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamconsumer.processor.consumer.heartbeat.VERIFY_SECONDS", 1.0)
+    monkeypatch.setattr(liveness, "ANNOUNCE_INTERVAL", timedelta(seconds=1))
     processor = await any_group.start(Recorder())
     await wait_until_registered(any_group, processor)
     await any_group.client.delete(REGISTRATIONS)
@@ -144,8 +145,7 @@ async def test_consumer_with_the_name_dash_keeps_its_registration(any_group: Gro
     peer = await any_group.start(Recorder(), "pod-b")
     consumer = consumer_of(peer)
     assert consumer.claimer
-    consumer.claimer._observer.must_read = True
-    await consumer.claimer._observer._read_state(0.0)
+    await consumer.claimer._observer._read_state(0.0, must_announce=True)
     assert await any_group.client.hexists(REGISTRATIONS, "-")
 
 
@@ -199,7 +199,7 @@ def test_registration_names_only_connections_to_the_newest_server() -> None:
     registration.set_identity("observer", Identity(3, ""))
     assert list(registration.current.client_ids) == [2]
     registration.set_identity("reader", Identity(4, "new"))
-    assert list(registration.current.client_ids) == [2, 4]
+    assert list(registration.current.client_ids) == [4, 2], "the connection that reads is the first"
 
 
 @ON_ONE_SERVER

@@ -7,10 +7,10 @@ lost reply. `read_size` adapts the size of reads and claims to `memory_limit` an
 `large_entries` handles entries that are too large. `registration` announces the connections of this process, `observer`
 checks the connections and the silence of other consumers, `liveness` decides which consumers are dead, and `claimer`
 claims their entries. `heartbeat` renews the leases of the entries in flight. `dedicated_connection` keeps one
-connection for one purpose, and `inherited_sockets` closes the connections in forked children. `reader_registry` wakes
-an idle consumer. `group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and `retention`
-trims the stream. `preflight` checks the permissions and settings of the server, and `early_reads` detects a server that
-ignores BLOCK. `polling_consumer` uses a custom stream manager instead of a `StreamManager`.
+connection for one purpose, and `inherited_sockets` closes the connections in forked children. `group_snapshot` restores
+a lost group. `effects_commit` applies a handler's effects, and `retention` trims the stream. `preflight` checks the
+permissions and settings of the server. `blocking_reads` chooses how long reads block, and detects a server that ignores
+BLOCK. `polling_consumer` uses a custom stream manager instead of a `StreamManager`.
 
 The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
 
@@ -19,7 +19,8 @@ connection therefore never retries by itself. A retry by redis-py 8 would leave 
 After any error, the consumer reads its own pending entries again.
 
 A blocked read is never cancelled, because Redis may already have sent entries, and these entries would stay pending. To
-end a blocked read, the consumer sends CLIENT UNBLOCK, and the reply to the read is empty.
+end a blocked read, the consumer sends CLIENT UNBLOCK, and the reply to the read is empty. If CLIENT UNBLOCK is not
+available, the consumer drops the connection, and reads its own pending entries over the next one.
 
 XACK for the last batch and XREADGROUP for the next batch share one round trip. MULTI is not used, because a read inside
 MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from math import inf
+
+from redis.exceptions import ResponseError
 
 from streamconsumer.processor.consumer import liveness
+from streamconsumer.processor.consumer.blocking_reads import READ_TIMEOUT_MARGIN
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
 from streamconsumer.processor.consumer.observer import Observer
 from streamconsumer.processor.consumer.pending_entries import Dead
@@ -21,6 +23,7 @@ from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
+from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 
 log = logging.getLogger(__name__)
@@ -51,8 +54,6 @@ class PendingClaimer:
         """True if the group has too many consumers (more than MAX_CONSUMERS) to list them."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
-        self._announced_at_seconds = -inf
-        self._clock_offset_seconds = 0.0
 
     def heartbeat(
         self,
@@ -92,9 +93,9 @@ class PendingClaimer:
         has just saved an earlier state."""
         return await self._consumer.snapshot.save()
 
-    async def seconds_until_turn(self) -> float:
+    def seconds_until_turn(self) -> float:
         """Return the time until this consumer checks the group again."""
-        now, observer = await self._now_seconds(), self._observer
+        now, observer = self._observer.now_seconds, self._observer
         is_busy = observer.is_busy or bool(self._consumer.in_flight_ids())
         turn = liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name, is_busy=is_busy)
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
@@ -106,8 +107,18 @@ class PendingClaimer:
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.
         """
-        now, observer = await self._now_seconds(), self._observer
-        await observer.check()
+        observer, seconds = self._observer, READ_TIMEOUT_MARGIN.total_seconds()
+        no_reply = asyncio.get_running_loop().call_later(seconds, self._consumer.blocking_reads.on_no_reply)
+        try:
+            await observer.check()
+        except ResponseError as error:
+            if not classify_error(error, "").is_group_lost:
+                raise
+            self._consumer.blocking_reads.end()  # Redis 6.2 does not end the read; the next read recreates the group
+            return []
+        finally:
+            no_reply.cancel()
+        now = observer.now_seconds
         self._report_limit()
         claims: list[ClaimPage] = [partial(self._claim_from_dead, dead) for dead in observer.dead]
         if observer.has_postponed:
@@ -148,19 +159,6 @@ class PendingClaimer:
     async def close(self) -> None:
         """Close the connection over which this consumer checks the group."""
         await self._observer.close()
-
-    async def _now_seconds(self) -> float:
-        """Return the server's time, computed from the clock of the event loop and an offset. Every ANNOUNCE_INTERVAL,
-        announces this consumer and measures the offset again.
-
-        The offset changes if this machine is suspended, because the clock of the event loop then stops, or if the
-        server's clock is set.
-        """
-        now = asyncio.get_running_loop().time()
-        if now - self._announced_at_seconds > liveness.ANNOUNCE_INTERVAL.total_seconds():
-            self._clock_offset_seconds = await self._consumer.leases.announce() - now
-            self._announced_at_seconds, self._observer.must_read = now, True
-        return now + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
         """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first of the group's active consumers."""

@@ -39,9 +39,6 @@ VALID_SECONDS = 1.2
 DISCONNECTED_VALID_SECONDS = 1.0
 """While the connection is lost, the leases are valid for this time after the last successful renewal."""
 
-VERIFY_SECONDS = 60.0
-"""Interval at which the heartbeat verifies that the server still has the registration."""
-
 MAX_QUICK_RETRIES = 2
 """Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that
 rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes one."""
@@ -110,7 +107,6 @@ class HeartbeatThread:
         self._resumed_at = self._last_success
         """Time of the last interruption: the thread continued at this time after it had not run for a while. Until the
         first interruption, the time at which this object was created."""
-        self._verified_at = 0.0
         self._had_name = False
 
     async def run(self) -> None:
@@ -237,12 +233,11 @@ class HeartbeatThread:
     async def _beat(self, connection: DedicatedConnection, leases: Leases) -> None:
         self._detect_stop()
         began = self._last_tick
-        must_verify = self._last_success < self._resumed_at or began - self._verified_at > VERIFY_SECONDS
+        must_verify = self._last_success < self._resumed_at
         try:
             await connection.connect()
             if self._registration.has_name and (must_verify or not self._registration.is_stored):
                 await self._registration.store(connection.execute)
-                self._verified_at = began
             if not self._check_name():
                 return
             # `acked_during` starts before the ids are read: an entry acknowledged earlier is no longer in flight.

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from streamconsumer.processor.consumer.registration import ignoring_out_of_memory
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.hash_scan import scan_numbers
-from streamconsumer.redis_client.keys import entry_keys, group_key
+from streamconsumer.redis_client.keys import CONSUMER_SUFFIXES, entry_keys, group_key
 from streamconsumer.redis_client.outcome import Outcome, parse_outcome
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER, Script, load_script
@@ -21,7 +20,6 @@ RENEW = load_script("renew")
 START_ATTEMPT = load_script("start_attempt")
 SET_DELIVERY_COUNTS = load_script("set_delivery_counts")
 POSTPONE = load_script("postpone")
-ANNOUNCE = load_script("announce")
 REPAIR_SCHEDULE = load_script("repair_schedule", PAGE=300)
 
 ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
@@ -47,36 +45,11 @@ class Leases:
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
         self._keys = entry_keys(stream, group)
-        self._members_key = group_key(stream, group, "consumers")
 
     async def register(self) -> None:
-        """Register this consumer, so that other consumers detect its death within seconds of its last heartbeat.
-
-        A server that is out of memory rejects the registration. Without the registration, other consumers claim this
-        consumer's entries only after `min_idle`, as they claim the entries of another program's consumers.
-        """
+        """Create this consumer in its group. A server that is out of memory rejects the command."""
         with ignoring_out_of_memory():
             await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)
-            await self.announce()
-
-    async def announce(self) -> float:
-        """Store in the members hash that this consumer is active now. Returns the server's time in seconds.
-
-        A server that is out of memory rejects the write. After a rejected write, other consumers treat this consumer as
-        absent and check the group more often than needed.
-        """
-        reply = await self._execute("EVAL", ANNOUNCE, 1, self._members_key, self._consumer_name)
-        return replies.count(reply, "the script that announces a consumer") / 1000
-
-    async def members(self) -> dict[str, float]:
-        """Return the registered consumers and the time of their last announcement.
-
-        If the members hash has more fields than `scan_numbers` reads, some consumers are missing. The entries of a
-        missing consumer are claimed only after `min_idle` if the consumer dies.
-        """
-        return {
-            name: float(seconds) for name, seconds in (await scan_numbers(self._execute, self._members_key)).items()
-        }
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
@@ -128,18 +101,10 @@ class Leases:
         """Delete a consumer, by default this consumer. Returns False and deletes nothing if the consumer has pending
         entries."""
         name = self._consumer_name if consumer is None else consumer
-        keys = [
-            self._stream,
-            self._members_key,
-            *(group_key(self._stream, self._group, suffix) for suffix in ("readers", "registrations")),
-        ]
+        keys = [self._stream, *(group_key(self._stream, self._group, suffix) for suffix in CONSUMER_SUFFIXES)]
         reply = await self._execute("EVAL", DELETE_IDLE_CONSUMER, len(keys), *keys, self._group, name)
         return reply != -1 and replies.count(reply, "XGROUP DELCONSUMER") >= 0
 
     async def _run_script(self, script: Script, *arguments: Any) -> Any:
         keys = self._keys
         return await self._execute("EVAL", script, len(keys), *keys, self._group, self._consumer_name, *arguments)
-
-    async def server_time_milliseconds(self) -> int:
-        """Return the server's time."""
-        return replies.server_time_microseconds(await self._execute("TIME")) // 1000

@@ -43,8 +43,8 @@ MAX_CHECK_INTERVAL, MAX_BUSY_CHECK_INTERVAL = timedelta(seconds=20), timedelta(s
 """MAX_CHECK_INTERVAL is the maximum time between two checks by the same consumer in an idle group.
 MAX_BUSY_CHECK_INTERVAL is the maximum time in a group with pending entries."""
 
-ANNOUNCE_INTERVAL = timedelta(seconds=20)
-"""Interval at which a consumer announces itself in the members hash."""
+ANNOUNCE_INTERVAL = timedelta(seconds=15)
+"""Time after which the next check of a consumer also announces the consumer in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
 """Time without an announcement after which a consumer no longer takes turns in checking the group."""

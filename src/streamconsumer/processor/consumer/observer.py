@@ -9,6 +9,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -96,9 +97,8 @@ class Observer:
         """Ids and names of the connections that this observer has seen over its present connection."""
         self._registrations: dict[str, str] = {}
         self._version = UNKNOWN_VERSION
-        self.must_read = False
-        """True if the next check must read all announcements. Without the announcements of the last minute, the other
-        consumers would count as absent, and each consumer would check as often as if it were alone."""
+        self._announced_at = -inf
+        self._clock_offset_seconds = 0.0
         self.members: dict[str, float] = {}
         """Consumers that have announced themselves, and the time of their last announcement."""
         self.missing: frozenset[str] = frozenset()
@@ -136,13 +136,28 @@ class Observer:
         registration = Registration.parse(self._registrations.get(name, ""))
         return registration is not None and self._has_seen(registration)
 
+    @property
+    def now_seconds(self) -> float:
+        """The server's time.
+
+        The clock of the event loop stops while a virtual machine is suspended, and the server's clock may be set. Each
+        announcement therefore measures the difference again."""
+        return asyncio.get_running_loop().time() + self._clock_offset_seconds
+
     async def check(self) -> None:
-        """Check the other consumers of the group."""
+        """Check the other consumers of the group. Every ANNOUNCE_INTERVAL, also announces this consumer, and reads all
+        announcements.
+
+        Without the announcements of the last minute, the other consumers would count as absent, and each consumer
+        would check the group as often as if it were alone. Raises a ResponseError with the code NOGROUP if the group
+        is missing.
+        """
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False
         self._checks_since_list += 1
-        if self.must_read or not await self._is_idle(now):
-            await self._check(now)
+        must_announce = now - self._announced_at > liveness.ANNOUNCE_INTERVAL.total_seconds()
+        if must_announce or not await self._is_idle(now):
+            await self._check(now, must_announce=must_announce)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -158,25 +173,25 @@ class Observer:
             lines = replies.array(await self._connection.execute("XINFO", "GROUPS", stream), "XINFO GROUPS")
         except ResponseError as error:
             if "no such key" in str(error):
-                return True
+                return False
             raise
-        self._has_few_groups = len(lines) <= MAX_PLAIN_GROUPS
+        is_idle, self._has_few_groups = False, len(lines) <= MAX_PLAIN_GROUPS
         for info in (replies.to_dict(line, "XINFO GROUPS") for line in lines):
             if replies.name(info.get(b"name"), "XINFO GROUPS") != group:
                 continue
             consumers, pending = (replies.count(info.get(key), "XINFO GROUPS") for key in (b"consumers", b"pending"))
             if consumers != self.consumer_count or (pending and now - self._listed_at > MIN_LIST_SECONDS):
                 self._version = UNKNOWN_VERSION
-            if pending or consumers != self.consumer_count:
-                return False
-        self.last = self._reference = Check(at=now)
-        return True
+            is_idle = not pending and consumers == self.consumer_count
+        if is_idle:
+            self.last = self._reference = Check(at=now)
+        return is_idle
 
-    async def _check(self, now: float) -> None:
+    async def _check(self, now: float, *, must_announce: bool) -> None:
         connection_count = self._connection_count
         if self._checks_since_list >= CHECKS_PER_LIST:
             self._version = UNKNOWN_VERSION
-        has_changed = await self._read_state(now)
+        has_changed = await self._read_state(now, must_announce=must_announce)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
             self._reference = Check(at=now)
         by_connections = await self._find_disconnected(list_all=has_changed)
@@ -195,7 +210,7 @@ class Observer:
         names = liveness.expired(reference.silent, self.last.silent, elapsed, self._min_idle)
         return {*names, *(reference.stale & self.last.stale)}
 
-    async def _read_state(self, now: float) -> bool:
+    async def _read_state(self, now: float, *, must_announce: bool) -> bool:
         """Run the script that checks consumers. Returns True if the registrations have changed or may have changed."""
         self._list_credit = min(self._list_credit + LISTED_PER_CHECK, MAX_CONSUMERS)
         search_interval = self._min_idle.total_seconds() / SEARCHES_PER_MIN_IDLE
@@ -204,16 +219,20 @@ class Observer:
             *("EVAL", CHECK, len(self._keys), *self._keys, self._consumer_id.group, self._consumer_id.consumer),
             replies.to_milliseconds(liveness.SILENCE_THRESHOLD),
             self._list_credit,
-            UNKNOWN_VERSION if self.must_read else self._version,
+            self._version,
             replies.to_milliseconds(self._min_idle) if self.has_searched else "",
+            int(must_announce),
         )
-        length = 9 if isinstance(reply, list) and len(reply) == 9 else 7
-        consumers, pending, postponed, is_listed, version, silent, stale, *hashes = replies.array(
+        length = 10 if isinstance(reply, list) and len(reply) == 10 else 8
+        server_time, consumers, pending, postponed, is_listed, version, silent, stale, *hashes = replies.array(
             reply, _SUBJECT, length
         )
         self.consumer_count, pending, postponed, is_listed = (
             replies.count(each, _SUBJECT) for each in (consumers, pending, postponed, is_listed)
         )
+        self._clock_offset_seconds = replies.count(server_time, _SUBJECT) / 1000 - asyncio.get_running_loop().time()
+        if must_announce:
+            self._announced_at = now
         if self.has_searched:
             self._searched_at = now
         if is_listed:
@@ -226,7 +245,6 @@ class Observer:
         if not hashes:
             return False
         previous_version, self._version = self._version, replies.name(version, _SUBJECT)
-        self.must_read = False
         self._set_registrations(hashes[0])
         self.members = {name: float(seconds) for name, seconds in replies.numbers(hashes[1], _SUBJECT).items()}
         return self._version != previous_version
@@ -260,7 +278,7 @@ class Observer:
             self.missing = frozenset(
                 name
                 for name in names
-                if registrations[name].client_ids and not liveness.is_connected(registrations[name], clients)
+                if registrations[name].is_listed and not liveness.is_connected(registrations[name], clients)
             )
         self._seen |= clients.items()
         dead = [

@@ -71,6 +71,9 @@ class PollingConsumer:
         if self._read is not None:
             await asyncio.wait([self._read])
 
+    def end_long_read(self) -> None:
+        """Do nothing, because the manager decides how long a read waits."""
+
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
         await _run(self._manager.ack_event(self._stream, self._group, message_id))

@@ -10,6 +10,7 @@ memory limit of the pod. The size of a reply includes `VALUE_BYTES` for each val
 """
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,10 @@ PROGRESS_SECONDS = 5.0
 MAX_RECEIVE_SECONDS = 30.0
 """Maximum time to receive a reply that has started. A reply that takes longer than this time is too large for the
 connection."""
+
+KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+"""Seconds without data until the first probe, seconds between probes, and number of probes without a reply after which
+the connection is lost. A dead connection is detected after 10 s."""
 
 _MIN_PROGRESS_BYTES = 1024
 """Minimum growth of a reply that counts as progress. The reply to XACK, which precedes the reply to a blocking read, is
@@ -154,6 +159,16 @@ class RawConnection(asyncio.Protocol):
             self._refuse(f"found {self.bytes_received} bytes of a reply after {seconds}, expected the complete reply")
         else:
             self._start_timer(PROGRESS_SECONDS, self.bytes_received, deadline)
+
+    def keep_alive(self) -> None:
+        """Let the operating system detect within 10 s that the other end no longer replies.
+
+        Does nothing for a Unix socket, or if the options of the connection disable keepalive."""
+        tcp: socket.socket | None = self._transport.get_extra_info("socket")
+        if tcp and tcp.family != socket.AF_UNIX and tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            for name, value in KEEPALIVE_OPTIONS.items():
+                if hasattr(socket, name):
+                    tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def abort(self) -> None:
         """Drop the connection. All pending commands fail with a timeout error."""

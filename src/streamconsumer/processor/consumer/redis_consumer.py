@@ -6,17 +6,17 @@ XACK and XREADGROUP share one round trip over a raw connection. All other comman
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
+from streamconsumer.processor.consumer.blocking_reads import BlockingReads
 from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
-from streamconsumer.processor.consumer.early_reads import EarlyReads
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
@@ -34,7 +34,6 @@ from streamconsumer.processor.consumer.raw_connection import (
     pack_command,
 )
 from streamconsumer.processor.consumer.read_size import ReadSize
-from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
 from streamconsumer.processor.consumer.registration import OwnRegistration, identify
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from streamconsumer.processor.consumer.claimer import PendingClaimer
 
 log = logging.getLogger(__name__)
-
-READ_TIMEOUT_MARGIN = timedelta(seconds=5)
-"""If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
 
 
 class RedisConsumer:
@@ -82,25 +78,24 @@ class RedisConsumer:
         available; without a claimer, failed messages stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
-        self._block_seconds, self._early_reads = block.total_seconds(), EarlyReads(block)
         self.registration = OwnRegistration(
             self.consumer_id, f"{runtime.random.getrandbits(128):032x}", runtime.pod_uid
         )
         self.leases_valid_until = inf
         """Until this time, no other consumer can have claimed the entries in flight. The heartbeat updates this
         time."""
-        self._read_sent, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._random = runtime.random
         limits = memory_limits(manager.delivery.max_entry_bytes)
         self._reader = DedicatedConnection(manager, limits.reply_bytes, encoding=manager.encoding)
         self._reader.on_connected = self._prepare_reader
+        self.blocking_reads = BlockingReads(block, self.registration, self._reader, manager.execute)
+        self.interrupt_read, self.end_long_read = self.blocking_reads.interrupt, self.blocking_reads.end_long
         self.read_size = ReadSize(limits, runtime.clock)
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
         self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
         self.start_attempt = self.leases.start_attempt
         self.set_delivery_counts = self.leases.set_delivery_counts
-        self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id, runtime.random)
         self.wakeup = asyncio.Event()
         """Event that is set when a read ends early and empty, because another consumer may have released entries."""
         self.snapshot = GroupSnapshot(manager.execute, *self.consumer_id)
@@ -119,14 +114,12 @@ class RedisConsumer:
         self.last_delivered_id = "0-0"
         """Id of the last entry that a read returned. Before the first read, the position that the group had when this
         consumer started."""
-        self._packed_reads: dict[int, bytes] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect, and create the group if it does not exist. Raises InvalidSettings if the server cannot be used."""
-        self._idle.clear()
-        try:
+        with self.blocking_reads.running():
             report = await run_preflight_checks(self.manager, self.consumer_id)
             if report.problem:
                 raise InvalidSettings(report.problem)
@@ -138,8 +131,6 @@ class RedisConsumer:
             await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
             await self.leases.register()
             await self.snapshot.save()
-        finally:
-            self._idle.set()
         for warning in report.warnings:
             log.warning(warning)
 
@@ -148,18 +139,17 @@ class RedisConsumer:
 
         Waits for a new entry at most for the BLOCK duration. Closes the connection before it raises a Redis error.
         """
-        self._idle.clear()
-        try:
-            return await self._read_or_recover(count)
-        except BaseException:
-            # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
-            self.replay.request()
-            await self._reader.close()
-            await self._bounded_reads.connection.close()
-            await self.manager.drop_connections()
-            raise
-        finally:
-            self._idle.set()
+        with self.blocking_reads.running():
+            try:
+                return await self._read_or_recover(count)
+            except BaseException:
+                # The outcome of the read and the state of the connection are unknown: reconnect and read pending
+                # entries.
+                self.replay.request()
+                await self._reader.close()
+                await self._bounded_reads.connection.close()
+                await self.manager.drop_connections()
+                raise
 
     async def _read_or_recover(self, count: int) -> list[Entry]:
         try:
@@ -184,13 +174,21 @@ class RedisConsumer:
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
         """Read new entries. If the reply is too large, returns no entries, and the next read requests the same entries
-        again."""
+        again.
+
+        If the connection is lost while a read waits for entries, returns the entries that were delivered meanwhile.
+        """
         requested = min(count, self.read_size.max_count)
         try:
             raw_entries = await self._ack_and_read(connection, requested)
-        except ConnectionCut:
-            self.read_size.on_cut(requested)
-            raise
+        except (ConnectionCut, RedisTimeoutError) as error:
+            if isinstance(error, ConnectionCut):
+                self.read_size.on_cut(requested)
+            if not self.blocking_reads.tolerates_loss():
+                raise
+            self.replay.request()
+            await self._reader.close()
+            return await self._read_or_recover(count)
         except UnreadableReply as error:
             self.read_size.on_refused(requested)
             self.replay.request()
@@ -215,24 +213,11 @@ class RedisConsumer:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
         return self._bounded_reads.connection.is_receiving or self._reader.is_receiving
 
-    async def interrupt_read(self) -> None:
-        """End a blocking read. Repeats CLIENT UNBLOCK, which has no effect until the read blocks."""
-        while not self._idle.is_set():
-            identity = self.registration.identities.get("reader")
-            if identity is not None and self._read_sent.is_set():
-                with suppress(RedisError, OSError):
-                    await self.manager.execute("CLIENT", "UNBLOCK", identity.client_id)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await self._idle.wait()
-
     async def _prepare_reader(self, connection: RawConnection) -> None:
-        """Prepare a new connection. Without permission for CLIENT ID, `interrupt_read` waits until BLOCK ends."""
+        """Prepare a new connection. Its keepalive notices within seconds that the network drops the connection."""
+        connection.keep_alive()
         self.replay.request()
-        identity = await identify(connection, self.registration.token)
-        self.registration.set_identity("reader", identity)
-        if identity is not None:
-            await self._reader_registry.register(identity.client_id)
+        self.registration.set_identity("reader", await identify(connection, self.registration.token))
 
     def on_name_lost(self) -> None:
         """End the current read, because another process has taken over the consumer name."""
@@ -249,16 +234,12 @@ class RedisConsumer:
             else:
                 self.ack_buffer.confirm(acks, replies.count(reply, "XACK"))
 
-        read = self._packed_reads.get(count) or self._pack_read(count)
+        read = self.blocking_reads.command(count)
         packed = pack_command("XACK", self._stream, self._group, *acks) + read if acks else read
-        connection.start_timer(self._block_seconds + READ_TIMEOUT_MARGIN.total_seconds())
-        self._read_sent.set()
-        sent_at = asyncio.get_running_loop().time()
         try:
-            reply = await connection.send(packed, on_ack_reply if acks else None)
+            with self.blocking_reads.waiting(connection):
+                reply = await connection.send(packed, on_ack_reply if acks else None)
         finally:
-            self._read_sent.clear()
-            connection.stop_timer()
             self.metrics.reads += 1
             if acks:
                 self.ack_buffer.requeue(acks)
@@ -266,16 +247,10 @@ class RedisConsumer:
             raise ack_errors[0]
         if isinstance(reply, Exception):
             raise reply
-        if self._early_reads.record(reply, sent_at):
+        if self.blocking_reads.record(reply):
             self.wakeup.set()
-        self.is_blocking = self._early_reads.is_blocking
+        self.is_blocking = self.blocking_reads.is_supported
         return replies.stream_entries(reply)
-
-    def _pack_read(self, count: int) -> bytes:
-        milliseconds = max(1, round(self._block_seconds * 1000))
-        read = ("XREADGROUP", "GROUP", self._group, self._consumer_name, "COUNT", count)
-        packed = self._packed_reads[count] = pack_command(*read, "BLOCK", milliseconds, "STREAMS", self._stream, ">")
-        return packed
 
     async def _parse_new_entries(self, raw_entries: list[Any], connection: RawConnection, count: int) -> list[Entry]:
         received, connection.bytes_received = connection.bytes_received, 0
@@ -336,9 +311,7 @@ class RedisConsumer:
             outcomes = await self.leases.postpone(entries)
             self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
-            await self._reader_registry.wake_one(
-                self.leases.members, await self.leases.server_time_milliseconds() / 1000
-            )
+            await self.registration.wake_peer(self.manager.execute, self._random)
         return outcomes
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:

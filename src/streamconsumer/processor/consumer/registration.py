@@ -5,6 +5,10 @@ hash. The process also sets the token as the name of these connections (CLIENT S
 connections therefore finds out whether the process still exists, see `liveness`. The field with the empty name counts
 the changes, so that other consumers read the hash only after a change.
 
+A consumer that releases entries ends the blocking read of another consumer with CLIENT UNBLOCK. A read that returns
+empty before its timeout lets its consumer claim due entries immediately. A consumer that is reading always has a free
+slot for a claimed entry.
+
 Two processes must not use one consumer name at the same time, because Redis cannot distinguish their entries. A process
 that finds its name registered therefore waits until the other process has ended.
 """
@@ -16,12 +20,13 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from random import Random
 from typing import Any, Self
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import ConsumerNameInUse
 from streamconsumer.processor.consumer.raw_connection import RawConnection
@@ -37,12 +42,21 @@ log = logging.getLogger(__name__)
 FORMAT = "1"
 """First word of a registration. A process that finds another format cannot read the registration."""
 
+UNKNOWN_RUN_ID = "-"
+"""Run id of a server that does not report one. The connections then cannot be listed."""
+
 NO_POD = "-"
 """Pod UID of a process that is not the main process of a Kubernetes pod."""
 
 LOOK_INTERVAL = timedelta(seconds=1)
 """Before a process takes over a consumer name that is already registered, it checks the registration twice. This is the
 time between the two checks."""
+
+MAX_SCANNED = 2000
+"""Approximate maximum number of registrations among which a consumer to wake is chosen."""
+
+MAX_WAKE_ATTEMPTS = 20
+"""Maximum number of consumers that are woken until one of them was reading."""
 
 REGISTER, WAIT = load_script("register_consumer"), load_script("wait_for_name")
 FIND_CONSUMER = load_script("find_consumer")
@@ -69,14 +83,19 @@ class Registration:
     """Run id of the server on which the connections exist. Changes when the server restarts."""
     token: str
     client_ids: tuple[int, ...]
-    """Ids of the connections. Empty if the connections cannot be listed."""
+    """Ids of the connections, first the id of the connection that reads."""
     pod_uid: str = NO_POD
     waiting_token: str = ""
     """Token of a process that waits for the name. Empty if no process waits."""
 
+    @property
+    def is_listed(self) -> bool:
+        """True if the connections can be listed."""
+        return bool(self.client_ids) and self.run_id != UNKNOWN_RUN_ID
+
     def __str__(self) -> str:
         ids = ",".join(map(str, self.client_ids)) or "-"
-        return " ".join(filter(None, (FORMAT, self.run_id or "-", self.token, ids, self.pod_uid, self.waiting_token)))
+        return " ".join(filter(None, (FORMAT, self.run_id, self.token, ids, self.pod_uid, self.waiting_token)))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -163,10 +182,10 @@ class OwnRegistration:
     @property
     def current(self) -> Registration:
         """Registration of the connections to the server that this process has connected to last."""
-        known = [identity for identity in list(self.identities.values()) if identity and identity.run_id]
-        run_id = known[-1].run_id if known else ""
-        ids = sorted(identity.client_id for identity in known if identity.run_id == run_id)
-        return Registration(run_id, self.token, tuple(ids), self.pod_uid)
+        known = {purpose: identity for purpose, identity in list(self.identities.items()) if identity}
+        run_id = next((each.run_id for each in reversed(known.values()) if each.run_id), "")
+        ids = sorted((purpose != "reader", each.client_id) for purpose, each in known.items() if each.run_id == run_id)
+        return Registration(run_id or UNKNOWN_RUN_ID, self.token, tuple(each for _, each in ids), self.pod_uid)
 
     @property
     def is_stored(self) -> bool:
@@ -205,6 +224,23 @@ class OwnRegistration:
             self.on_found(replies.name(found, "the script that registers a consumer"))
             if self.has_name:
                 self.registered = value
+
+    async def wake_peer(self, execute: Execute, random: Random) -> None:
+        """End the blocking read of one other consumer. Does nothing if no other consumer is reading.
+
+        Without permission for CLIENT UNBLOCK, released entries wait for the next liveness check. If the run id is
+        unknown, an outdated client id may belong to another client. The harm is small, because the blocking command of
+        the other client ends as if it had timed out.
+        """
+        with suppress(RedisError, OSError):  # the entries are released all the same
+            _, flat = replies.array(await execute("HSCAN", self.key, 0, "COUNT", MAX_SCANNED), "HSCAN", 2)
+            texts, own = replies.to_dict(flat, "HSCAN").values(), self.current
+            others = filter(None, (Registration.parse(replies.name(text, "HSCAN")) for text in texts))
+            peers = [each for each in others if each.token != own.token and each.run_id == own.run_id]
+            readers = [peer.client_ids[0] for peer in peers if peer.client_ids]
+            for client_id in random.sample(readers, min(len(readers), MAX_WAKE_ATTEMPTS)):
+                if await execute("CLIENT", "UNBLOCK", client_id) == 1:
+                    return
 
     async def acquire(self, connection: RawConnection, min_idle: timedelta) -> None:
         """Take over the consumer name. Raises ConsumerNameInUse if another process may be using the name.

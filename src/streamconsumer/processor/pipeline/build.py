@@ -35,8 +35,8 @@ class PipelineSettings:
     """Maximum number of entries that one read returns, and of messages in one batch."""
 
     poll_interval: float
-    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two reads through a custom stream
-    manager."""
+    """Pause in seconds between two reads through a custom stream manager, or from a server that ignores BLOCK. If
+    shorter than `blocking_reads.FIRST_BLOCK`, also the duration of the first blocking reads."""
 
     concurrency: int
     """Number of worker slots."""
@@ -119,6 +119,7 @@ def build_pipeline(
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
+    in_flight.on_full = consumer.end_long_read
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)

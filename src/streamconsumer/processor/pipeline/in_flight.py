@@ -72,7 +72,7 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """Futures on which the idle slots wait. Setting a future's result wakes its slot."""
+        """Futures on which the idle slots wait."""
         self._batched_count = 0
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
@@ -83,8 +83,7 @@ class InFlightTable:
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Function that handles an ordinary entry and the ordinary entries that follow. Returns the first entry that is
-        not ordinary."""
+        """Handles an ordinary entry and the ordinary entries that follow. Returns the first other entry."""
         self.prefetch_limit = 0
         """Number of entries that may wait for a slot while the processor reads more entries.
 
@@ -92,6 +91,8 @@ class InFlightTable:
         self.has_capacity = asyncio.Event()
         """Event that is set while the processor may read more entries, and after `close`."""
         self.has_capacity.set()
+        self.on_full: Callable[[], object] = lambda: None
+        """Called when the processor must not read more entries, although a read may be waiting."""
         self.on_entry_removed: Callable[[str], object] = lambda _: None
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
         metrics.count_in_flight = self.tasks.__len__
@@ -128,10 +129,8 @@ class InFlightTable:
         self.dispatch()
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Drop an entry that another consumer has claimed.
-
-        Cancels the entry's handler if it is running. A handler that runs a batch is cancelled only if other consumers
-        have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
+        """Drop an entry that another consumer has claimed. Cancels its handler, except the handler of a batch of which
+        this consumer still owns entries. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.state is LOST:
             return False
@@ -324,8 +323,9 @@ class InFlightTable:
         has_room = self._has_room_for_trials() if self._gate.is_open else self._has_room_for_new()
         if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
             self.has_capacity.set()
-        else:
+        elif self.has_capacity.is_set():
             self.has_capacity.clear()
+            self.on_full()
 
     def room_for_claims(self, *, is_due: bool) -> int:
         """Return the number of entries that may be claimed while the processor must not read new entries.

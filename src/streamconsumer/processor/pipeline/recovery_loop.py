@@ -107,8 +107,7 @@ class RecoveryLoop:
             if await self._claim_from(claimer, claimer.find_claimable):
                 seconds = 0.0
             elif self._may_claim():
-                with logging_redis_errors("TIME failed; using the default check interval", self._log_context):
-                    seconds = await claimer.seconds_until_turn()
+                seconds = claimer.seconds_until_turn()
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""

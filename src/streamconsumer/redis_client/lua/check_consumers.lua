@@ -1,22 +1,25 @@
--- uses: dictionary, call, group_info, find_registration
+-- uses: dictionary, call, group_info, find_registration, now_milliseconds
 -- Checks the consumers of the group ARGV[1] for the consumer ARGV[2]. KEYS: the stream, the registrations, the
 -- announcements. ARGV[3…]: the idle time in milliseconds above which a consumer is silent, the maximum number of
 -- consumers to list, the version of the registrations that the caller knows, and the idle time of the entries to search
--- or ''.
+-- or '', and 1 to announce the consumer.
 --
--- Returns the number of consumers, the number of pending entries, the number of postponed entries, 1 if the consumers
--- were listed, the version, and four lists: the silent consumers with pending entries (name, idle time), the names of
--- consumers with entries that were idle for the given time, and, after a change of the version, the registrations and
--- the announcements. Names and values above MAX_FIELD_BYTES are left out.
+-- Returns the server's time in milliseconds, the number of consumers, the number of pending entries, the number of
+-- postponed entries, 1 if the consumers were listed, the version, and four lists: the silent consumers with pending
+-- entries (name, idle time), the names of consumers with entries that were idle for the given time, and, after an
+-- announcement or a change of the version, the registrations and the announcements. Names and values above
+-- MAX_FIELD_BYTES are left out. A missing group is the error NOGROUP. A server that is out of memory rejects the
+-- announcement.
 --
 -- The script contains a write that changes nothing. If the script succeeds, the server therefore also accepts the
 -- writes of other consumers, such as the renewals of their leases.
-local group, me, silence, limit, version, idle = unpack(ARGV)
+local group, me, silence, limit, version, idle, announces = unpack(ARGV)
 local stream, registrations, members = KEYS[1], KEYS[2], KEYS[3]
 redis.call('XACK', stream, group, '0-0')
 local found, failed = group_info(stream, group)
 if failed and not found.err:find('no such key') then return found end
-local info = found and not failed and found or {consumers = 0, pending = 0}
+if failed or not found then return redis.error_reply('NOGROUP the consumer group is missing') end
+local info, now = found, now_milliseconds()
 local is_listed, postponed, silent, owners, stale = info.consumers <= tonumber(limit), 0, {}, {}, {}
 if info.pending > 0 and is_listed then
   for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
@@ -52,9 +55,10 @@ if idle ~= '' and info.pending > 0 then
     if #redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1, name) > 0 then stale[#stale + 1] = name end
   end
 end
+if announces == '1' then redis.pcall('HSET', members, me, math.floor(now / 1000)) end
 local current = find_registration(registrations, '') or ''
-local state = {info.consumers, info.pending, postponed, is_listed and 1 or 0, current, silent, stale}
-if current ~= version then
-  state[8], state[9] = scan(registrations), scan(members)
+local state = {now, info.consumers, info.pending, postponed, is_listed and 1 or 0, current, silent, stale}
+if announces == '1' or current ~= version then
+  state[9], state[10] = scan(registrations), scan(members)
 end
 return state
