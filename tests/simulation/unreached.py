@@ -64,7 +64,7 @@ UNREACHED = (
         "schedule_deleted|companion_deleted",
     ),
     Reason(
-        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|InFlightTable\.drain:"
+        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|BlockingReads\.(interrupt|_unblock):|InFlightTable\.drain:"
         r"|RecoveryLoop\.finish_claim:|Settler\.release:",
         "the processor is stopping, and a program starts it again only after it has stopped",
         "restart_listening",
