@@ -35,10 +35,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     redis.call('XACK', stream, group, id)
   elseif pending then
     leave_schedule(id)
-  elseif not (is_valid and is_restoring) then
-    redis.call('ZREM', schedule, id)
+  elseif is_valid and is_restoring then
+    done = done - 1  -- stays due until it is restored
   else
-    done = done - 1
+    redis.call('ZREM', schedule, id)
   end
   done = done + 1
 end
