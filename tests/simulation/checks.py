@@ -98,7 +98,8 @@ class Deadlines:
         if any(has_open_breaker(pod) for pod in pods):
             return
         live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
-        is_idle = not any(run.is_live for record in self._ledger.records.values() for run in record.runs)
+        runs = [run for record in self._ledger.records.values() for run in record.runs]
+        busy_at = max((self._ledger.now if run.is_live else run.ended_at or 0.0 for run in runs), default=0.0)
         listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
         waiting = [
             record
@@ -113,8 +114,8 @@ class Deadlines:
         for record in waiting:
             self._check_owner(record, listening_since, live_names)
             self._check_retry(record, max(listening_since, self._crowded_at))
-            if is_idle and record.state == "unread":
-                self._check_unread(record, listening_since)
+            if record.state == "unread":
+                self._check_unread(record, max(listening_since, busy_at))
 
     def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
         seconds = self._ledger.now - max(calm_since, record.since)
