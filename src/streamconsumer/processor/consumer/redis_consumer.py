@@ -146,6 +146,7 @@ class RedisConsumer:
                 # The outcome of the read and the state of the connection are unknown: reconnect and read pending
                 # entries.
                 self.replay.request()
+                self.blocking_reads.duration.reset()  # the pod is ready again only after the next read has ended
                 await self._reader.close()
                 await self._bounded_reads.connection.close()
                 await self.manager.drop_connections()
