@@ -18,9 +18,6 @@ from tests.simulation.records import EntryRecord, Run
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-TAKE_OVER_SECONDS = 12.0
-"""Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
-
 NODE_LOSS_SECONDS = 40.0
 """Time without a fault within which another pod claims the entries of another process that ended."""
 
@@ -135,7 +132,7 @@ class Deadlines:
         slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
         limit = FOREIGN_OWNER_SECONDS
         if previous:
-            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
+            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         if self._is_late(since, limit) and self._is_new(record, "take_over"):
             seconds = self._ledger.now - since

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -225,8 +225,9 @@ class OwnRegistration:
             if self.has_name:
                 self.registered = value
 
-    async def wake_peer(self, execute: Execute, random: Random) -> None:
-        """End the blocking read of one other consumer. Does nothing if no other consumer is reading.
+    async def wake_peer(self, execute: Execute, random: Random, absent: Collection[str] = ()) -> None:
+        """End the blocking read of one other consumer that is not in `absent`. Does nothing if no other consumer is
+        reading.
 
         Without permission for CLIENT UNBLOCK, released entries wait for the next liveness check. If the run id is
         unknown, an outdated client id may belong to another client. The harm is small, because the blocking command of
@@ -234,7 +235,8 @@ class OwnRegistration:
         """
         with suppress(RedisError, OSError):  # the entries are released all the same
             _, flat = replies.array(await execute("HSCAN", self.key, 0, "COUNT", MAX_SCANNED), "HSCAN", 2)
-            texts, own = replies.to_dict(flat, "HSCAN").values(), self.current
+            found, own = replies.to_dict(flat, "HSCAN"), self.current
+            texts = [text for name, text in found.items() if replies.name(name, "HSCAN") not in absent]
             others = filter(None, (Registration.parse(replies.name(text, "HSCAN")) for text in texts))
             peers = [each for each in others if each.token != own.token and each.run_id == own.run_id]
             readers = [peer.client_ids[0] for peer in peers if peer.client_ids]
