@@ -134,6 +134,11 @@ class Entry:
         untrimmed = [pair for pair in pairs if pair[1] is not None]
         return [cls(message_id, fields) for message_id, fields in replies.entries(untrimmed, "XREADGROUP")]
 
+    @property
+    def previous_attempts(self) -> int:
+        """Number of attempts before the next one, if the entry is not running."""
+        return self.deliveries - (self.origin is NEW)
+
     def apply(self, transition: Transition) -> None:
         """Change the state. A lost entry stays lost, and never starts."""
         sources, target = TRANSITIONS[transition]

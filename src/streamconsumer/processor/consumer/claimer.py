@@ -240,7 +240,8 @@ class PendingClaimer:
             limit = min(count, self._consumer.read_size.max_count)
             claimed = await self._consumer.pending_entries.claim_due(limit)
             self._consumer.record_claimed(claimed, count)
-        return self._to_page(claimed.entries, claimed)
+        self._metrics.claimed += len(claimed.entries)
+        return ClaimedPage(claimed.entries, has_more=bool(claimed.entries or claimed.examined))
 
     def _to_page(self, entries: list[Entry], claimed: Claimed) -> ClaimedPage:
         self._metrics.claimed += len(entries)

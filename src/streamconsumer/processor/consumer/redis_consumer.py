@@ -132,7 +132,6 @@ class RedisConsumer:
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # XGROUP CREATE fails if the server is out of memory
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
-                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self.last_delivered_id = position or self.last_delivered_id
             await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
@@ -154,6 +153,7 @@ class RedisConsumer:
                 # The outcome of the read and the state of the connection are unknown: reconnect and read pending
                 # entries.
                 self.replay.request()
+                self.blocking_reads.duration.reset()  # the pod is ready again only after the next read has ended
                 await self._reader.close()
                 await self._bounded_reads.connection.close()
                 await self.manager.drop_connections()

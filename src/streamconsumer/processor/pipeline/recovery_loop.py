@@ -90,6 +90,7 @@ class RecoveryLoop:
                     group.create_task(supervisor.run(name, task))
         finally:
             await heartbeat.stop()
+            health.set_problem("heartbeat", "")  # the heartbeat of the next run reports its own problems
             await claimer.close()
 
     async def finish_claim(self) -> None:
