@@ -222,7 +222,7 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
         ledger.report("wrong_outcome", f"{record.entry_id} was rejected; its dead letters: {reasons}")
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
-    is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
+    is_unstarted_read = needed > 1 and not any((run.process, run.restarts) == record.reader for run in record.runs)
     previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
     if starts + is_unstarted_read + any(run.is_thread for run in previous) < needed and {
         "MaxDeliveries",
@@ -256,11 +256,11 @@ def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
 
 
 def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
-    """Report a retry that started before its delay, although its pod was alive."""
+    """Report a retry that started before its delay, although Redis or a running processor knew the delay."""
     if any(fault.kind in {"schedule_deleted", "companion_deleted", "clock_jump"} for fault in simulation.plan.faults):
         return
     for run, next_run in zip(record.runs, record.runs[1:], strict=False):
-        if run.ended_at is None or run.loss or run.process.is_dead or run.process.is_stopping:
+        if run.ended_at is None or run.loss or (next_run.is_after_stop and not run.was_postponed):
             continue
         if isinstance(run.outcome, Defer | Retry) and next_run.started_at < run.ended_at + max_delay(run) - 0.05:
             seconds = next_run.started_at - run.ended_at

@@ -45,7 +45,7 @@ def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None
     simulation.ledger.on_group_lost(begin)
     for record in simulation.ledger.records.values():  # only the schedule still contains the postponed entries
         if record.state == "postponed" and not simulation.server.inspect("ZSCORE", SCHEDULE, record.entry_id):
-            record.state = "gone"
+            record.give_up()
     simulation.ledger.on_foreign(name)
 
 

@@ -115,7 +115,7 @@ class Ledger:
             if record and (record.is_open or any(run.is_live for run in record.runs)):
                 record.foreign, record.foreign_at = name, self.now
                 if is_skip and record.state == "unread":
-                    record.state = "gone"
+                    record.give_up()
         self._lengths = (-1, -1)
 
     def on_consumer_deleted(self, holders: dict[str, Process | None]) -> None:
@@ -124,7 +124,8 @@ class Ledger:
         for entry_id, holder in holders.items():
             if record := self._by_id.get(entry_id):
                 record.holder = holder
-                record.state = record.state if holder else "gone"
+                if holder is None:
+                    record.give_up()
 
     def on_recreated(self) -> None:
         """Record that the stream was deleted and created again."""
@@ -158,12 +159,13 @@ class Ledger:
     def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""
         self._attempts[run.number] += 1
-        run.attempt, run.started_at = self._attempts[run.number], self.now
+        run.attempt, run.started_at, run.restarts = self._attempts[run.number], self.now, run.process.restarts
         if run.process.is_exiting:
             self.report("started_while_exiting", f"{run.process.name} started {run.entry_id} after KeyboardInterrupt")
         record = self.records.setdefault(run.number, EntryRecord(run.entry_id, run.number, run.key))
         if record.state == "gone":
             run.loss = Loss(self.now, record.foreign, "gone")
+        run.is_after_stop = bool(record.runs) and record.runs[-1].has_stopped
         for other in record.runs:
             if other.is_live:
                 self._on_second_start(record, run, other)
@@ -239,13 +241,13 @@ class Ledger:
         """Compare the records with the server, after a command of the process, or after the fault `cause`."""
         pending, last_delivered = self._read_group()
         self._has_group = last_delivered is not None
-        records = {id(each): each for each in self._by_id.values() if each.is_open}
+        records = {id(each): each for each in self._by_id.values() if each.is_open or each.is_removed}
         records.update((id(each), each) for name in pending if (each := self._by_id.get(name)) is not None)
         for record in records.values():
             owner = pending.get(record.entry_id, "")
             state = self._state(record, owner, last_delivered)
             if state == "orphaned" and self._is_permitted_loss(record, process):
-                state = "gone"
+                state, record.is_given_up = "gone", True
             if (state, owner) != (record.state, record.owner):
                 self._on_change(record, state, owner, cause, process)
             self._check_orphaned(record, cause)
@@ -267,7 +269,11 @@ class Ledger:
         if record.foreign and state == "owned" and not self._is_foreign(record):
             record.foreign = ""
         if record.state == "unread":
-            record.reader = process
+            record.reader = (process, process.restarts) if process else None
+        if owner:
+            record.is_given_up = False
+        if state == "postponed" and record.runs:
+            record.runs[-1].was_postponed = True
         record.state, record.owner, record.since = state, owner, self.now
 
     def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:
@@ -286,6 +292,8 @@ class Ledger:
             return "released"
         if process is None or self._is_foreign(record):
             return "foreign"
+        if record.is_given_up and record.has_previous_outcome(process, self._aware):
+            return "previous outcome"
         if run.process.is_stopping:
             return "stopping"
         silent = self._loop.time() - heard_at
@@ -312,7 +320,7 @@ class Ledger:
             return "postponed" if owner == POSTPONED_CONSUMER else "owned"
         if record.state == "settled" or self._has_outcome(record):
             return "settled"
-        if record.entry_id not in self._present or record.state == "gone":
+        if record.entry_id not in self._present or record.is_given_up:
             return "gone"
         if last_delivered is None or parse_id(record.entry_id) > last_delivered:
             return "unread"
@@ -323,12 +331,8 @@ class Ledger:
 
         An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id. If
         no process is aware, the companion keys still contain the outcomes of the previous stream."""
-        previous = record.previous
-        is_previous_outcome = previous is not None and (
-            (process not in self._aware and any(run.process is process for run in previous.runs))
-            or (not self._aware and previous.settled_at is not None)
-        )
-        return record.is_mistaken or is_previous_outcome or (record.holder is not None and record.holder.is_dead)
+        is_holder_dead = record.holder is not None and record.holder.is_dead
+        return record.is_mistaken or is_holder_dead or record.has_previous_outcome(process, self._aware)
 
     def _has_outcome(self, record: EntryRecord) -> bool:
         return record.number in self.dead_letters or any(

@@ -42,6 +42,8 @@ class Process:
         self.is_dead = False
         self.is_stopping = False
         """True after SIGTERM."""
+        self.restarts = 0
+        """Number of times that the processor was stopped and started again."""
         self.is_exiting = False
         """True after an error such as KeyboardInterrupt has ended the event loop, until the process ends."""
         self.max_timer_delay = 0

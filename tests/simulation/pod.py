@@ -203,6 +203,7 @@ class Pod:
 
     async def _restart(self, processor: RedisStreamProcessor) -> None:
         await processor.stop_listening()
+        self.process.restarts += 1
         if not self.is_stopping:
             await processor.start_listening()
             self._change = None

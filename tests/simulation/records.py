@@ -71,6 +71,17 @@ class Run:
     """Set if the process lost the entry during the run."""
     is_thread: bool = False
     """True if a thread runs the handler, which nothing can cancel."""
+    restarts: int = 0
+    """Number of times that the processor was started again in the process before this run."""
+    is_after_stop: bool = False
+    """True if the processor of the previous run had stopped, or was stopping, when this run started."""
+    was_postponed: bool = False
+    """True if the entry was postponed after this run."""
+
+    @property
+    def has_stopped(self) -> bool:
+        """True if the processor of the run has stopped or is stopping."""
+        return self.process.is_dead or self.process.is_stopping or self.restarts < self.process.restarts
 
     @property
     def is_success(self) -> bool:
@@ -96,9 +107,9 @@ class EntryRecord:
     """Consumer that owns the entry. Empty if the entry is not pending."""
     since: float = 0.0
     """Time of the last change of `state` or `owner`."""
-    reader: Process | None = None
-    """Process that has read the entry. If it dies before it starts the entry, its read counts as an attempt. None if
-    another program has read the entry."""
+    reader: tuple[Process, int] | None = None
+    """Process that has read the entry, and its number of restarts at this time. If the processor ends before it starts
+    the entry, its read counts as an attempt. None if another program has read the entry."""
     orphaned_since: float | None = None
     foreign: str = ""
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
@@ -111,6 +122,9 @@ class EntryRecord:
     the entry again."""
     is_mistaken: bool = False
     """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
+    is_given_up: bool = False
+    """True if the entry is gone although the stream may contain it: the group has skipped the entry, or no program knows
+    that it was not settled."""
     holder: Process | None = None
     """The only process that can make the entry pending again, because its consumer was deleted. None if the entry has
     not been pending with a deleted consumer."""
@@ -121,3 +135,21 @@ class EntryRecord:
     def is_open(self) -> bool:
         """True if the entry still needs an outcome."""
         return self.state not in {"settled", "gone"}
+
+    @property
+    def is_removed(self) -> bool:
+        """True if the stream did not contain the entry at the last check. A fault can undo the removal."""
+        return self.state == "gone" and not self.is_given_up
+
+    def has_previous_outcome(self, process: Process | None, aware: set[Process]) -> bool:
+        """Return True if the process can settle the entry with the outcome of `previous`. `aware` contains the processes
+        that have found out that the stream was deleted and created again."""
+        previous = self.previous
+        return previous is not None and (
+            (process not in aware and any(run.process is process for run in previous.runs))
+            or (not aware and previous.settled_at is not None)
+        )
+
+    def give_up(self) -> None:
+        """Record that no program will settle the entry, unless it becomes pending again."""
+        self.state, self.is_given_up = "gone", True
