@@ -205,9 +205,8 @@ def check_outcomes(simulation: "Simulation") -> None:
     has_own_manager = any(pod.manager for pod in plan.pods)
     is_failing = any(has_open_breaker(pod) for pod in simulation.all_pods if pod.is_listening)
     for record in ledger.records.values():
-        hangs = any(run.is_live for run in record.runs)
         is_unclaimed = has_own_manager and (record.runs or record.state == "owned")
-        if record.is_open and not hangs and not is_failing and not is_unclaimed:
+        if record.is_open and not is_failing and not is_unclaimed:
             ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
         if not record.foreign_at:
             _check_dead_letter(simulation, record)

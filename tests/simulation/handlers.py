@@ -28,6 +28,9 @@ SHORT_SECONDS = 1.5
 MAX_SECONDS: dict[HandlerKind, float] = {"slow": 6.2, "mixed": 6.2, "stubborn": 6.5, "thread": 9.05, "long": 45.0}
 """Longest run of a handler. `SHORT_SECONDS` for all other handlers that end."""
 
+HUNG_SECONDS = 180.0
+"""Longest time until the container of a hung thread is restarted: 120 s of waiting, and 30 s of failed probes."""
+
 MAX_ENTRIES_PER_READ = 10
 """Maximum number of entries of a read, and of a batch."""
 
@@ -135,6 +138,13 @@ def busy_seconds(plan: Plan) -> float:
     return max(
         MAX_SECONDS.get(pod.handler, SHORT_SECONDS) * (MAX_ENTRIES_PER_READ if pod.is_batch else 1) for pod in plan.pods
     )
+
+
+def hung_seconds(plan: Plan) -> float:
+    """Return the longest time until a message whose threads never end is a dead letter. 0 if all threads end.
+
+    After an attempt, the message waits for its previous thread until the kubelet restarts the container."""
+    return max(pod.max_deliveries * HUNG_SECONDS if pod.handler == "hung_thread" else 0.0 for pod in plan.pods)
 
 
 async def handle_batch(kind: HandlerKind, numbers: list[int], attempts: list[int]) -> None:

@@ -12,7 +12,7 @@ from tests.simulation.checks import (
     check_trimmed,
     missing_slots,
 )
-from tests.simulation.handlers import MAX_ENTRIES_PER_READ, PROBE_NUMBER, busy_seconds
+from tests.simulation.handlers import MAX_ENTRIES_PER_READ, PROBE_NUMBER, busy_seconds, hung_seconds
 from tests.simulation.plan import SECOND
 from tests.simulation.records import EntryRecord
 
@@ -50,7 +50,8 @@ class Phases:
         while (left := self._simulation.plan.quiet_from + 2 * REPLACEMENT_DELAY - self._simulation.microseconds) > 0:
             self._run_for(left)
         self._simulation.triggers.disarm()
-        settle_within = max(self._simulation.plan.settle_within, round(busy_seconds(self._simulation.plan) * SECOND))
+        longest = max(busy_seconds(self._simulation.plan), hung_seconds(self._simulation.plan))
+        settle_within = max(self._simulation.plan.settle_within, round(longest * SECOND))
         open_before = self._count_open() + 1
         while self._count_open() < open_before:  # a backlog of slow messages takes longer
             open_before = self._count_open()
