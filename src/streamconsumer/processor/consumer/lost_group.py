@@ -40,6 +40,8 @@ class LostGroup:
             self._drop_previous_stream()
         await self.restore_ownership()
         await consumer.snapshot.restore_entries()
+        if is_new_stream:  # the previous snapshot was deleted, so another loss of the group would lose entries
+            await consumer.snapshot.save()
 
     async def restore_ownership(self) -> None:
         """Make all entries in flight pending again, even if they were received while the group was recreated."""
