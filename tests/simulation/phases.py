@@ -104,6 +104,7 @@ class Phases:
             self._ledger.report("slots", f"{'; '.join(missing)} although {count} messages were added")
 
     def _stop_all(self) -> None:
+        self._simulation.is_ending = True
         for pod in self._simulation.all_pods:
             pod.stop()
         self._run_for(30 * SECOND, lambda: all(pod.has_ended for pod in self._simulation.all_pods))

@@ -123,8 +123,8 @@ class EntryRecord:
     is_mistaken: bool = False
     """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
     is_given_up: bool = False
-    """True if the entry is gone although the stream may contain it: the group has skipped the entry, or no program knows
-    that it was not settled."""
+    """True if the entry is gone although the stream may contain it: the group has skipped the entry, or no program
+    knows that it was not settled."""
     holder: Process | None = None
     """The only process that can make the entry pending again, because its consumer was deleted. None if the entry has
     not been pending with a deleted consumer."""
@@ -142,8 +142,8 @@ class EntryRecord:
         return self.state == "gone" and not self.is_given_up
 
     def has_previous_outcome(self, process: Process | None, aware: set[Process]) -> bool:
-        """Return True if the process can settle the entry with the outcome of `previous`. `aware` contains the processes
-        that have found out that the stream was deleted and created again."""
+        """Return True if the process can settle the entry with the outcome of `previous`. `aware` contains the
+        processes that have found out that the stream was deleted and created again."""
         previous = self.previous
         return previous is not None and (
             (process not in aware and any(run.process is process for run in previous.runs))

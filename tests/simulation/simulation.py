@@ -65,6 +65,8 @@ class Simulation:
         """Numbers of the messages whose entries were trimmed while they were pending."""
         self.received_bytes: Counter[Process] = Counter()
         """Bytes of the replies to each process since the last `clear`."""
+        self.is_ending = False
+        """True after all pods were stopped, so that no pod starts."""
         self._active_faults = 0
         self._last_fault_at = 0.0
         self._failed_probes: Counter[Pod] = Counter()
@@ -155,6 +157,8 @@ class Simulation:
         return Pod(plan, self.loop, self.ledger, random, consumer=consumer, pod_uid=pod_uid)
 
     def _launch(self, pod: Pod) -> None:
+        if self.is_ending:
+            return
         base_name = pod.plan.name.partition("~")[0]
         self.pods[base_name] = pod
         self.all_pods.append(pod)
