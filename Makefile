@@ -6,6 +6,7 @@
 #   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
 #   make chaos         inject FAULTS faults into each SERVER, or for SECONDS, and measure the figures of docs/reliability.md
 #   make simulate      run the engine with virtual time on SEEDS seeds, or for SECONDS seconds (docs/reliability.md)
+#   make model         explore the model of the protocol, and take random walks for SECONDS seconds (docs/reliability.md)
 #   make mutants       change the engine mechanically and list the changes that no test notices (ONLY=claimer.py; 1 hour)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
 #   make check         run linters, type checkers, import contracts, and the checks of generated files and wording
@@ -71,6 +72,9 @@ simulate: .venv/development
 	  $(if $(SEED),--seed '$(SEED)') $(if $(MINIMIZE),--minimize) $(if $(REPEAT),--repeat $(REPEAT)) \
 	  $(if $(COVERAGE),--coverage) $(if $(FIND),--find) $(if $(PLAN),--plan $(PLAN))
 
+model: .venv/test
+	$(BIN)/python -m tests.protocol_model $(if $(SECONDS),--seconds $(SECONDS))
+
 mutants: .venv/development
 	$(BIN)/python -m tests.mutants $(ONLY)
 
@@ -102,4 +106,4 @@ lock:
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 
-.PHONY: help demo test test-cluster e2e chaos simulate mutants bench generate check fix lock clean
+.PHONY: help demo test test-cluster e2e chaos simulate model mutants bench generate check fix lock clean

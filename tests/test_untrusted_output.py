@@ -87,15 +87,9 @@ def log_to(logger: logging.Logger, formatter: logging.Formatter) -> io.StringIO:
 
 def processor_formatter(log_format: str) -> logging.Formatter:
     """Return the formatter of a pod."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    try:
-        logs.configure("INFO", log_format)
-        [handler] = logging.root.handlers
-        assert handler.formatter
-        return handler.formatter
-    finally:
-        logging.root.handlers[:] = handlers
-        logging.root.setLevel(level)
+    formatter = logs.build_handler(log_format).formatter
+    assert formatter
+    return formatter
 
 
 def operator_formatter() -> logging.Formatter:

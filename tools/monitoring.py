@@ -38,10 +38,11 @@ ALERTS = [
     Alert(
         "StreamConsumerStuck",
         "streamconsumer_group_lag > 0 and on (stream, consumer_group) "
-        "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m])) == 0",
+        "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m]) + "
+        "rate(streamconsumer_dead_lettered_total[10m]) + rate(streamconsumer_deferred_total[10m])) == 0",
         "10m",
         "critical",
-        f"{_RESOURCE_TEXT} has a backlog and acknowledges no entries",
+        f"{_RESOURCE_TEXT} has a backlog and settles no entries",
         "Check the pod logs for a handler that hangs, an open circuit breaker or a paused Redis server. If a handler "
         "hangs, set `delivery.timeout`.",
     ),
@@ -208,8 +209,9 @@ PANELS = [
             (_rate("failed"), "{{stream}} failed"),
             (_rate("retried"), "{{stream}} retried"),
             (_rate("dead_lettered"), "{{stream}} dead letters"),
+            (_rate("deferred"), "{{stream}} deferred"),
         ],
-        "Each failure leads to a retry or a dead letter.",
+        "Each failure leads to a retry or a dead letter. A deferred message has not failed.",
     ),
     Panel(
         "Oldest pending entry",

@@ -32,9 +32,13 @@ REASONS_TEXT = (
 )
 POD_VARIABLES_TEXT = (
     "The operator sets these variables from the spec. To run `streamconsumer processor` without a "
-    "cluster, set the variables yourself."
+    "cluster, set the variables yourself. At start, the pod logs a warning for each other variable that begins with "
+    "`STREAMCONSUMER_`, with the most similar name of a setting."
 )
-OPERATOR_VARIABLES_TEXT = "The chart sets these variables."
+OPERATOR_VARIABLES_TEXT = (
+    "The chart sets these variables. At start, the operator logs a warning for each other variable that begins with "
+    "`STREAMCONSUMER_`."
+)
 POD_METRICS_TEXT = "Each pod serves these metrics at `/metrics`."
 OPERATOR_METRICS_TEXT = (
     "The operator serves these metrics at `/metrics`. Metrics with the label `resource_name` describe one "

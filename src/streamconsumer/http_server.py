@@ -235,6 +235,10 @@ class HttpServer:
         self.port: int = self._socket.getsockname()[1]
         self._server: asyncio.Server | None = None
 
+    def find_socket(self) -> socket.socket:
+        """Return the listening socket."""
+        return self._socket
+
     async def start(self) -> None:
         """Start serving on the running event loop."""
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=self._socket)

@@ -79,6 +79,7 @@ FULL_SPECS: list[Manifest] = [
         "orderingKey": "customer",
         "encoding": "utf-8",
         "drainTimeout": "1s",
+        "logLevel": "DEBUG",
         "delivery": {
             "minIdle": "30s",
             "timeout": "1s",

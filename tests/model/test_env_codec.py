@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.env_codec import env_name, field_paths, from_env, to_env
+from streamconsumer.model.env_codec import env_name, field_paths, from_env, to_env, unknown_variables
 from streamconsumer.model.processor_settings import (
     BOTH_TLS_FILES,
     ONE_CREDENTIAL_SOURCE,
@@ -51,6 +51,43 @@ def test_nested_field_is_read_from_the_variable_of_its_path() -> None:
 
 def test_variables_without_the_prefix_are_ignored() -> None:
     assert from_env(ProcessorSettings, {**MINIMAL, "PATH": "/bin", "STREAM": "other"}).stream == "orders"
+
+
+KNOWN = [env_name(*path) for path in field_paths(ProcessorSettings)]
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("STREAMCONSUMER_CONCURENCY", "did you mean STREAMCONSUMER_CONCURRENCY?"),
+        ("STREAMCONSUMER_MAX_DELIVERIES", "did you mean STREAMCONSUMER_DELIVERY_MAX_DELIVERIES?"),
+        ("STREAMCONSUMER_log_level", "did you mean STREAMCONSUMER_LOG_LEVEL?"),
+        ("STREAMCONSUMER_GROUP", "did you mean STREAMCONSUMER_CONSUMER_GROUP?"),
+        ("STREAMCONSUMER_", "remove the variable"),
+        ("STREAMCONSUMER_X", "remove the variable"),
+    ],
+)
+def test_unknown_variable_is_named_with_a_remedy(name: str, remedy: str) -> None:
+    assert unknown_variables({**MINIMAL, name: "s3cret", "PATH": "/bin"}, KNOWN) == {name: remedy}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STREAMCONSUMER_SERVICE_HOST", "10.0.0.1"),
+        ("STREAMCONSUMER_REDIS_SERVICE_PORT", "6379"),
+        ("STREAMCONSUMER_REDIS_SERVICE_PORT_MAIN", "6379"),
+        ("STREAMCONSUMER_REDIS_PORT", "tcp://10.0.0.1:6379"),
+        ("STREAMCONSUMER_REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ("STREAMCONSUMER_REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_variables_of_a_service_are_no_unknown_settings(name: str, value: str) -> None:
+    assert unknown_variables({**MINIMAL, name: value}, KNOWN) == {}
+
+
+def test_every_variable_of_a_setting_is_known() -> None:
+    assert unknown_variables(dict.fromkeys(KNOWN, "x"), KNOWN) == {}
 
 
 WITH_ALTERNATIVES = {"STREAMCONSUMER_REDIS_URL", "STREAMCONSUMER_HANDLER_PYTHON"}

@@ -26,6 +26,8 @@ FIRING = {
     "StreamConsumerStuck": {
         f"streamconsumer_group_lag{RESOURCE}": "7x60",
         f"streamconsumer_acknowledged_total{GROUP}": CONSTANT,
+        f"streamconsumer_dead_lettered_total{GROUP}": CONSTANT,
+        f"streamconsumer_deferred_total{GROUP}": CONSTANT,
     },
     "StreamConsumerSlow": {
         f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="300.0"}}': "0x60",
@@ -53,6 +55,7 @@ NORMAL = {
     f"streamconsumer_group_lag_known{RESOURCE}": "1x60",
     f"streamconsumer_group_oldest_pending_age_seconds{RESOURCE}": "5x60",
     f"streamconsumer_acknowledged_total{GROUP}": RISING,
+    f"streamconsumer_deferred_total{GROUP}": RISING,
     f"streamconsumer_delivered_total{GROUP}": "0+50x60",
     f"streamconsumer_retried_total{GROUP}": "0+1x60",
     f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="1.0"}}': RISING,
@@ -102,6 +105,13 @@ def test_alert_fires_and_names_its_object(alert: Alert, promtool: Path, tmp_path
 
 def test_no_alert_fires_in_normal_operation(promtool: Path, tmp_path: Path) -> None:
     assert run(promtool, tmp_path, NORMAL, {each.name: [] for each in ALERTS}) == ""
+
+
+@pytest.mark.parametrize("settles", ["acknowledged", "dead_lettered", "deferred"])
+def test_stream_whose_messages_are_settled_is_not_stuck(promtool: Path, tmp_path: Path, settles: str) -> None:
+    name = "StreamConsumerStuck"
+    series = {**FIRING[name], f"streamconsumer_{settles}_total{GROUP}": RISING}
+    assert run(promtool, tmp_path, series, {name: []}) == ""
 
 
 def test_prometheus_accepts_every_expression_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_sigterm_stops_the_operator_quickly(api_namespace: Namespace, tmp_path: 
     assert operator.logged("operator stopped")
 
 
+def test_unknown_variable_is_reported_at_start(api_namespace: Namespace, tmp_path: Path) -> None:
+    settings = {"watch_namespaces": api_namespace.name, "watch_namespace": "shop"}
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **settings) as operator:
+        [line] = operator.logged("unknown environment variable")
+    assert line["found"] == "STREAMCONSUMER_OPERATOR_WATCH_NAMESPACE"
+    assert line["remedy"] == "did you mean STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES?"
+
+
 def test_the_log_of_an_undisturbed_operator_has_no_warnings(api_namespace: Namespace, tmp_path: Path) -> None:
     """The log has no lines of kopf, only JSON, and no warnings except the one about `allowed_destinations`."""
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:

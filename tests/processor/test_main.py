@@ -204,6 +204,23 @@ async def test_port_in_use_is_reported_in_one_line(new_pod: NewPod, group: Group
     assert "in use" in line["message"]
 
 
+@pytest.mark.parametrize("is_valid", [True, False])
+async def test_unknown_variable_is_reported_at_start(new_pod: NewPod, is_valid: bool) -> None:
+    pod = new_pod("pod_handlers:log_handled", concurency="4", log_level="WARNING")
+    if not is_valid:
+        pod.environment["STREAMCONSUMER_REDIS_URI"] = pod.environment.pop("STREAMCONSUMER_REDIS_URL")
+    pod.start()
+    lines = await pod.wait_for_log("unknown environment variable", times=1 if is_valid else 2)
+    assert lines[0]["level"] == "WARNING"
+    assert lines[0]["found"] == "STREAMCONSUMER_CONCURENCY"
+    assert lines[0]["remedy"] == "did you mean STREAMCONSUMER_CONCURRENCY?"
+    if is_valid:
+        pod.signal(signal.SIGTERM)
+    else:
+        assert lines[1]["remedy"] == "did you mean STREAMCONSUMER_REDIS_URL?"
+    assert await pod.wait_for_exit() == (0 if is_valid else 78)
+
+
 async def test_password_is_never_logged(new_pod: NewPod, group: Group) -> None:
     pod = new_pod("pod_handlers:log_handled", redis_password="s3cret", log_level="DEBUG")
     pod.environment["STREAMCONSUMER_REDIS_URL"] = f"redis://:s3cret@127.0.0.1:{group.server.port}/0?password=s3cret"

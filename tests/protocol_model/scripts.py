@@ -212,10 +212,17 @@ def on_create(rules: Rules, entry: Entry) -> Iterator[Entry]:
 def on_restore(entry: Entry) -> Entry:
     """Make an entry of a lost group pending again, if the snapshot or the schedule contains the entry.
 
-    Entries between the snapshot's position and the position of the created group are restored too.
+    Entries between the snapshot's position and the position of the created group are restored too. The script restores
+    one page of entries at a time, in three stages. An entry can therefore be restored repeatedly, before other entries.
     """
     is_pending = entry.parked or any(cell.owns for cell in entry.cells)
     if not is_pending and entry.in_stream and (entry.schedule or entry.snapshot in (LISTED, AFTER)):
         schedule = entry.schedule if entry.schedule in (DUE, RESTORED) else RESTORED
         entry = entry._replace(parked=True, schedule=schedule, repeated=entry.repeated or bool(entry.outcome))
-    return entry._replace(snapshot=entry.snapshot.replace(BEYOND, AFTER))
+    return entry
+
+
+def on_last_page(entry: Entry) -> Entry:
+    """Restore the last page of the entries of a lost group."""
+    restored = on_restore(entry)
+    return restored._replace(snapshot=restored.snapshot.replace(BEYOND, AFTER))

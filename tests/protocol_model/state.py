@@ -2,17 +2,15 @@
 
 A state contains what Redis stores (group, pending entries, schedule, snapshot, claimed record, memory of commits), what
 each process knows (its in-flight table), and what has really happened (the ledger: `outcome` and `repeated`). The model
-compares the ledger with the promises. Consumers and entries are interchangeable, so that `canonical` maps states that
-differ only in their names to one state.
+compares the ledger with the promises.
 """
 
-from collections.abc import Sequence
-from itertools import permutations
+from itertools import product
 from typing import NamedTuple
 
 # State of the group
 PRESENT, MISSING, RESTORING = "present", "missing", "restoring"
-"""A restoring group exists, but the entries that were pending in the lost group are not pending again yet."""
+"""A restoring group exists, but not all entries that were pending in the lost group are pending again yet."""
 
 # Mode of a process
 LIVE, PAUSED, DEAD = "live", "paused", "dead"
@@ -82,14 +80,6 @@ class Entry(NamedTuple):
     product permits that such an entry runs again, or in two consumers."""
 
 
-class State(NamedTuple):
-    """State of the group, of all processes and of all entries."""
-
-    group: str
-    modes: tuple[str, ...]
-    entries: tuple[Entry, ...]
-
-
 class Bounds(NamedTuple):
     """Size of the model, and number of faults of each kind."""
 
@@ -121,25 +111,41 @@ def describe(bounds: Bounds) -> str:
 
 
 FAULTS = ("crashes", "pauses", "losses", "cuts", "delays", "deletions", "trims")
+LOSSES = FAULTS.index("losses")
+
+Usage = tuple[int, ...]
+"""Number of faults of each kind that were needed to reach a state."""
 
 
-def initial_state(bounds: Bounds) -> State:
-    """Return the state in which all consumers have connected, saved the first snapshot, and read nothing."""
-    names = bounds.consumers + bounds.spares
-    modes = (LIVE,) * bounds.consumers + (DEAD,) * bounds.spares
-    return State(PRESENT, modes, (Entry((Cell(),) * names),) * bounds.entries)
+class Budget:
+    """Faults that the bounds permit."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._limits = tuple(bounds.faults.values())
+        self.usages: list[Usage] = sorted(product(*(range(limit + 1) for limit in self._limits)), key=sum)
+        """All permitted numbers of faults, the fewest first."""
+
+    def after(self, usage: Usage, fault: str) -> Usage | None:
+        """Return the usage after a step, whose fault may be empty. None if the bounds do not permit the fault."""
+        after = tuple(count + (kind == fault) for kind, count in zip(FAULTS, usage, strict=True))
+        return after if all(count <= limit for count, limit in zip(after, self._limits, strict=True)) else None
+
+    def covers(self, usage: Usage) -> list[Usage]:
+        """Return the usages with no more faults of any kind, after which the same history has an effect."""
+        parts = product(*(range(count + 1) for count in usage))
+        return [part for part in parts if self.is_last(part) == self.is_last(usage)]
+
+    def is_last(self, usage: Usage) -> bool:
+        """Return True if the group cannot be lost again."""
+        return usage[LOSSES] == self._limits[LOSSES]
 
 
-def without_history(state: State) -> State:
-    """Return the state without the facts that have no effect if the group cannot be lost again.
+def without_history(entry: Entry) -> Entry:
+    """Return the entry without the facts that have no effect if the group is present and cannot be lost again.
 
-    These facts are the snapshot, entries that are kept in the schedule until the next snapshot, the claimed record if
+    These facts are the snapshot, an entry that is kept in the schedule until the next snapshot, the claimed record if
     no other process holds the entry, and how a finished entry has ended.
     """
-    return state._replace(entries=tuple(map(_without_history, state.entries)))
-
-
-def _without_history(entry: Entry) -> Entry:
     entry = entry._replace(snapshot=OMITTED, schedule="" if entry.schedule == KEPT else entry.schedule)
     held = [cell for cell in entry.cells if cell.phase != FREE or cell.renewal]
     if entry.unread or any(not cell.claimed for cell in held):
@@ -149,15 +155,3 @@ def _without_history(entry: Entry) -> Entry:
     if is_over and not any(cell.owns for cell in cells):
         return Entry(cells, unread=False, snapshot=OMITTED, outcome=SETTLED)
     return entry._replace(cells=cells)
-
-
-def canonical(state: State) -> State:
-    """Return the representative of all states that differ only in the names of consumers and entries."""
-    return min(_sort_consumers(state.group, state.modes, each) for each in set(permutations(state.entries)))
-
-
-def _sort_consumers(group: str, modes: tuple[str, ...], entries: Sequence[Entry]) -> State:
-    columns = sorted(zip(modes, *(entry.cells for entry in entries), strict=True))
-    sorted_modes, *cells = zip(*columns, strict=True)
-    sorted_entries = tuple(entry._replace(cells=each) for entry, each in zip(entries, cells, strict=True))
-    return State(group, sorted_modes, sorted_entries)

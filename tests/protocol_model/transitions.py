@@ -1,8 +1,9 @@
 """Transitions of the model: what can happen in a state.
 
-Most transitions change one entry. Faults, snapshots and the restoration of a group change all entries. A transition is
-a fault, progress of a live consumer, or neither. The model has no clock. Instead, a guard lets a consumer claim entries
-only from a consumer that is paused or dead, or that does not know of its entry: a live consumer renews its leases.
+Most transitions change one entry. Other transitions change all entries: the faults and starts of processes, snapshots,
+and the loss, creation and restoration of the group. A transition is a fault, progress of a live consumer, or neither.
+The model has no clock. Instead, a guard lets a consumer claim entries only from a consumer that is paused or dead, or
+that does not know of its entry: a live consumer renews its leases.
 
 Redis runs a command, and then the process receives the reply. Each command therefore has two transitions: the reply
 arrives, or is lost. A reply that is on its way needs no state of its own, because only its receiver could see the
@@ -10,9 +11,8 @@ difference. The exception is a pause: a queued entry and an entry in such a repl
 needs no message that arrives later either: it is the same as a crash after the arrival.
 """
 
-from collections.abc import Callable, Iterator
-from functools import cache
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from tests.protocol_model.scripts import (
@@ -26,6 +26,7 @@ from tests.protocol_model.scripts import (
     on_claim,
     on_create,
     on_due,
+    on_last_page,
     on_loss,
     on_postpone,
     on_read,
@@ -65,7 +66,6 @@ from tests.protocol_model.state import (
     UNDONE,
     Cell,
     Entry,
-    State,
 )
 
 TWICE = "an entry runs in two live consumers"
@@ -76,10 +76,11 @@ RECORDED_TWICE = "a dead letter or effects are recorded twice"
 
 
 class Step(NamedTuple):
-    """Transition of one entry."""
+    """Transition of one entry. It is progress if it is no fault."""
 
     text: str
-    consumer: int
+    consumer: int | None
+    """None if the transition concerns no consumer."""
     entry: Entry
     fault: str = ""
     """Field of `Bounds` that limits the transition. Empty if the transition is no fault."""
@@ -88,51 +89,38 @@ class Step(NamedTuple):
     """Permitted duplicate that the transition causes. Empty if it causes none."""
 
 
-class Transition(NamedTuple):
-    """Transition of the whole state."""
+class CommonStep(NamedTuple):
+    """Transition of the group or of a process, which changes all entries."""
 
     text: str
-    state: State
+    group: str
+    modes: tuple[str, ...]
+    change: Callable[[Entry], Iterable[Entry]]
+    """Returns the states of an entry that are possible after the transition."""
     fault: str = ""
-    """Field of `Bounds` that limits the transition. Empty if the transition is no fault."""
-    is_progress: bool = True
+    is_progress: bool = False
     """True if the transition needs neither a fault nor the repair of one."""
-    violation: str = ""
-    counted: str = ""
-
-
-def transitions(rules: Rules, state: State) -> Iterator[Transition]:
-    """Yield everything that can happen in a state."""
-    for number, entry in enumerate(state.entries):
-        for step in entry_steps(rules, state.group, state.modes, entry):
-            entries = (*state.entries[:number], step.entry, *state.entries[number + 1 :])
-            text = f"{step.consumer}|{number}|{step.text}"
-            yield Transition(
-                text, state._replace(entries=entries), step.fault, not step.fault, step.violation, step.counted
-            )
-    yield from _group_transitions(rules, state)
-    yield from _process_transitions(rules, state)
+    continues: int | None = None
+    """Consumer whose pause ends. None if the transition ends no pause."""
 
 
 # -- one entry ---------------------------------------------------------------------------------------------------------
 
 
-@cache
 def entry_steps(rules: Rules, group: str, modes: tuple[str, ...], entry: Entry) -> tuple[Step, ...]:
     """Return the transitions that change only this entry."""
-    found: list[Step] = []
+    steps = [Step("is trimmed", None, entry._replace(in_stream=False, unread=False), "trims")]
+    if group == RESTORING and LIVE in modes:
+        steps.append(Step("is restored", None, on_restore(entry)))
     for me, mode in enumerate(modes):
-        if mode == DEAD:
-            continue
-        steps = [*_renewals(rules, group, modes, entry, me)]
+        if mode != DEAD:
+            steps += _renewals(rules, group, modes, entry, me)
         if mode == LIVE:
             steps += _handling(rules, group, modes, entry, me)
             if group != MISSING and entry.cells[me].phase == FREE:
                 steps += _receiving(rules, group, modes, entry, me)
-        for step in steps:
-            promise = step.violation or broken_promise(rules, group, modes, step.entry)
-            found.append(step._replace(violation=promise))
-    return tuple(step for step in found if step.entry != entry or step.violation)
+    judged = (_with_promise(rules, group, modes, step) for step in steps)
+    return tuple(step for step in judged if step.entry != entry or step.violation)
 
 
 def _handling(rules: Rules, group: str, modes: tuple[str, ...], entry: Entry, me: int) -> Iterator[Step]:
@@ -263,7 +251,6 @@ def _is_due(modes: tuple[str, ...], entry: Entry) -> bool:
     return entry.schedule != RESTORED or not is_held
 
 
-@cache
 def broken_promise(rules: Rules, group: str, modes: tuple[str, ...], entry: Entry) -> str:
     """Return the promise that the state of an entry breaks. Empty if it breaks none."""
     if entry.recorded > 1:
@@ -278,68 +265,81 @@ def broken_promise(rules: Rules, group: str, modes: tuple[str, ...], entry: Entr
     return "" if is_held else LOST
 
 
+def has_ended(modes: tuple[str, ...], entry: Entry) -> bool:
+    """Return True if the entry has ended, and neither Redis nor a live process will start it again."""
+    return bool(
+        (entry.outcome or not entry.in_stream)
+        and not (entry.unread or entry.parked or entry.schedule in (DUE, RESTORED))
+        and not any(cell.owns for cell in entry.cells)
+        and all(cell[:2] == (FREE, "") for mode, cell in zip(modes, entry.cells, strict=True) if mode == LIVE)
+    )
+
+
 # -- the group and the processes ---------------------------------------------------------------------------------------
 
 
-def _group_transitions(rules: Rules, state: State) -> Iterator[Transition]:
-    if state.group != MISSING:
-        lost = state._replace(group=MISSING, entries=tuple(map(on_loss, state.entries)))
-        yield _checked(rules, "the group is destroyed", lost, "losses")
-    for number, entry in enumerate(state.entries):
-        if entry.in_stream:
-            trimmed = entry._replace(in_stream=False, unread=False)
-            entries = (*state.entries[:number], trimmed, *state.entries[number + 1 :])
-            yield Transition(f"|{number}|the entry is trimmed", state._replace(entries=entries), "trims", False)
-    if LIVE not in state.modes:
-        return
-    if state.group == PRESENT:
-        saved = state._replace(entries=tuple(map(on_snapshot, state.entries)))
-        yield _checked(rules, "a consumer saves the snapshot", saved)._replace(is_progress=False)
-    if state.group == MISSING:
-        for entries in product(*(on_create(rules, entry) for entry in state.entries)):
-            yield _checked(rules, "a consumer creates the lost group", State(RESTORING, state.modes, entries))
-    if state.group == RESTORING:
-        restored = State(PRESENT, state.modes, tuple(map(on_restore, state.entries)))
-        yield _checked(rules, "a consumer restores the entries of the lost group", restored)
+def common_steps(rules: Rules, group: str, modes: tuple[str, ...]) -> Iterator[CommonStep]:
+    """Yield the transitions that change all entries."""
+    if group != MISSING:
+        yield CommonStep("the group is destroyed", MISSING, modes, lambda entry: [on_loss(entry)], "losses")
+    if LIVE in modes:
+        yield from _upkeep(rules, group, modes)
+    for me, mode in enumerate(modes):
+        yield from _process_steps(rules, group, modes, me, mode)
 
 
-def _process_transitions(rules: Rules, state: State) -> Iterator[Transition]:
-    for me, mode in enumerate(state.modes):
-        if mode != DEAD:
-            yield _checked(rules, f"{me}||crashes", _with_mode(state, me, DEAD, _crashed), "crashes")
-        if mode == LIVE:
-            yield _checked(rules, f"{me}||is paused", _with_mode(state, me, PAUSED), "pauses")
-        if mode == PAUSED:
-            thawed = _with_mode(state, me, LIVE, _unchanged if PAUSE_UNNOTICED in rules else _thawed)
-            yield _continued(_checked(rules, f"{me}||continues", thawed), me, state)
-        if mode == DEAD:
-            started = _checked(rules, f"{me}||is started", _with_mode(state, me, LIVE))
-            yield started._replace(is_progress=LIVE not in state.modes)
-        if state.group != MISSING and any(entry.cells[me].owns for entry in state.entries):
-            deleted = tuple(owned_by(entry, None) if entry.cells[me].owns else entry for entry in state.entries)
-            text = f"{me}||is deleted from the group by another program"
-            yield _checked(rules, text, state._replace(entries=deleted), "deletions")
+def _upkeep(rules: Rules, group: str, modes: tuple[str, ...]) -> Iterator[CommonStep]:
+    """Yield the transitions with which a live consumer maintains the group."""
+    if group == PRESENT:
+        yield CommonStep("a consumer saves the snapshot", group, modes, lambda entry: [on_snapshot(entry)])
+    if group == MISSING:
+        text = "a consumer creates the lost group"
+        yield CommonStep(text, RESTORING, modes, partial(on_create, rules), is_progress=True)
+    if group == RESTORING:
+        text = "a consumer restores the last entries of the lost group"
+        yield CommonStep(text, PRESENT, modes, lambda entry: [on_last_page(entry)], is_progress=True)
 
 
-def _continued(transition: Transition, me: int, before: State) -> Transition:
-    """Return the end of a pause with its duplicates: another consumer may have claimed what this process runs."""
-    violation, counted = transition.violation, ""
-    for entry in transition.state.entries:
-        if entry.cells[me].phase == RUNNING:
-            duplicate = _second_run(transition.state.modes, entry, me)
-            is_permitted = duplicate and entry.cells[me].stale
-            found, counted = _judged(entry, TWICE_AFTER_PAUSE if is_permitted else duplicate)
-            violation = violation or found
-    return transition._replace(violation=violation, counted=counted, is_progress=LIVE not in before.modes)
+def _process_steps(rules: Rules, group: str, modes: tuple[str, ...], me: int, mode: str) -> Iterator[CommonStep]:
+    def changed(text: str, after: str, change: Callable[[Entry, int], Entry] = _unchanged) -> CommonStep:
+        after_modes = (*modes[:me], after, *modes[me + 1 :])
+        return CommonStep(f"consumer {me} {text}", group, after_modes, lambda entry: [change(entry, me)])
+
+    if mode != DEAD:
+        yield changed("crashes", DEAD, _crashed)._replace(fault="crashes")
+    if mode == LIVE:
+        yield changed("is paused", PAUSED)._replace(fault="pauses")
+    if mode == PAUSED:
+        thawed = changed("continues", LIVE, _unchanged if PAUSE_UNNOTICED in rules else _thawed)
+        yield thawed._replace(is_progress=LIVE not in modes, continues=me)
+    if mode == DEAD:
+        yield changed("is started", LIVE)._replace(is_progress=LIVE not in modes)
+    if group != MISSING:
+        yield changed("is deleted from the group by another program", mode, _deleted)._replace(fault="deletions")
+
+
+def outcomes(rules: Rules, step: CommonStep, entry: Entry) -> tuple[Step, ...]:
+    """Return the states of an entry that are possible after a common transition."""
+    steps = (Step(step.text, step.continues, each, step.fault) for each in step.change(entry))
+    return tuple(_with_promise(rules, step.group, step.modes, _with_duplicate(step, each)) for each in steps)
+
+
+def _with_promise(rules: Rules, group: str, modes: tuple[str, ...], step: Step) -> Step:
+    return step._replace(violation=step.violation or broken_promise(rules, group, modes, step.entry))
+
+
+def _with_duplicate(common: CommonStep, step: Step) -> Step:
+    """Add the duplicate that the end of a pause causes: another consumer may have claimed what the process runs."""
+    if common.continues is None or step.entry.cells[common.continues].phase != RUNNING:
+        return step
+    duplicate = _second_run(common.modes, step.entry, common.continues)
+    is_permitted = duplicate and step.entry.cells[common.continues].stale
+    violation, counted = _judged(step.entry, TWICE_AFTER_PAUSE if is_permitted else duplicate)
+    return step._replace(violation=violation, counted=counted)
 
 
 def _unchanged(entry: Entry, _me: int) -> Entry:
     return entry
-
-
-def _with_mode(state: State, me: int, mode: str, change: Callable[[Entry, int], Entry] = _unchanged) -> State:
-    modes = (*state.modes[:me], mode, *state.modes[me + 1 :])
-    return State(state.group, modes, tuple(change(entry, me) for entry in state.entries))
 
 
 def _crashed(entry: Entry, me: int) -> Entry:
@@ -353,17 +353,5 @@ def _thawed(entry: Entry, me: int) -> Entry:
     return with_cell(entry, me, phase=CHECK) if entry.cells[me].phase == READY else entry
 
 
-def _checked(rules: Rules, text: str, state: State, fault: str = "") -> Transition:
-    broken = [broken_promise(rules, state.group, state.modes, entry) for entry in state.entries]
-    return Transition(text, state, fault, not fault, next(filter(None, broken), ""))
-
-
-def is_settled(state: State) -> bool:
-    """Return True if each entry has ended, and neither Redis nor a live process will start it again."""
-    return state.group == PRESENT and all(
-        (entry.outcome or not entry.in_stream)
-        and not (entry.unread or entry.parked or entry.schedule in (DUE, RESTORED))
-        and not any(cell.owns for cell in entry.cells)
-        and all(cell[:2] == (FREE, "") for mode, cell in zip(state.modes, entry.cells, strict=True) if mode == LIVE)
-        for entry in state.entries
-    )
+def _deleted(entry: Entry, me: int) -> Entry:
+    return owned_by(entry, None) if entry.cells[me].owns else entry

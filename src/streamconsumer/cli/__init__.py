@@ -137,7 +137,12 @@ def render(files: tuple[Path, ...]) -> None:
 
 @main.command()
 @_FILES_ARGUMENT
-def dev(files: tuple[Path, ...]) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="Lowest level of the pods' log lines, in place of spec.logLevel.",
+)
+def dev(files: tuple[Path, ...], log_level: str | None) -> None:
     """Run StreamConsumers on this machine, without a cluster.
 
     The command starts an embedded Valkey in place of spec.redis. The pods run as local processes, with the environment
@@ -154,7 +159,7 @@ def dev(files: tuple[Path, ...]) -> None:
     """
     from streamconsumer.cli.dev import run_files
 
-    run_files(files)
+    run_files(files, log_level)
 
 
 main.add_command(dead_letters)

@@ -6,8 +6,10 @@ by commas. No variable is written for a field that has its default value. A newe
 without a restart of existing pods.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any, TypeGuard, TypeVar, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -46,6 +48,33 @@ def field_paths(model: type[BaseModel], parent: tuple[str, ...] = ()) -> Iterato
             yield from field_paths(field.annotation, (*parent, name))
         else:
             yield (*parent, name)
+
+
+def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
+    """Return the names of the variables that begin with STREAMCONSUMER_ and are not known, each with a remedy.
+
+    Variables that Kubernetes sets for a Service whose name begins with `streamconsumer` are no settings."""
+    known_names = list(known)
+    unknown = {
+        name
+        for name, value in environ.items()
+        if name.startswith(names.ENVIRONMENT_PREFIX) and name not in known_names and not _is_service_link(name, value)
+    }
+    return {name: _remedy(name, known_names) for name in sorted(unknown)}
+
+
+def _remedy(name: str, known: list[str]) -> str:
+    """Suggest the most similar known name. A part of a path, such as MAX_DELIVERIES, suggests the whole path."""
+    suffix = name.upper().removeprefix(names.ENVIRONMENT_PREFIX)
+    by_suffix = {each.removeprefix(names.ENVIRONMENT_PREFIX): each for each in known}
+    paths = [each for each in by_suffix if suffix and each.endswith(f"_{suffix}")]
+    similar = paths or get_close_matches(suffix, by_suffix, n=1)
+    return f"did you mean {by_suffix[similar[0]]}?" if similar else "remove the variable"
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    is_address = re.fullmatch("(tcp|udp|sctp)://.*", value) is not None
+    return is_address or re.search(r"_SERVICE_(HOST|PORT(_.+)?)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_.+)?$", name) is not None
 
 
 def _leaf_values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

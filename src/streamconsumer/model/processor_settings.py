@@ -32,6 +32,10 @@ StartFrom = Annotated[
     Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
 ]
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+BatchCount = Annotated[int, Field(ge=1, le=1000)]
+Concurrency = Annotated[int, Field(ge=1, le=1000)]
+
 MIN_DELAY_ABOVE_MAX = "minDelay must not be longer than maxDelay"
 
 
@@ -169,7 +173,7 @@ class SharedSettings(Model):
     the first pod starts. If the value is an entry ID, the group starts with the next entry after this ID. An existing
     consumer group keeps its position."""
 
-    batch_count: int = Field(default=10, ge=1, le=1000)
+    batch_count: BatchCount = 10
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
@@ -177,7 +181,7 @@ class SharedSettings(Model):
     entries were received, but at most 5s. While no entries are received, the duration doubles up to 1m. A new entry or
     a shutdown ends a blocking read immediately, so a long duration adds no latency."""
 
-    concurrency: int = Field(default=1, ge=1, le=1000)
+    concurrency: Concurrency = 1
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the
     order in which the pod reads them."""
 
@@ -200,6 +204,10 @@ class SharedSettings(Model):
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
     """Time for a stopping pod to finish the messages that its handler is processing. The termination grace period of
     the pod is derived from `drainTimeout`."""
+
+    log_level: LogLevel = "INFO"
+    """Lowest level of the log lines that a pod writes: `DEBUG`, `INFO`, `WARNING` or `ERROR`. A new level replaces the
+    pods."""
 
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
@@ -326,8 +334,6 @@ class ProcessorSettings(SharedSettings):
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
     """Address on which the HTTP server listens."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG

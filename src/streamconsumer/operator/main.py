@@ -21,6 +21,7 @@ from kopf._core.engines.peering import Identity
 from streamconsumer.errors import ApiThrottled
 from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
+from streamconsumer.model.env_codec import unknown_variables
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key, WorkQueue
@@ -45,7 +46,7 @@ from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
 from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
-from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from streamconsumer.text import json_printable
 
 if TYPE_CHECKING:
@@ -67,12 +68,15 @@ def run() -> None:
     """Run the operator until SIGTERM or SIGINT, with settings from environment variables. Raises InvalidSettings if a
     variable is invalid."""
     settings = OperatorSettings.from_env(os.environ)
+    unknown = unknown_variables(os.environ, [PREFIX + name.upper() for name in OperatorSettings.model_fields])
     _raise_open_files_limit()
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
+    for name, remedy in unknown.items():
+        log.warning("unknown environment variable", extra={"found": name, "remedy": remedy})
 
     from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - importers of this module need no event loop
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from prometheus_client import CollectorRegistry
 
 from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
+from streamconsumer.processor.forked_children import close_socket_in_children
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 
 STUCK_AFTER = timedelta(seconds=60)
@@ -105,6 +106,7 @@ class ProbeServer:
         }
         self._server = HttpServer(routes, host, port)
         self.port = self._server.port
+        close_socket_in_children(self._server, HttpServer.find_socket)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 

@@ -12,6 +12,9 @@ from streamconsumer.processor.message import current_message
 from streamconsumer.processor.telemetry import current_trace
 from streamconsumer.text import json_printable, printable, printable_lines
 
+_PACKAGE = "streamconsumer"
+"""Name of the logger whose children are the loggers of this package."""
+
 
 class _TraceContextFilter(logging.Filter):
     """Adds the ids of the current message and trace to a log record."""
@@ -42,8 +45,53 @@ class _TextFormatter(logging.Formatter):
         return (f"{line}  {fields}" if fields else line) + "".join(indented).replace("\n", "\n  ")
 
 
+class _ProtectedLogger(logging.Logger):
+    """Logger of this package. A logging configuration in the handler's module cannot disable the logger.
+
+    `logging.config.dictConfig` and `fileConfig` disable all existing loggers by default."""
+
+    @property
+    def disabled(self) -> bool:
+        """False, whatever the configuration sets."""
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+    @property
+    def propagate(self) -> bool:
+        """True if the records also go to the handlers of the parent logger. A logger that has its own handler does not
+        need the handlers of the parent. If a configuration names the logger, it removes this handler."""
+        return not self.handlers
+
+    @propagate.setter
+    def propagate(self, value: bool) -> None:
+        pass
+
+
 def configure(level: str, log_format: str) -> None:
-    """Write the records of all loggers to standard output."""
+    """Write the records of all loggers to standard output.
+
+    The loggers of this package have a handler of their own, because a logging configuration in the handler's module
+    usually replaces the handlers and the level of the root logger."""
+    handler = build_handler(log_format)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    protect_loggers()
+    package_logger = logging.getLogger(_PACKAGE)
+    package_logger.setLevel(level)
+    package_logger.handlers[:] = [handler]
+
+
+def protect_loggers() -> None:
+    """Prevent the handler's module from disabling the loggers of this package that exist now."""
+    for name in [_PACKAGE, *logging.root.manager.loggerDict]:
+        if name == _PACKAGE or name.startswith(f"{_PACKAGE}."):
+            logging.getLogger(name).__class__ = _ProtectedLogger
+
+
+def build_handler(log_format: str) -> logging.Handler:
+    """Return a handler that writes to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_TraceContextFilter())
     if log_format == "json":
@@ -57,4 +105,4 @@ def configure(level: str, log_format: str) -> None:
         handler.setFormatter(PrintableFormatter(formatter, json_printable))
     else:
         handler.setFormatter(PrintableFormatter(_TextFormatter(), printable_lines))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    return handler

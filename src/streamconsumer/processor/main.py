@@ -16,10 +16,11 @@ from pathlib import Path
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.env_codec import env_name, from_env
+from streamconsumer.model.env_codec import env_name, field_paths, from_env, unknown_variables
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.consumer import StreamManager, registered_pod_uid
+from streamconsumer.processor.forked_children import reset_signals_in_children
 from streamconsumer.processor.handler.http_handler import HttpHandler
 from streamconsumer.processor.handler.loader import BatchHandler, Handler, add_handler_paths, load_handler
 from streamconsumer.processor.health import Health, ProbeServer
@@ -43,10 +44,16 @@ def run() -> int:
     # Until the processor runs, this handler ends the process on SIGTERM. For process 1, the kernel ignores signals that
     # have no handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    reset_signals_in_children()
+    known = [env_name(*path) for path in field_paths(ProcessorSettings)]
+    for name, remedy in unknown_variables(os.environ, known).items():
+        log.warning("unknown environment variable", extra={"found": printable(name, 253), "remedy": remedy})
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
-        _run_until_signalled(settings, _load_handler(settings))
+        handler = _load_handler(settings)
+        logs.protect_loggers()  # also those of modules that were imported meanwhile
+        _run_until_signalled(settings, handler)
     except InvalidSettings as error:
         return _exit_with_configuration_error(error)
     return 0

@@ -62,6 +62,7 @@ class Metrics:
     )
     failed: int = _counter("Messages that failed in the handler or could not be decoded")
     retried: int = _counter("Failed messages that will be retried")
+    deferred: int = _counter("Messages that the handler deferred; these messages have not failed")
     dead_lettered: int = _counter("Messages that became dead letters")
     breaker_opened: int = _counter("Times that the circuit breaker opened", unit="{opening}")
     lost_ownership: int = _counter("Messages in flight that another consumer claimed")

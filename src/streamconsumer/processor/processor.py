@@ -14,12 +14,15 @@ from functools import partial
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.library_arguments import ProcessorArguments, check_arguments
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import StreamManager, unique_consumer_name
-from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
+from streamconsumer.processor.consumer.protocol import StreamManagerProtocol, check_manager
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.error_logging import logging_redis_errors
+from streamconsumer.processor.forked_children import start_nothing_in_children
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
+from streamconsumer.processor.handler.terminal_errors import import_terminal_errors
 from streamconsumer.processor.health import Health, LivenessMonitor
 from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
@@ -71,21 +74,19 @@ class RedisStreamProcessor:
         health: Health | None = None,
         runtime: Runtime = DEFAULT_RUNTIME,
     ) -> None:
+        check_manager(stream_manager)
+        arguments = {"batch_count": batch_count, "poll_interval": poll_interval, "concurrency": concurrency}
+        check_arguments(ProcessorArguments, {**arguments, "drain_timeout": drain_timeout, "delivery": delivery})
         self.stream_manager = stream_manager
-        self.stream_name = stream_name
-        self.consumer_group_name = consumer_group_name
+        self.stream_name, self.consumer_group_name = stream_name, consumer_group_name
         self.consumer_name = consumer_name or unique_consumer_name()
-        self.batch_count = batch_count
-        self.poll_interval = poll_interval
-        self.concurrency = concurrency
-        self.batch = batch
-        self.ordering_key = ordering_key
+        self.batch_count, self.poll_interval, self.concurrency = batch_count, poll_interval, concurrency
+        self.batch, self.ordering_key = batch, ordering_key
         self.delivery = delivery or (
             stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
         )
         self.drain_timeout = drain_timeout
-        self.metrics = metrics or Metrics()
-        self.health = health or Health()
+        self.metrics, self.health = metrics or Metrics(), health or Health()
         self._telemetry, self._runtime = telemetry, runtime
         self._thread_pool = HandlerThreadPool(concurrency, runtime, self.health.failures)
         self._callback: AsyncHandler | None = None
@@ -122,8 +123,8 @@ class RedisStreamProcessor:
     def set_message_callback(self, callback: Handler | BatchHandler) -> None:
         """Set the function that is called with each message's data, or with a list of such data if `batch` is True.
 
-        A function that is not a coroutine function runs in a thread."""
-        self._callback = as_coroutine(callback, self._thread_pool)
+        A function that is not a coroutine function runs in a thread. Raises HandlerUnusable."""
+        self._callback = as_coroutine(callback, self._thread_pool, batch=self.batch)
         if self._pipeline.fast_path:
             self._pipeline.fast_path.handler = self._callback
 
@@ -141,6 +142,7 @@ class RedisStreamProcessor:
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
         self._keep_stuck_handlers()
+        self.delivery = import_terminal_errors(self.delivery)
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
             event.clear()
@@ -188,6 +190,7 @@ class RedisStreamProcessor:
     async def _run_tasks(self) -> None:
         """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
         self._pipeline.in_flight.owner = asyncio.current_task()
+        start_nothing_in_children(self._pipeline.in_flight)
         recovery = self._pipeline.recovery_loop.run(self.health)
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
@@ -305,6 +308,7 @@ class RedisStreamProcessor:
             self._pipeline.consumer_id.log_context,
         ):
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
+            self.metrics.acknowledged += 1
 
     async def _pause(self, seconds: float) -> None:
         """Wait for `seconds`, but at most until the processor stops."""

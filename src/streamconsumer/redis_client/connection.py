@@ -166,6 +166,7 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 
 NO_RETRY_OPTIONS: dict[str, Any] = {
     "decode_responses": False,
+    "encoding": "utf-8",
     "encoding_errors": "surrogateescape",
     "protocol": 2,
     "retry": Retry(NoBackoff(), 0),

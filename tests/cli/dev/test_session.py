@@ -125,6 +125,19 @@ async def test_batch_handler_receives_lists(dev: DevProcess, tmp_path: Path) -> 
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
+async def test_log_level_replaces_that_of_the_manifest(tmp_path: Path) -> None:
+    source = "import logging\n\ndef handle(order):\n    logging.getLogger('shop').debug('seen %s', order['id'])\n"
+    write_documents(tmp_path, consumer(handler={"source": source}, logLevel="ERROR"))
+    async with DevProcess(tmp_path, "--log-level", "debug", temporary=tmp_path / "temporary") as dev:
+        url = await dev.redis_url()
+        await dev.wait_for_line("processor started")
+        async with client(url) as redis:
+            await redis.xadd("orders", {"id": 1})
+            await dev.wait_for_line("DEBUG .*seen 1")
+        dev.signal(signal.SIGINT)
+        assert await dev.wait_for_exit() == 0
+
+
 async def test_missing_handler_is_shown_and_loaded_after_its_creation(dev: DevProcess, tmp_path: Path) -> None:
     write_documents(tmp_path, consumer())
     async with dev:

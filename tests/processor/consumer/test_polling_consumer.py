@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from streamconsumer.processor import RedisStreamProcessor
 from streamconsumer.processor.consumer import PollingConsumer
 from streamconsumer.processor.entry_state import RUNNING
+from streamconsumer.processor.metrics import Metrics
 from tests.processor.eventually import eventually
 from tests.processor.recorder import Recorder
 
@@ -129,7 +130,7 @@ async def test_read_that_never_returns_does_not_delay_the_stop(is_stubborn: bool
 
 
 async def test_entries_of_an_own_manager_need_no_verification() -> None:
-    consumer = PollingConsumer(Manager([(b"1-0", {})]), "orders", "billing", "pod-a")
+    consumer = PollingConsumer(Manager([(b"1-0", {})]), "orders", "billing", "pod-a", Metrics())
     [entry] = await consumer.read(1)
     assert entry.message_id == b"1-0"  # type: ignore[comparison-overlap] # a client that does not decode
     assert entry.state is not RUNNING

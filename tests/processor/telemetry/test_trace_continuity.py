@@ -134,6 +134,8 @@ async def test_uncounted_attempt_has_its_own_span(
     attempts = await wait_for_named_spans(collector, PROCESS, 3)
     assert len({span.span_id for span in attempts}) == 3
     assert linked_span_ids(attempts[2], "previous_attempt") == [attempts[1].span_id]
+    assert [span.attributes["streamconsumer.outcome"] for span in attempts] == ["defer", "defer", "ack"]
+    assert not [span for span in attempts if "error.type" in span.attributes]
 
 
 async def test_ack_is_a_child_of_one_attempt_or_links_to_many(

@@ -12,8 +12,9 @@ from pathlib import Path
 from streamconsumer.errors import InvalidSettings
 
 
-def run_files(files: Sequence[Path]) -> None:
-    """Run the StreamConsumers in the files until the process receives SIGINT or SIGTERM.
+def run_files(files: Sequence[Path], log_level: str | None = None) -> None:
+    """Run the StreamConsumers in the files until the process receives SIGINT or SIGTERM. `log_level` replaces
+    `spec.logLevel`.
 
     Raises InvalidSettings or InvalidResource if a StreamConsumer cannot run.
     """
@@ -26,4 +27,4 @@ def run_files(files: Sequence[Path]) -> None:
     from streamconsumer.cli.dev.session import run
     from streamconsumer.cli.dev.workload import load_workloads
 
-    run(load_workloads(files))
+    run(load_workloads(files), log_level)

@@ -40,14 +40,14 @@ class Session:
     pods: Sequence[LocalPod]
 
 
-def run(workloads: Sequence[Workload]) -> None:
+def run(workloads: Sequence[Workload], log_level: str | None = None) -> None:
     """Run the workloads until SIGINT, SIGTERM or SIGHUP. A second signal kills the pods."""
-    asyncio.run(_run(workloads))
+    asyncio.run(_run(workloads, log_level))
 
 
-async def _run(workloads: Sequence[Workload]) -> None:
+async def _run(workloads: Sequence[Workload], log_level: str | None) -> None:
     terminal, stop = Terminal(), asyncio.Event()
-    async with start_session(workloads, terminal) as session:
+    async with start_session(workloads, terminal, log_level) as session:
 
         def on_signal() -> None:
             if stop.is_set():
@@ -62,9 +62,12 @@ async def _run(workloads: Sequence[Workload]) -> None:
 
 
 @asynccontextmanager
-async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the pods of the workloads. At the end, the pods drain, all processes of the session stop, and the files of
-    the session are deleted."""
+async def start_session(
+    workloads: Sequence[Workload], terminal: Terminal, log_level: str | None = None
+) -> AsyncIterator[Session]:
+    """Run the pods of the workloads. `log_level` replaces the level in the manifests.
+
+    At the end, the pods drain, all processes of the session stop, and the files of the session are deleted."""
     loop = asyncio.get_running_loop()
 
     def show_spans(spans: list[Span]) -> None:
@@ -76,6 +79,8 @@ async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> As
             terminal.print_message(f"embedded Valkey: {redis_url}")
             terminal.print_message(f"OTLP receiver: {OTLP_ENDPOINT_VARIABLE}={endpoint}")
             overrides = {env_name("redis", "url"): redis_url, OTLP_ENDPOINT_VARIABLE: endpoint}
+            if log_level:
+                overrides[env_name("log_level")] = log_level
             pods = [pod for workload in workloads for pod in _create_pods(workload, overrides, folder, terminal)]
             terminal.set_pods(pod.name for pod in pods)
             tasks = [asyncio.create_task(pod.run()) for pod in pods]

@@ -7,10 +7,10 @@ lost reply. `read_size` adapts the size of reads and claims to `memory_limit` an
 `large_entries` handles entries that are too large. `registration` announces the connections of this process, `observer`
 checks the connections and the silence of other consumers, `liveness` decides which consumers are dead, and `claimer`
 claims their entries. `heartbeat` renews the leases of the entries in flight. `dedicated_connection` keeps one
-connection for one purpose, and `inherited_sockets` closes the connections in forked children. `group_snapshot` restores
-a lost group. `effects_commit` applies a handler's effects, and `retention` trims the stream. `preflight` checks the
-permissions and settings of the server. `blocking_reads` chooses how long reads block, and detects a server that ignores
-BLOCK. `polling_consumer` uses a custom stream manager instead of a `StreamManager`.
+connection for one purpose. `group_snapshot` restores a lost group. `effects_commit` applies a handler's effects, and
+`retention` trims the stream. `preflight` checks the permissions and settings of the server. `blocking_reads` chooses
+how long reads block, and detects a server that ignores BLOCK. `polling_consumer` uses a custom stream manager instead
+of a `StreamManager`.
 
 The following design decisions are based on measurements with Redis 6.2, 7.0 and Valkey.
 
@@ -82,7 +82,7 @@ def build_consumer(  # noqa: PLR0917 - what a processor has
 ) -> Consumer:
     """Return the consumer for a manager. `in_flight_ids` returns the ids of the entries in flight."""
     if not isinstance(manager, StreamManager):
-        return PollingConsumer(manager, *consumer_id)
+        return PollingConsumer(manager, *consumer_id, metrics)
     block = timedelta(seconds=poll_interval_seconds)
     consumer = RedisConsumer(
         manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids, runtime=runtime

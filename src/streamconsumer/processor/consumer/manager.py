@@ -13,9 +13,10 @@ from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.library_arguments import ManagerArguments, check_arguments
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
-from streamconsumer.processor.consumer.inherited_sockets import close_in_children
+from streamconsumer.processor.forked_children import close_socket_in_children
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
@@ -40,7 +41,7 @@ class _ControlPool(BlockingConnectionPool):
 
     def make_connection(self) -> AbstractConnection:
         connection: AbstractConnection = super().make_connection()  # type: ignore[no-untyped-call]
-        close_in_children(connection)
+        close_socket_in_children(connection, _find_socket)
         return connection
 
 
@@ -63,15 +64,16 @@ class StreamManager:
     ) -> None:
         """Create a manager with the connection options of a client, without connecting yet.
 
-        The keyword arguments are those of `from_url`.
+        The keyword arguments are those of `from_url`. The manager keeps the client, so that its pool and its
+        credential provider live as long as the manager. Raises InvalidSettings.
         """
+        options = {"start_from": start_from, "encoding": encoding, "min_idle": min_idle}
+        check_arguments(ManagerArguments, {**options, "delivery": delivery, "retention": retention})
         self.start_from, self.encoding = start_from, encoding
         self.delivery, self.retention = delivery or Delivery(), retention or Retention()
         self.min_idle = min_idle or self.delivery.min_idle
-        if not isinstance(client, Redis):
-            found = f"{type(client).__module__}.{type(client).__name__}"
-            raise InvalidSettings(f"StreamManager: found {found}, expected redis.asyncio.Redis")
-        pool = client.connection_pool
+        pool = _check_client(client).connection_pool
+        self._client = client
         self._connection_class: type[AbstractConnection] = pool.connection_class
         self._connection_options = {
             key: value
@@ -133,6 +135,9 @@ class StreamManager:
             delivery: retries, dead letters and the circuit breaker. Default: `Delivery()`.
             retention: rules for trimming the stream. Default: no trimming.
         """
+        for name, value in {"url": url, "username": username, "password": password}.items():
+            if not isinstance(value, str) and (name == "url" or value is not None):
+                raise InvalidSettings(f"{name}: found {type(value).__name__}, expected text")
         try:
             parsed = parse_redis_url(url)
         except InvalidRedisUrl as error:
@@ -238,7 +243,7 @@ class StreamManager:
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries."""
         connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
-        close_in_children(connection)
+        close_socket_in_children(connection, _find_socket)
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
         return connection
 
@@ -293,3 +298,21 @@ class StreamManager:
     async def drop_connections(self) -> None:
         """Close idle connections, so that the next command connects to the current primary after a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
+
+
+def _check_client(client: Any) -> Redis:
+    """Return the client. Raises InvalidSettings if the manager cannot connect as the client does."""
+    found = f"{type(client).__module__}.{type(client).__name__}"
+    if isinstance(client, Redis):
+        connection_class = getattr(getattr(client, "connection_pool", None), "connection_class", None)
+        if isinstance(connection_class, type) and issubclass(connection_class, AbstractConnection):
+            return client
+        found += f" with {getattr(connection_class, '__module__', '?')}.{getattr(connection_class, '__name__', '?')}"
+    raise InvalidSettings(
+        f"StreamManager: found {found}, expected redis.asyncio.Redis; for a URL, use StreamManager.from_url"
+    )
+
+
+def _find_socket(connection: AbstractConnection) -> Any:
+    writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
+    return writer and writer.get_extra_info("socket")

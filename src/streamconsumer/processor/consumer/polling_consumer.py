@@ -1,6 +1,7 @@
 """Consumer for a custom stream manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
 import asyncio
+import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.dead_letters.writer import EncodedDeadLetter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
+from streamconsumer.processor.metrics import Metrics
 from streamconsumer.redis_client.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,11 @@ class PollingConsumer:
 
     leases_valid_until = math.inf
 
-    def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
+    def __init__(
+        self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str, metrics: Metrics
+    ) -> None:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
+        self._metrics = metrics
         self.is_blocking = False
         self.replay = None
         self.on_stream_recreated: Callable[[], object] = lambda: None
@@ -38,7 +43,7 @@ class PollingConsumer:
     async def open(self) -> None:
         """Create the group. A manager may raise an error if the group already exists; the error is ignored."""
         try:
-            await _run(self._manager.create_group(self._stream, self._group))
+            await _run(_awaitable("create_group", self._manager.create_group(self._stream, self._group)))
         except Exception as error:
             if "BUSYGROUP" not in str(error):
                 raise
@@ -46,7 +51,7 @@ class PollingConsumer:
     async def read(self, count: int) -> list[Entry]:
         """Return up to `count` new entries. If the group is missing, creates it again and raises the error."""
         read = self._manager.read_events(self._stream, self._group, self._consumer_name, count)
-        self._read = asyncio.ensure_future(read)
+        self._read = asyncio.ensure_future(_awaitable("read_events", read))
         try:
             events = await _run(self._read)
         except Exception as error:
@@ -76,7 +81,8 @@ class PollingConsumer:
 
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
-        await _run(self._manager.ack_event(self._stream, self._group, message_id))
+        await _run(_awaitable("ack_event", self._manager.ack_event(self._stream, self._group, message_id)))
+        self._metrics.acknowledged += 1
 
     async def flush(self) -> None:
         """Do nothing, because no acknowledgement is buffered."""
@@ -102,6 +108,15 @@ class PollingConsumer:
 
     async def close(self) -> None:
         """Do nothing, because the user closes the manager."""
+
+
+def _awaitable(name: str, call: Any) -> Awaitable[Any]:
+    """Return the result of a method of the manager. Raises InvalidSettings if the method is not a coroutine."""
+    if not inspect.isawaitable(call):
+        raise InvalidSettings(
+            f"stream_manager: {name} returned {type(call).__name__}, expected a coroutine; define it with `async def`"
+        )
+    return call
 
 
 async def _run(call: Awaitable[Any]) -> Any:

@@ -115,12 +115,14 @@ class FailureDetails:
         message_id: str,
         deliveries: int,
         traceparent: str = "",
+        other_errors: str = "",
     ) -> Self:
         """Return the failure details for an exception. The texts in the details are truncated, and can be encoded as
-        UTF-8.
+        UTF-8. `other_errors` are the errors that the handler raised with this exception, in one exception group.
 
         May raise any error, because `__str__` of the exception can fail.
         """
+        message = str(TracebackException.from_exception(error, limit=0))
         return cls(
             reason=reason,
             stream=stream,
@@ -129,7 +131,7 @@ class FailureDetails:
             message_id=message_id,
             deliveries=deliveries,
             error_type=_truncate(_qualified_name(type(error)), MAX_NAME_LENGTH),
-            error_message=_truncate(str(TracebackException.from_exception(error, limit=0)), MAX_MESSAGE_LENGTH),
+            error_message=_truncate(f"{message}; also {other_errors}" if other_errors else message, MAX_MESSAGE_LENGTH),
             at=_truncate(_error_location(error), MAX_NAME_LENGTH),
             traceparent=traceparent,
         )

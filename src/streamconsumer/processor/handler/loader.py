@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from typing import Any
 from streamconsumer.errors import HandlerUnusable
 from streamconsumer.model import names
 from streamconsumer.processor.error_logging import format_error
+from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.message import current_messages
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 
@@ -73,7 +75,7 @@ class HandlerThreadPool:
         """Run the handler in a thread. The handler gets a copy of the caller's context variables."""
         message_ids = [message.message_id for message in current_messages()]
         run, loop = contextvars.copy_context().run, asyncio.get_running_loop()
-        future = self._pool.submit(run, _wrap_stop_iteration, handler, data)
+        future = self._pool.submit(run, _call_in_thread, handler, data)
         self._calls.add(future)
         self.busy_ids.update(message_ids)
 
@@ -170,9 +172,13 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
     return handler  # type: ignore[no-any-return] # callable() does not narrow the type further
 
 
-def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
+def as_coroutine(
+    handler: Handler | BatchHandler, thread_pool: HandlerThreadPool, *, batch: bool = False
+) -> AsyncHandler:
     """Return an async function that calls the handler. A coroutine function is returned unchanged, and any other
-    function runs in a thread."""
+    function runs in a thread. Raises HandlerUnusable if the handler does not take a dict, or a list if `batch` is
+    True."""
+    validate_handler(handler, getattr(handler, "__qualname__", type(handler).__name__), batch=batch)
     call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call_method):
         return handler
@@ -184,12 +190,19 @@ def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool
     return in_thread
 
 
-def _wrap_stop_iteration(handler: Callable[[Any], Any], data: Any) -> Any:
+def _call_in_thread(handler: Callable[[Any], Any], data: Any) -> Any:
     """Call the handler. Converts StopIteration to RuntimeError, because a future cannot raise StopIteration."""
+    pid = os.getpid()
     try:
-        return handler(data)
+        result = handler(data)
     except StopIteration as error:
+        end_if_forked(pid, error)
         raise RuntimeError("the handler raised StopIteration") from error
+    except BaseException as error:
+        end_if_forked(pid, error)
+        raise
+    end_if_forked(pid)
+    return result
 
 
 def _public_functions(module: Any) -> list[str]:

@@ -10,6 +10,7 @@ After any other exception, the message is retried after the backoff. `delivery.m
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 
 class Outcome(Exception):
@@ -17,20 +18,24 @@ class Outcome(Exception):
 
 
 class Retry(Outcome):
-    """The message failed and is retried after the duration `after`, or after the backoff if `after` is None."""
+    """The message failed and is retried after the duration `after`, or after the backoff if `after` is None.
+
+    Raises TypeError if `after` is not a timedelta, and ValueError if it is negative."""
 
     def __init__(self, why: str = "", *, after: timedelta | None = None) -> None:
         super().__init__(why)
-        self.after = after
+        self.after = None if after is None else _check_delay(f"{type(self).__name__}(after=…)", after)
 
 
 class Defer(Outcome):
-    """The message was delivered too early and is retried after the duration `after`. The current attempt does not
-    count."""
+    """The message was delivered too early and is handled again after the duration `after`. The current attempt does not
+    count.
+
+    Raises TypeError if `after` is not a timedelta, and ValueError if it is negative."""
 
     def __init__(self, after: timedelta, why: str = "") -> None:
         super().__init__(why)
-        self.after = after
+        self.after = _check_delay(f"{type(self).__name__}(…)", after)
 
 
 class Reject(Outcome):
@@ -47,3 +52,11 @@ class BatchFailed(Outcome):
     def __init__(self, failures: Mapping[int, BaseException]) -> None:
         super().__init__(f"{len(failures)} messages of the batch failed")
         self.failures = dict(failures)
+
+
+def _check_delay(subject: str, delay: Any) -> timedelta:
+    if not isinstance(delay, timedelta):
+        raise TypeError(f"{subject}: found {delay!r:.80}, expected a timedelta such as timedelta(seconds=5)")
+    if delay < timedelta():
+        raise ValueError(f"{subject}: found {delay}, expected a duration of at least 0")
+    return delay

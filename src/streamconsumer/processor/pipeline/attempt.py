@@ -4,11 +4,13 @@ The decision on an error is also made and logged inside the span, so that the lo
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
+from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import Entry, MessageContext
@@ -65,13 +67,16 @@ class AttemptRunner:
         return result
 
     async def _run_untraced(self, entry: Entry, _context: MessageContext, data: dict[Any, Any]) -> Any:
+        pid = os.getpid()
         try:
             result = await self.call_with_timeout(entry, data)
         except BaseException as error:
+            end_if_forked(pid, error)
             failure = self.record_failure(entry, error)
             if failure is error:
                 raise
         else:
+            end_if_forked(pid)
             if entry.state is not SETTLING:
                 return result
             failure = self.record_failure(entry)
@@ -110,7 +115,9 @@ def _outcome_label(entry: Entry) -> str:
     """Return the outcome that the span of a failed attempt records. An attempt without a decision was cancelled."""
     if entry.state is not SETTLING:
         return "released"
-    return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
+    if isinstance(entry.decision.action, ToDeadLetter):
+        return "dead_letter"
+    return "defer" if entry.decision.action.is_deferred else "retry"
 
 
 def was_cancelled() -> bool:

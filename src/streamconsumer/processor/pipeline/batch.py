@@ -10,12 +10,15 @@ in its batch failed.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
+from streamconsumer.processor.error_logging import leaves
+from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.handler.outcomes import BatchFailed
@@ -24,8 +27,8 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from streamconsumer.processor.pipeline.preparation import Preparation
-from streamconsumer.processor.pipeline.retry_policy import leaves, process_exit
-from streamconsumer.processor.pipeline.settlement import Settler
+from streamconsumer.processor.pipeline.retry_policy import process_exit
+from streamconsumer.processor.pipeline.settlement import Settler, is_deferred
 from streamconsumer.processor.telemetry import MessageTracing
 
 
@@ -146,7 +149,7 @@ class BatchRunner:
         is_whole_batch = len(failures) == len(batch)
         failed = [(entries[index], error) for index, error in failures.items() if entries[index].state is not LOST]
         self._settler.on_batch_failure(failed, is_whole_batch=is_whole_batch)
-        if is_whole_batch:
+        if is_whole_batch and not all(is_deferred(entry) for entry in entries):
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _call_handler(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:
@@ -160,14 +163,16 @@ class BatchRunner:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(timeout.total_seconds(), _cancel_timed_out, task, entries)
         failure: BaseException | None = None
+        pid = os.getpid()
         try:
             _reject_effects(await self._handler()(batch))
         except BaseException as error:  # noqa: BLE001 - the caller decides
-            [*others, last] = leaves(error)
-            failure = error if others or not isinstance(last, BatchFailed) else _validate_failures(last, len(batch))
+            end_if_forked(pid, error)
+            failure = _batch_failure(error, len(batch))
         finally:
             if timer is not None:
                 timer.cancel()
+        end_if_forked(pid)
         if any(entry.state is SETTLING for entry in entries):
             return handler_timeout_error(timeout)
         if isinstance(failure, asyncio.CancelledError) and was_cancelled():
@@ -186,6 +191,22 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
         entry.apply("expire")
     if overdue:
         task.cancel()
+
+
+def _batch_failure(error: BaseException, count: int) -> BaseException | None:
+    """Return the error of a batch: the BatchFailed if the handler raised one, alone or in an exception group, otherwise
+    the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
+    failures: dict[int, BaseException] = {}
+    for each in leaves(error):
+        if not isinstance(each, BatchFailed):
+            return error
+        invalid = _validate_failures(each, count)
+        if invalid is not None and invalid is not each:
+            return invalid
+        for index, failure in each.failures.items():
+            known = failures.get(index)
+            failures[index] = BaseExceptionGroup("several errors", [known, failure]) if known else failure
+    return BatchFailed(failures) if failures else None
 
 
 def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:

@@ -7,6 +7,7 @@ entries start, nor the state of the in-flight table that other components use.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
@@ -15,6 +16,7 @@ from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.consumer import RedisConsumer
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, REPLAYED_FOR
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
+from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
 from streamconsumer.processor.message import AsciiEntry, Entry, reset_current, set_current
@@ -58,7 +60,7 @@ class FastPath:
         ack, duration_counts, clock = consumer.ack_buffer.add, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
         data: dict[Any, Any] | None
-        token, started = set_current([]), clock()
+        token, started, pid = set_current([]), clock(), os.getpid()
         try:
             while True:
                 is_ascii = type(entry) is AsciiEntry and entry.is_first_delivery
@@ -78,19 +80,18 @@ class FastPath:
                         result = await (call_with_timeout(entry, data) if has_timeout else self.handler(data))
                     except BaseException as raised:  # noqa: BLE001 - decided in `_settle_slow`
                         error = raised
-                    ended = clock()
-                    if (seconds := ended - started) <= FIRST_BUCKET_SECONDS:
+                    seconds, started = (now := clock()) - started, now
+                    if seconds <= FIRST_BUCKET_SECONDS:
                         duration_counts[0] += 1
                         metrics.duration_sum_seconds += seconds
                     else:
                         metrics.record_duration(seconds)
-                    started = ended
                     is_plain = error is None and entry.state is running and not isinstance(result, Effects)
                     if is_plain and breaker.has_no_recent_failure:
                         ack(message_id)
                     else:
                         is_plain = False
-                        await self._settle_slow(entry, result, error)
+                        await self._settle_slow(entry, result, error, pid)
                         started = clock()
                 except BaseException as raised:
                     in_flight.on_slot_error([entry], raised)
@@ -107,6 +108,7 @@ class FastPath:
                     return None
                 entry = ready.popleft()
         finally:
+            end_if_forked(pid)
             reset_current(token)
 
     def _decode_if_ordinary(self, entry: Entry) -> dict[Any, Any] | None:
@@ -118,7 +120,8 @@ class FastPath:
         except UndecodableEntry:
             return None
 
-    async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None) -> None:
+    async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None, pid: int) -> None:
+        end_if_forked(pid, error)
         if error is not None or entry.state is SETTLING:  # SETTLING: the timeout has expired
             failure = self._attempt_runner.record_failure(entry, error)
             if entry.state is RUNNING or process_exit(failure):  # cancelled by the handler, or the process ends

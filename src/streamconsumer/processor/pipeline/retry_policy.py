@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor.dead_letters.record import DeadLetterReason
+from streamconsumer.processor.error_logging import groups, leaves
 from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 
 
@@ -17,6 +18,8 @@ class RetryLater:
 
     delay: timedelta
     counts_as_attempt: bool = True
+    is_deferred: bool = False
+    """True if the handler raised Defer, so that the message has not failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,6 @@ _PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
 handler, even if its class is not a subclass of Exception, such as SystemExit and gevent's Timeout."""
 
 
-def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in an exception group and in the groups within it. Returns any other error in a list."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for member in error.exceptions for leaf in leaves(member)]
-
-
 def process_exit(error: BaseException) -> BaseException | None:
     """Return the error that ends the process or the event loop: `error` itself, or an error in the exception group
     `error`. Returns None if there is no such error."""
@@ -49,14 +45,16 @@ def process_exit(error: BaseException) -> BaseException | None:
 def main_error(error: BaseException, policy: Delivery) -> BaseException:
     """Return the error that determines the decision for an exception group. An error that needs a dead letter has the
     highest priority, followed by a Retry and any other failure. A Defer is returned only if the group contains no other
-    error."""
+    error. A group is returned only if `terminalErrors` names its class."""
 
     def rank(leaf: BaseException) -> int:
         if isinstance(leaf, Reject) or is_terminal(leaf, policy.terminal_errors):
             return 0
+        if isinstance(leaf, BaseExceptionGroup):
+            return 4
         return 3 if isinstance(leaf, Defer) else 2 - isinstance(leaf, Retry)
 
-    return min(leaves(error), key=rank)
+    return min([*leaves(error), *groups(error)], key=rank)
 
 
 def decide(
@@ -67,8 +65,9 @@ def decide(
     `deliveries` is the number of attempts, including the failed attempt. `jitter` is a random number from 0 to 1.
     `is_uncounted` is True if the attempt was a trial of the open circuit breaker and does not count. The cause of a
     failed trial is probably an outage and not the message."""
-    if isinstance(error, Defer):
-        return RetryLater(error.after, counts_as_attempt=False)
+    delay = getattr(error, "after", None) if isinstance(error, Defer | Retry) else None
+    if isinstance(error, Defer) and isinstance(delay, timedelta):  # a subclass may set no delay
+        return RetryLater(delay, counts_as_attempt=False, is_deferred=True)
     if isinstance(error, Reject):
         return ToDeadLetter(DeadLetterReason.REJECTED)
     if is_terminal(error, policy.terminal_errors):
@@ -77,8 +76,7 @@ def decide(
         return RetryLater(backoff(1, policy.backoff, jitter), counts_as_attempt=False)
     if deliveries >= policy.max_deliveries:
         return ToDeadLetter(DeadLetterReason.MAX_DELIVERIES)
-    delay = error.after if isinstance(error, Retry) else None
-    return RetryLater(backoff(deliveries, policy.backoff, jitter) if delay is None else delay)
+    return RetryLater(delay if isinstance(delay, timedelta) else backoff(deliveries, policy.backoff, jitter))
 
 
 def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:

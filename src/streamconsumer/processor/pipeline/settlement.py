@@ -20,7 +20,7 @@ from streamconsumer.processor.dead_letters.record import (
     FailureDetails,
     to_fields,
 )
-from streamconsumer.processor.error_logging import format_error, log_redis_error
+from streamconsumer.processor.error_logging import format_error, format_leaves, leaves, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import NEW, ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
@@ -50,8 +50,13 @@ class FailureDecision:
 
     action: Decision
     error: BaseException
+    """Error that decides. If the handler raised an exception group, one error of this group."""
+
     traceparent: str = ""
     """Trace context of the attempt. Empty if the attempt was not traced."""
+
+    other_errors: str = ""
+    """The other errors in the exception group that the handler raised. Empty if there are none."""
 
 
 class Settler:
@@ -100,7 +105,9 @@ class Settler:
         entry.mark_attempted()
         try:
             outcome = await self._consumer.commit_effects(entry.message_id, effects)
-            if outcome is not Outcome.DONE:
+            if outcome is Outcome.DONE:
+                self._metrics.acknowledged += 1
+            else:
                 self.count_lost(entry, outcome)
                 log.warning(
                     "message was claimed by another consumer; effects not applied",
@@ -127,11 +134,13 @@ class Settler:
         breaker_failures = [entry for entry, error in failed if self._decide(entry, error)]
         if is_whole_batch and breaker_failures:
             self._record_breaker_failure(breaker_failures[0])
-        if len(failed) > 1 and len({id(error) for _, error in failed}) == 1:
-            self._log_batch_failure([entry for entry, _ in failed], failed[0][1])
-        else:
-            for entry, error in failed:
-                self._log_failure(entry, error, entry.decision.action)
+        for kind in (False, True):
+            part = [(entry, error) for entry, error in failed if is_deferred(entry) is kind]
+            if len(part) > 1 and len({id(error) for _, error in part}) == 1:
+                self._log_batch_failure([entry for entry, _ in part], part[0][1])
+            else:
+                for entry, error in part:
+                    self._log_failure(entry, error, entry.decision.action)
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
@@ -141,7 +150,8 @@ class Settler:
         is_trial = entry is self._in_flight.trial
         is_uncounted = is_trial and (entry is self.uncounted_trial or not self._breaker.counts_trials())
         decision = decide(cause, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
-        entry.decision = FailureDecision(decision, cause, current_traceparent())
+        others = format_leaves([each for each in leaves(error) if each is not cause])
+        entry.decision = FailureDecision(decision, cause, current_traceparent(), others)
         return is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
@@ -190,8 +200,9 @@ class Settler:
             if not decision.counts_as_attempt:
                 entry.deliveries -= 1
                 entry.had_uncounted_attempt = True
-                entry.decision = replace(entry.decision, action=RetryLater(decision.delay))  # subtracted only once
-        self._metrics.retried += len(entries)
+                counted = replace(decision, counts_as_attempt=True)
+                entry.decision = replace(entry.decision, action=counted)  # subtracted only once
+        self._metrics.retried += sum(not decision.is_deferred for _, decision in entries)
         postponed_ids = await self.postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
         )
@@ -272,6 +283,7 @@ class Settler:
             message_id=entry.message_id,
             deliveries=entry.deliveries,
             traceparent=decision.traceparent,
+            other_errors=decision.other_errors,
         )
         return entry.message_id, to_fields(entry.fields, failure)
 
@@ -319,9 +331,14 @@ class Settler:
             self._in_flight.dispatch()
 
     def _log_failure(self, entry: Entry, error: BaseException, decision: Decision) -> None:
-        self._metrics.failed += 1
         log_fields: dict[str, Any] = {"message_id": entry.message_id, "stream": self._consumer_id.stream}
         log_fields["deliveries"] = entry.deliveries
+        if isinstance(decision, RetryLater) and decision.is_deferred:
+            self._metrics.deferred += 1
+            message = "message deferred; it stays pending" if self._consumer.claimer is None else "message deferred"
+            log.info(message, extra={**log_fields, **_deferral_fields(decision, error)})
+            return
+        self._metrics.failed += 1
         if self._consumer.claimer is None:
             message = "message failed; it stays pending"
         elif isinstance(decision, RetryLater):
@@ -332,8 +349,7 @@ class Settler:
         log.error(message, exc_info=error, extra={**log_fields, "error": format_error(error)})
 
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
-        """Log one line and one stack trace for all failed messages of a batch."""
-        self._metrics.failed += len(entries)
+        """Log one line and one stack trace for all failed or deferred messages of a batch."""
         to_dead_letter = (
             sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
         )
@@ -343,4 +359,19 @@ class Settler:
             "stay_pending": len(entries) - to_dead_letter,
             "message_ids": [entry.message_id for entry in entries[:MAX_LOGGED_IDS]],
         }
+        decision: Decision = entries[0].decision.action
+        if isinstance(decision, RetryLater) and decision.is_deferred:
+            self._metrics.deferred += len(entries)
+            log.info("batch deferred", extra={**log_fields, **_deferral_fields(decision, error)})
+            return
+        self._metrics.failed += len(entries)
         log.error("batch failed", exc_info=error, extra={**log_fields, "error": format_error(error)})
+
+
+def is_deferred(entry: Entry) -> bool:
+    decision: Decision = entry.decision.action
+    return isinstance(decision, RetryLater) and decision.is_deferred
+
+
+def _deferral_fields(decision: RetryLater, error: BaseException) -> dict[str, Any]:
+    return {"after_seconds": round(decision.delay.total_seconds(), 3), "reason": format_error(error)}

@@ -33,7 +33,7 @@ TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from the receipt of the entry until the call of the handler."""
 
 OUTCOME = "streamconsumer.outcome"
-"""Outcome of an attempt: `ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or
+"""Outcome of an attempt: `ack`, `effects` (acknowledged together with its effects), `retry`, `defer`, `dead_letter` or
 `released`. `released` means that the attempt was cancelled, because another consumer claimed the entry or because the
 drain ended."""
 
@@ -42,7 +42,7 @@ EXCEPTION_TYPE = "exception.type"
 EXCEPTION_MESSAGE = "exception.message"
 EXCEPTION_STACK = "exception.stacktrace"
 
-OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
+OUTCOMES = ("ack", "effects", "retry", "defer", "dead_letter", "released")
 
 LINK = "streamconsumer.link"
 """Kind of a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`, `reconcile` or `pod_start`. The link to the

@@ -49,8 +49,7 @@ MAX_UNACKNOWLEDGED = 100_000
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
-"""OpenTelemetry's context key of the current span. Direct use of this key reduces the time to build a context to a
-third."""
+"""OpenTelemetry's context key of the current span. With this key, a context is built in a third of the time."""
 
 _OUTCOMES = {outcome: otlp_encoding.attributes({semconv.OUTCOME: outcome}) for outcome in semconv.OUTCOMES}
 
@@ -155,10 +154,11 @@ class SpanRecorder:
         if outcome:
             span.parts.append(_OUTCOMES[outcome])
         if error is not None:
-            record_failure(span, error)
             entry.last_attempt_span = span.ref
-            if self._exceptions is not None and outcome != "released":
-                self._exceptions.record(span, error, {semconv.MESSAGE_ID: entry.message_id})
+            if outcome != "defer":  # a deferred message has not failed
+                record_failure(span, error)
+                if self._exceptions is not None and outcome != "released":
+                    self._exceptions.record(span, error, {semconv.MESSAGE_ID: entry.message_id})
         elif outcome == "ack":
             self._remember_until_acknowledged(entry.message_id, span)
         self._export(span)
