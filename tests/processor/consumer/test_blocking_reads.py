@@ -133,7 +133,7 @@ def test_reads_are_clearly_shorter_than_a_cut_although_a_read_survived_almost_as
 
 
 def test_reads_become_long_again_after_a_single_cut() -> None:
-    """For example, an administrator has restarted the server while the first reads were running."""
+    """An administrator may have restarted the server while the first reads were running."""
     duration = BlockDuration(timedelta(seconds=5))
     duration.record(None, 5)
     duration.on_lost(7)
