@@ -316,10 +316,17 @@ async def test_entries_are_not_delivered_to_a_lost_connection(any_group: Group) 
     async with proxy.running():
         handler = Recorder()
         processor = await start_long_read(any_group, handler, manager=any_group.manager(proxy.url))
-        lost = reads_of(processor)._registration.identities["reader"]
+        lost = consumer_of(processor).registration.identities["reader"]
+
+        async def reads_again() -> bool:
+            reader = consumer_of(processor).registration.identities["reader"]
+            clients = await any_group.client.client_list()
+            blocked = {client["id"] for client in clients if "b" in client["flags"]}
+            return reader is not None and reader != lost and str(reader.client_id) in blocked
+
+        await any_group.wait_until_reading()
         proxy.cut_clients()
-        await eventually(lambda: reads_of(processor)._registration.identities["reader"] != lost)
-        await eventually(lambda: reads_of(processor)._is_waiting)
+        await eventually(reads_again)
         await any_group.add(1)
         await handler.wait_until_finished(1)
         await any_group.close()
