@@ -332,6 +332,19 @@ async def test_entries_are_not_delivered_to_a_lost_connection(any_group: Group) 
         await any_group.close()
 
 
+async def test_entries_of_a_lost_reply_end_a_long_read(group: Group) -> None:
+    """The connection to the proxy is alive, so that keepalive detects nothing."""
+    proxy = HoldingProxy(group.server)
+    async with proxy.running():
+        handler = Recorder()
+        await start_long_read(group, handler, manager=group.manager(proxy.url))
+        await group.wait_until_reading()
+        proxy.holds = True
+        await group.add(1)
+        await handler.wait_until_finished(1)
+        await group.close()
+
+
 @pytest.mark.parametrize("stops", [False, True], ids=["reads", "stops"])
 async def test_pod_does_not_crash_a_server_that_delays_writes(any_group: Group, stops: bool) -> None:
     """CLIENT UNBLOCK for a delayed read crashes Redis 6.2 and 7.0."""

@@ -118,6 +118,9 @@ class PendingClaimer:
             return []
         finally:
             no_reply.cancel()
+        if self._consumer_name in observer.last.silent and not self._consumer.in_flight_ids():
+            self._consumer.replay.request()  # a reply with entries was lost: the read waits on a dead connection
+            self._consumer.blocking_reads.end_long()
         now = observer.now_seconds
         self._report_limit()
         claims: list[ClaimPage] = [partial(self._claim_from_dead, dead) for dead in observer.dead]

@@ -28,7 +28,7 @@ if info.pending > 0 and is_listed then
       postponed = consumer.pending
     elseif consumer.pending > 0 and #consumer.name <= MAX_FIELD_BYTES then
       owners[#owners + 1] = consumer.name
-      if consumer.name ~= me and consumer.idle > tonumber(silence) then
+      if consumer.idle > tonumber(silence) then
         silent[#silent + 1] = {consumer.name, consumer.idle}
       end
     end
