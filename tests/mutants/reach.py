@@ -26,7 +26,7 @@ import pytest
 from tests.cluster.redis_servers import REDIS, RedisServer
 from tests.mutants import lua, targets
 from tests.mutants.units import ROOT, TESTS, Collector, pytest_main, seed_failure
-from tests.simulation.server import RealConnection, RealServer
+from tests.simulation.real_server import RealConnection, RealServer
 
 CHANNEL = "~reached"
 PUBLISH, LOG = f"redis.call('PUBLISH', '{CHANNEL}', '%s')", f"redis.log(redis.LOG_WARNING, '{CHANNEL} %s')"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.redis_servers import FLAVOURS, REDIS
+from tests.simulation.real_server import RealServer
 from tests.simulation.seeds import plan_of
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 ROOT = Path(__file__).parents[2]

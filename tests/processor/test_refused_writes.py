@@ -9,7 +9,7 @@ import pytest
 
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.recorder import Recorder
+from tests.processor.recorder import Recorder, fail_every_delivery
 
 REFUSED_SECONDS = 6.0
 
@@ -109,3 +109,21 @@ async def test_a_pod_that_starts_while_the_server_refuses_writes_is_unready_unti
     await refusal.end(group)
     await handler.wait_until_finished(2)
     assert processor.health.readiness()[0]
+
+
+async def test_a_pod_without_capacity_is_ready_again_when_the_server_accepts_reads_again(
+    group: Group, refusal: Refusal
+) -> None:
+    """The circuit breaker is open and all messages wait for a retry, so that the pod reads no entries."""
+    handler = Recorder(fail_every_delivery(ValueError("the bank hung up")), gate=False)
+    processor = await group.start(handler, poll=1.0, concurrency=20)
+    await group.add(20)
+    await handler.wait_until_received(20)
+    await refusal.begin(group)
+    await eventually(lambda: not processor.health.readiness()[0])
+    handler.gate.set()
+    await eventually(lambda: not processor._pipeline.in_flight.has_capacity.is_set())
+    await eventually(lambda: processor._reconnect_backoff.consecutive_failures >= 5)
+    assert not processor.health.readiness()[0]
+    await refusal.end(group)
+    await eventually(lambda: processor.health.readiness()[0])

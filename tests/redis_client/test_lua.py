@@ -131,21 +131,21 @@ async def claim(group: Group) -> int:
     flat = [part for message_id in ids for part in (message_id, 1)]
     registration, run_id = "1 x", (await group.client.info("server"))["run_id"]
     await group.client.hset(REGISTRATIONS, "dead", registration)
-    arguments = (0, "dead", registration, run_id, 10**9, 10**9)
+    arguments = (0, "dead", registration, run_id, 10**9, 10**9, 10**9)
     return await run(group, pending_entries.CLAIM, *arguments, *flat, keys=[*KEYS, REGISTRATIONS])
 
 
 async def claim_due(group: Group) -> int:
     ids = await read(group, 2 * pending_entries.MAX_DUE)
     await postpone_all(group, ids)
-    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, keys=SNAPSHOT_KEYS)
+    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, 10**9, keys=SNAPSHOT_KEYS)
 
 
 async def claim_due_of_a_lost_group(group: Group) -> int:
     ids = await read(group, 2 * pending_entries.MAX_DUE)
     await postpone_all(group, ids)
     await lose_group(group)
-    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, keys=SNAPSHOT_KEYS)
+    return await run(group, pending_entries.CLAIM_DUE, pending_entries.MAX_DUE, 10**9, 10**9, 10**9, keys=SNAPSHOT_KEYS)
 
 
 async def save(group: Group) -> int:

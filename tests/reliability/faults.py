@@ -87,6 +87,8 @@ class ServerPair:
         self.proxy.slowness_seconds = 0.0
         for server in (self.primary, self.replica):
             server.resume()
+            if not server.is_running:  # its last restart took longer than the time limit
+                server.start()
             client = self._connect(server)
             with contextlib.suppress(RedisError, OSError):
                 client.client_unpause()

@@ -19,11 +19,11 @@ from tests.simulation.find import Found, find_faults, markdown_lines
 from tests.simulation.foreign_faults import COMMON_FAULTS, FAULTS
 from tests.simulation.minimiser import minimize
 from tests.simulation.plan import Plan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.regression import load_all, regression_json
 from tests.simulation.report import Summary, plan_lines, replay_command
 from tests.simulation.seeds import Outcome, flavour_of, initialize_worker, plan_of, run_seeds
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 DEFAULT_SECONDS = 60.0
@@ -50,7 +50,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=_seeds, help="number of seeds, a range 100-199, or 100- without an end")
+    parser.add_argument("--seeds", type=_seeds, help="number of seeds, a range 100-199 or 100-, or intense:100-199")
     parser.add_argument("--seconds", type=float, help=f"end after this time (default: {DEFAULT_SECONDS:.0f}, or never)")
     parser.add_argument("--server", default=FLAVOURS[0].name, help=f"{', '.join(f.name for f in FLAVOURS)} or all")
     parser.add_argument("--faults", type=_faults, default=COMMON_FAULTS, help=f"of {', '.join(FAULTS)}")
@@ -75,11 +75,12 @@ def _parse() -> argparse.Namespace:
 
 
 def _seeds(text: str) -> Iterator[str]:
-    begin, dash, end = text.partition("-")
+    name, colon, numbers = text.rpartition(":")
+    begin, dash, end = numbers.partition("-")
     if not dash:
-        begin, end = "0", str(int(text) - 1)
-    numbers = range(int(begin), int(end) + 1) if end else itertools.count(int(begin))
-    return map(str, numbers)
+        begin, end = "0", str(int(numbers) - 1)
+    chosen = range(int(begin), int(end) + 1) if end else itertools.count(int(begin))
+    return (f"{name}{colon}{number}" for number in chosen)
 
 
 def _faults(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.replies import parse_id
-from tests.simulation.handlers import MAX_SECONDS, PROBE_NUMBER, SHORT_SECONDS
+from tests.simulation.handlers import PROBE_NUMBER, busy_seconds
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.plan import SECOND
 from tests.simulation.pod import Pod
@@ -17,9 +17,6 @@ from tests.simulation.records import EntryRecord, Run
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
-
-TAKE_OVER_SECONDS = 12.0
-"""Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
 
 NODE_LOSS_SECONDS = 40.0
 """Time without a fault within which another pod claims the entries of another process that ended."""
@@ -59,6 +56,9 @@ MAX_IDLE_COMMANDS = 5
 MAX_IDLE_BYTES = 60_000
 """Maximum number of bytes per second that a pod without messages receives."""
 
+MAX_CONNECTS = 60
+"""Maximum number of connections that a pod opens between two checks. A pod without a pause opens more."""
+
 GROUP_FAULTS = {
     *("group_destroyed", "group_recreated", "lost_writes", "failover", "empty_replica", "stream_renamed"),
     *("stream_deleted", "stream_recreated", "companion_deleted", "out_of_memory", "foreign_set_id"),
@@ -72,7 +72,7 @@ class Deadlines:
     def __init__(self, simulation: "Simulation") -> None:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
-        self._busy_seconds = max(MAX_SECONDS.get(kind, SHORT_SECONDS) for kind in kinds)
+        self._busy_seconds = busy_seconds(simulation.plan)
         is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
         self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
         jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
@@ -80,6 +80,10 @@ class Deadlines:
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""
+        self._waiting = 0
+        """Maximum number of entries that waited at the same time."""
+        self._slots, self._full_at = 1, 0.0
+        """Number of slots, and the last time at which no slot was free."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -91,20 +95,24 @@ class Deadlines:
         if any(has_open_breaker(pod) for pod in pods):
             return
         live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
-        is_idle = not any(run.is_live for record in self._ledger.records.values() for run in record.runs)
+        runs = [run for record in self._ledger.records.values() for run in record.runs]
+        busy_at = max((self._ledger.now if run.is_live else run.ended_at or 0.0 for run in runs), default=0.0)
         listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
         waiting = [
             record
             for record in self._ledger.records.values()
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
+        self._waiting, self._slots = max(self._waiting, len(waiting)), sum(pod.plan.concurrency for pod in pods)
+        if all(has_no_free_slot(pod) for pod in pods):
+            self._full_at = self._ledger.now
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
             self._check_owner(record, listening_since, live_names)
             self._check_retry(record, max(listening_since, self._crowded_at))
-            if is_idle and record.state == "unread":
-                self._check_unread(record, listening_since)
+            if record.state == "unread":
+                self._check_unread(record, max(listening_since, busy_at))
 
     def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
         seconds = self._ledger.now - max(calm_since, record.since)
@@ -118,16 +126,16 @@ class Deadlines:
             pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None
         ]
         since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
+        observers = self._observers(record.owner)
+        is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
+        listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
+        slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
         limit = FOREIGN_OWNER_SECONDS
         if previous:
-            observers = self._observers(record.owner)
-            is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
-            listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
-            slots = sum(pod.plan.concurrency for pod in (observers if is_provable else listening))
-            limit = TAKE_OVER_SECONDS if is_provable else NODE_LOSS_SECONDS
-            limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
-        seconds = self._ledger.now - since
-        if seconds > limit + self._seconds_until_slot() and self._is_new(record, "take_over"):
+            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
+        limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
+        if self._is_late(since, limit) and self._is_new(record, "take_over"):
+            seconds = self._ledger.now - since
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
     def _observers(self, name: str) -> list[Pod]:
@@ -148,22 +156,27 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        seconds = self._ledger.now - since
-        if seconds > self._retry_seconds + self._seconds_until_slot() and self._is_new(record, "late_retry"):
+        if self._is_late(since, self._retry_seconds) and self._is_new(record, "late_retry"):
+            seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
-    def _seconds_until_slot(self) -> float:
-        """Return the longest time until a slot is free. 0 if a slot is free."""
-        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        has_slot = any(
-            pod.processor and pod.processor._pipeline.in_flight.running < pod.plan.concurrency for pod in pods
+    def _is_late(self, since: float, seconds: float) -> bool:
+        """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
+        until a slot is free."""
+        busy_seconds = self._busy_seconds * (1 + self._waiting // self._slots)
+        return (
+            self._ledger.now - max(since, self._full_at) > seconds or self._ledger.now - since > seconds + busy_seconds
         )
-        return 0.0 if has_slot else self._busy_seconds
 
     def _is_new(self, record: EntryRecord, invariant: str) -> bool:
         is_new = invariant not in record.reported
         record.reported.add(invariant)
         return is_new
+
+
+def has_no_free_slot(pod: Pod) -> bool:
+    """Return True if all slots of the pod are occupied, or if the pod has none yet."""
+    return pod.processor is None or pod.processor._pipeline.in_flight.running >= pod.plan.concurrency
 
 
 def has_seen(pod: Pod, name: str) -> bool:
@@ -193,7 +206,8 @@ def check_outcomes(simulation: "Simulation") -> None:
     is_failing = any(has_open_breaker(pod) for pod in simulation.all_pods if pod.is_listening)
     for record in ledger.records.values():
         hangs = any(run.is_live for run in record.runs)
-        if record.is_open and not hangs and not is_failing and not (has_own_manager and record.runs):
+        is_unclaimed = has_own_manager and (record.runs or record.state == "owned")
+        if record.is_open and not hangs and not is_failing and not is_unclaimed:
             ledger.report("stuck", f"{record.entry_id} is {record.state} at the end; runs: {len(record.runs)}")
         if not record.foreign_at:
             _check_dead_letter(simulation, record)
@@ -208,7 +222,12 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
         ledger.report("wrong_outcome", f"{record.entry_id} was rejected; its dead letters: {reasons}")
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
-    if {"MaxDeliveries", "Crashed"} & set(reasons) and starts < needed:
+    is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
+    previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
+    if starts + is_unstarted_read + any(run.is_thread for run in previous) < needed and {
+        "MaxDeliveries",
+        "Crashed",
+    } & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")
     is_plain = not simulation.plan.faults and not any(
@@ -249,7 +268,9 @@ def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
 
 
 def check_trimmed(simulation: "Simulation") -> None:
-    """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming."""
+    """Report entries that were trimmed while pending, and neither handled nor counted as lost to trimming.
+
+    If a process is killed while it has such an entry in flight, no program knows the entry."""
     kinds = {fault.kind for fault in simulation.plan.faults}
     if kinds & GROUP_FAULTS or not simulation.trimmed_pending:
         return
@@ -258,6 +279,7 @@ def check_trimmed(simulation: "Simulation") -> None:
         record
         for number in simulation.trimmed_pending
         if (record := ledger.records[number]).number not in ledger.dead_letters
+        and not any(run.process.is_dead and not run.process.is_stopping for run in record.runs)
         and not any(run.is_success and not isinstance(run.outcome, Effects) for run in record.runs)
         and not ledger.effect_count(number)
     ]
@@ -299,6 +321,14 @@ def check_readiness(simulation: "Simulation") -> None:
             simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
 
 
+def check_connects(simulation: "Simulation") -> None:
+    """Report pods that have opened too many connections since the last check."""
+    for process, count in simulation.network.opened.items():
+        if count > MAX_CONNECTS:
+            simulation.ledger.report_once("reconnects", f"{process.name} reconnects without a pause")
+    simulation.network.opened.clear()
+
+
 def check_memory(simulation: "Simulation") -> None:
     """Report what a pod still holds although all entries are settled."""
     for pod in simulation.all_pods:
@@ -330,8 +360,11 @@ def check_memory(simulation: "Simulation") -> None:
 def check_idle_cost(simulation: "Simulation", since: float) -> None:
     """Report pods that send too many commands, or receive too many bytes, without messages."""
     seconds = simulation.ledger.now - since
+    if any(record.since > since for record in simulation.ledger.records.values()):
+        return  # an entry was delivered again
     for pod in simulation.all_pods:
-        if pod.is_listening and not pod.plan.manager and not _has_entries(pod):
+        was_listening = pod.is_listening and (pod.started_at or 0.0) < since
+        if was_listening and not pod.plan.manager and not _has_entries(pod):
             commands = simulation.activity.command_count(pod.process, since + START_MICROSECONDS / 1e6) / seconds
             received = simulation.received_bytes.get(pod.process, 0) / seconds
             if commands > MAX_IDLE_COMMANDS or received > MAX_IDLE_BYTES:

@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from tests.simulation.real_server import RealServer
 from tests.simulation.seeds import flavour_of
-from tests.simulation.server import RealServer
 
 
 @pytest.fixture(scope="session")

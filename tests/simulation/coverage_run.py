@@ -2,7 +2,8 @@
 
 Each simulation starts from a directed scenario or from a random plan, and chooses its faults among the missing pairs.
 The scenario is the one that has recently reached most new pairs per second, or the one that most often reaches the
-await point of some missing pair.
+await point of some missing pair. Half of the latter simulations start faults only at this point, because faults at
+other points would lead elsewhere.
 """
 
 import time
@@ -71,8 +72,9 @@ def cover(
         while True:
             missing = coverage.missing(fault_kinds)
             while missing and len(running) < processes and time.monotonic() < end_at:
-                scenario = choose(scenarios, missing, random)
-                running[pool.submit(_run, scenario.next_seed(), server, fault_kinds, missing)] = scenario
+                scenario, target = choose(scenarios, missing, random)
+                wanted = [pair for pair in missing if target in {None, pair[0]}]
+                running[pool.submit(_run, scenario.next_seed(), server, fault_kinds, wanted)] = scenario
             if not running:
                 return coverage
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -82,16 +84,19 @@ def cover(
                 on_progress(coverage, len(missing))
 
 
-def choose(scenarios: list[Scenario], missing: list[Pair], random: Random) -> Scenario:
-    """Return the scenario of the next simulation."""
+def choose(scenarios: list[Scenario], missing: list[Pair], random: Random) -> tuple[Scenario, AwaitPoint | None]:
+    """Return the scenario of the next simulation, and the only await point at which its faults start.
+
+    The point is None if faults start at all points."""
     if untried := [scenario for scenario in scenarios if not scenario.runs]:
-        return untried[0]
+        return untried[0], None
     if random.random() < TARGETED_SHARE:
         point, _ = random.choice(missing)
         if reaching := [scenario for scenario in scenarios if scenario.points[point]]:
-            return max(reaching, key=lambda scenario: scenario.points[point] / scenario.seconds)
-        return random.choice(scenarios)
-    return max(scenarios, key=lambda scenario: scenario.pairs_per_second)
+            best = max(reaching, key=lambda scenario: scenario.points[point] / scenario.seconds)
+            return best, random.choice([point, None])
+        return random.choice(scenarios), None
+    return max(scenarios, key=lambda scenario: scenario.pairs_per_second), None
 
 
 def _run(seed: str, server: str, fault_kinds: tuple[str, ...], missing: list[Pair]) -> tuple[Coverage, float]:

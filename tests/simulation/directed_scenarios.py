@@ -63,7 +63,7 @@ def _fault(
 
 _SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
 _NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
-_CLOCK_JUMP = _fault("clock_jump", begin=1, end=2, seconds=40, amount=700 * SECOND)
+_CLOCK_JUMP = _fault("clock_jump", begin=4, end=6, seconds=40, amount=700 * SECOND)
 _REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
 _LONG: dict[str, Any] = {"seconds": 40, "messages": 90}
 
@@ -76,6 +76,9 @@ def _often(kind: str, pod: str = "", *, amount: int = 0) -> list[Choose]:
 DIRECTED: dict[str, Make] = {
     "plain": _scenario("instant slow mixed failing effects"),
     "timeout": _scenario("slow stubborn thread", timeout_seconds=1.0),
+    "hung_threads": _scenario(
+        "hung_thread", timeout_seconds=1.0, concurrency=1, max_deliveries=[1, 5], is_batch=[False, True], seconds=25
+    ),
     "batch": _scenario("mixed failing rejecting deferring", is_batch=True, max_deliveries=[2, 5]),
     "ordered": _scenario("mixed failing deferring rejecting", has_ordering_key=True),
     "retries": _scenario("failing deferring steady"),
@@ -133,6 +136,13 @@ DIRECTED: dict[str, Make] = {
         seconds=9,
     ),
     "own": _scenario("instant slow mixed", manager=["own", "own_delegating"]),
+    "own_drain": _scenario(
+        "instant slow",
+        manager=["own", "own_delegating"],
+        faults=[*_often("sigterm"), *_often("restart_listening")],
+        **_LONG,
+    ),
+    "twins": _scenario("slow instant", faults=[_fault("twin", begin=2, end=40, seconds=6)] * 8, **_LONG),
     "own_batch": _scenario("instant slow mixed", manager="own_delegating", is_batch=True),
 }
 """Functions that make the plan of a scenario, by its name."""

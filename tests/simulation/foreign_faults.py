@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
 from tests.simulation.faults import POD_FAULTS, SERVER_FAULTS, End, Start, removed
 from tests.simulation.ledger import SNAPSHOT_SECONDS
+from tests.simulation.loop import Process
 from tests.simulation.plan import FaultPlan
 from tests.simulation.pod import GROUP, STREAM
 from tests.simulation.server import to_dict
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 BINARY_CONSUMER = b"worker-\xff\xfe"
 
 OTHER_STREAM = "{orders}:old"
+
+SCHEDULE = group_key(STREAM, GROUP, "postponed")
 
 AFTER_LOSS_SECONDS = 10.0
 """Time after the loss of a group in which acknowledgements are lost."""
@@ -36,8 +39,13 @@ def group_destroyed(simulation: "Simulation", fault: FaultPlan) -> None:
 
 def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None:
     now = simulation.ledger.now
-    begin = now - SNAPSHOT_SECONDS if simulation.has_been_calm else 0.0
+    has_snapshot = simulation.has_been_calm and not any(pod.manager for pod in simulation.plan.pods)
+    begin = now - SNAPSHOT_SECONDS if has_snapshot else 0.0
     simulation.ledger.allow_reruns(begin, now + AFTER_LOSS_SECONDS)
+    simulation.ledger.on_group_lost(begin)
+    for record in simulation.ledger.records.values():  # only the schedule still contains the postponed entries
+        if record.state == "postponed" and not simulation.server.inspect("ZSCORE", SCHEDULE, record.entry_id):
+            record.state = "gone"
     simulation.ledger.on_foreign(name)
 
 
@@ -45,6 +53,9 @@ def group_recreated(simulation: "Simulation", fault: FaultPlan) -> None:
     """XGROUP DESTROY, followed by XGROUP CREATE at the end of the stream."""
     _lose_group(simulation, "group_recreated")
     simulation.ledger.on_foreign("group_recreated", is_skip=True)
+    records = simulation.ledger.records.values()
+    unsaved = [each.entry_id for each in records if each.is_unsaved and each.state == "owned"]
+    simulation.ledger.on_consumer_deleted(_holders(simulation, unsaved))
     simulation.server.administer("XGROUP", "DESTROY", STREAM, GROUP)
     simulation.server.administer("XGROUP", "CREATE", STREAM, GROUP, "$")
 
@@ -53,14 +64,22 @@ def consumer_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     """XGROUP DELCONSUMER for the pod's consumer."""
     consumer = simulation.pod(fault.pod).consumer
     ids = simulation.pending_ids(consumer)
+    holders = _holders(simulation, [each.decode() for each in ids], consumer)
+    simulation.foreign("consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, consumer, ids=ids)
+    simulation.ledger.on_consumer_deleted(holders)
+
+
+def _holders(simulation: "Simulation", ids: list[str], consumer: str = "") -> dict[str, Process | None]:
+    """Return the process that has each entry in flight, if its consumer name is `consumer` or if none is given.
+
+    A pod with a user's own manager cannot make an entry pending again."""
     holders = {
         message_id: pod.process
         for pod in simulation.all_pods
-        if pod.consumer == consumer and not pod.has_ended and pod.processor
+        if consumer in {pod.consumer, ""} and not pod.has_ended and pod.processor and not pod.plan.manager
         for message_id in pod.processor._pipeline.in_flight.entries
     }
-    simulation.foreign("consumer_deleted", "XGROUP", "DELCONSUMER", STREAM, GROUP, consumer, ids=ids)
-    simulation.ledger.on_consumer_deleted({each.decode(): holders.get(each.decode()) for each in ids})
+    return {each: holders.get(each) for each in ids}
 
 
 def stream_trimmed(simulation: "Simulation", fault: FaultPlan) -> None:
@@ -108,7 +127,7 @@ def stream_recreated(simulation: "Simulation", fault: FaultPlan) -> End:
 
 def schedule_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     """DEL of the sorted set that contains when postponed entries are due."""
-    simulation.server.administer("DEL", group_key(STREAM, GROUP, "postponed"))
+    simulation.server.administer("DEL", SCHEDULE)
 
 
 def companion_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
@@ -151,6 +170,7 @@ def foreign_ack(simulation: "Simulation", fault: FaultPlan) -> None:
 def foreign_set_id(simulation: "Simulation", fault: FaultPlan) -> None:
     """XGROUP SETID to the start of the stream, so that all entries are delivered again."""
     simulation.ledger.allow_reruns(0.0, simulation.ledger.now + AFTER_LOSS_SECONDS)
+    simulation.ledger.on_group_lost(0.0)
     simulation.foreign("foreign_set_id", "XGROUP", "SETID", STREAM, GROUP, "0")
 
 

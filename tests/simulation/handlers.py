@@ -8,7 +8,7 @@ from typing import Any
 
 from streamconsumer.processor import BatchFailed, Defer, Effects, Reject, Retry
 from tests.simulation.loop import SimulationLoop
-from tests.simulation.plan import HandlerKind, PodPlan
+from tests.simulation.plan import HandlerKind, Plan, PodPlan
 
 EFFECT_KEY = "{orders}:handled"
 """Prefix of the keys that the handlers' effects increment, one key per message."""
@@ -27,6 +27,9 @@ SHORT_SECONDS = 1.5
 
 MAX_SECONDS: dict[HandlerKind, float] = {"slow": 6.2, "mixed": 6.2, "stubborn": 6.5, "thread": 9.05, "long": 45.0}
 """Longest run of a handler. `SHORT_SECONDS` for all other handlers that end."""
+
+MAX_ENTRIES_PER_READ = 10
+"""Maximum number of entries of a read, and of a batch."""
 
 
 class BaseError(BaseException):
@@ -125,6 +128,15 @@ async def _cancel_own_task(number: int, attempt: int, *, is_late: bool) -> None:
         await asyncio.sleep(0)
 
 
+def busy_seconds(plan: Plan) -> float:
+    """Return the longest time for which a handler that ends occupies its slot.
+
+    A batch handles one message at a time."""
+    return max(
+        MAX_SECONDS.get(pod.handler, SHORT_SECONDS) * (MAX_ENTRIES_PER_READ if pod.is_batch else 1) for pod in plan.pods
+    )
+
+
 async def handle_batch(kind: HandlerKind, numbers: list[int], attempts: list[int]) -> None:
     """Handle a batch. A message of a batch fails alone."""
     failures: dict[int, BaseException] = {}
@@ -161,8 +173,15 @@ async def _ignore_cancellation(seconds: float) -> None:
 class SimulatedThreads(Executor):
     """Threads for handlers that are not async. A call takes the virtual time that its message states."""
 
-    def __init__(self, loop: SimulationLoop, max_threads: int, seconds: Callable[[Any], float | None]) -> None:
-        self._loop, self._free, self._seconds = loop, max_threads, seconds
+    def __init__(
+        self,
+        loop: SimulationLoop,
+        max_threads: int,
+        seconds: Callable[[Any], float | None],
+        on_end: Callable[[Any], object],
+    ) -> None:
+        """`on_end` is called with the data of the messages before the result of a call is known."""
+        self._loop, self._free, self._seconds, self._on_end = loop, max_threads, seconds, on_end
         self._queue: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_options: Any) -> Future[Any]:
@@ -184,10 +203,11 @@ class SimulatedThreads(Executor):
                 outcome, error = None, raised
             seconds = self._seconds(args[-1])
             if seconds is not None:
-                self._loop.call_later(seconds, self._finish, future, outcome, error)
+                self._loop.call_later(seconds, self._finish, future, args[-1], outcome, error)
 
-    def _finish(self, future: Future[Any], outcome: Any, error: BaseException | None) -> None:
+    def _finish(self, future: Future[Any], data: Any, outcome: Any, error: BaseException | None) -> None:
         self._free += 1
+        self._on_end(data)
         if error is None:
             future.set_result(outcome)
         else:

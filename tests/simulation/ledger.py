@@ -111,7 +111,8 @@ class Ledger:
         If `is_skip` is True, the fault moves the group behind the entries that it has not delivered.
         """
         for entry_id in list(self._by_id) if entry_ids is None else entry_ids:
-            if (record := self._by_id.get(entry_id)) and record.is_open:
+            record = self._by_id.get(entry_id)
+            if record and (record.is_open or any(run.is_live for run in record.runs)):
                 record.foreign, record.foreign_at = name, self.now
                 if is_skip and record.state == "unread":
                     record.state = "gone"
@@ -138,6 +139,11 @@ class Ledger:
             for record in self._by_id.values():
                 record.is_mistaken |= record.previous is not None and parse_id(record.entry_id) <= parse_id(position)
 
+    def on_group_lost(self, saved_at: float) -> None:
+        """Record that the group is about to be lost. The time of its last snapshot is `saved_at` or later."""
+        for record in self._by_id.values():
+            record.is_unsaved |= record.state in {"owned", "postponed"} and record.since >= saved_at
+
     def allow_reruns(self, begin: float, end: float) -> None:
         """Record that a fault undoes settlements of a period, so that these entries may run again."""
         self._rerun_windows.append((begin, end))
@@ -147,6 +153,7 @@ class Ledger:
         for entry_id in entry_ids:
             if record := self._by_id.get(_text(entry_id)):
                 record.state, record.settled_at, record.owner = "settled", self.now, ""
+                record.foreign, record.foreign_at = "foreign_ack", self.now
 
     def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""
@@ -155,6 +162,8 @@ class Ledger:
         if run.process.is_exiting:
             self.report("started_while_exiting", f"{run.process.name} started {run.entry_id} after KeyboardInterrupt")
         record = self.records.setdefault(run.number, EntryRecord(run.entry_id, run.number, run.key))
+        if record.state == "gone":
+            run.loss = Loss(self.now, record.foreign, "gone")
         for other in record.runs:
             if other.is_live:
                 self._on_second_start(record, run, other)
@@ -212,9 +221,9 @@ class Ledger:
         return any(begin <= settled_at <= end for begin, end in self._rerun_windows)
 
     def _is_foreign(self, record: EntryRecord) -> bool:
-        return (
-            bool(record.foreign) and self.now - max(record.foreign_at, self.calm_since() or self.now) < FOREIGN_SECONDS
-        )
+        calm_since = self.calm_since() or self.now
+        is_recent = bool(record.foreign) and self.now - max(record.foreign_at, calm_since) < FOREIGN_SECONDS
+        return is_recent or record.is_unsaved
 
     def _check_order(self, run: Run) -> None:
         self._live_runs = [other for other in self._live_runs if other.is_live]
@@ -257,6 +266,8 @@ class Ledger:
             self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
         if record.foreign and state == "owned" and not self._is_foreign(record):
             record.foreign = ""
+        if record.state == "unread":
+            record.reader = process
         record.state, record.owner, record.since = state, owner, self.now
 
     def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:
@@ -310,9 +321,12 @@ class Ledger:
     def _is_permitted_loss(self, record: EntryRecord, process: Process | None) -> bool:
         """Return True for an orphaned entry that the engine cannot know, see "Limits of the tests" in the docs.
 
-        An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id."""
-        is_previous_outcome = process not in self._aware and any(
-            run.process is process for run in (record.previous.runs if record.previous else ())
+        An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id. If
+        no process is aware, the companion keys still contain the outcomes of the previous stream."""
+        previous = record.previous
+        is_previous_outcome = previous is not None and (
+            (process not in self._aware and any(run.process is process for run in previous.runs))
+            or (not self._aware and previous.settled_at is not None)
         )
         return record.is_mistaken or is_previous_outcome or (record.holder is not None and record.holder.is_dead)
 
@@ -352,7 +366,9 @@ class Ledger:
             if reason == "Unreadable":  # Such a dead letter contains the sizes of the values.
                 number = self._by_id[_text(pairs[b"streamconsumer.message-id"])].number
             found[number].append(reason)
-        self.dead_letters.update(found)
+        for number, reasons in found.items():
+            lost = (each for each in self.dead_letters[number] if each not in reasons)
+            self.dead_letters[number] = [*reasons, *lost]
 
     def _inspect(self, *command: Any) -> Any:
         reply = self._server.inspect(*command)

@@ -4,7 +4,7 @@ Each connection keeps the order of its bytes, as TCP does. A partition holds byt
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -61,6 +61,8 @@ class Network:
         """Called with the connection and the reply when the server sends a reply."""
         self.on_received: Callable[[Process], object] = lambda _process: None
         """Called with the process when bytes of the server have reached it."""
+        self.opened: Counter[Process] = Counter()
+        """Number of connections that each process has opened since the last `clear`."""
         self._last_client_id = ADMINISTRATOR
         self._labels: dict[int, str] = {}
         loop.connect = self.connect
@@ -83,6 +85,7 @@ class Network:
         self._last_client_id += 1
         connection = Connection(self, self._last_client_id, thread)
         self.connections[connection.client_id] = connection
+        self.opened[thread.process] += 1
         self._labels[connection.client_id] = thread.label
         if self.full:
             connection.deliver(b"-ERR max number of clients reached\r\n")

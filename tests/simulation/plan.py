@@ -117,6 +117,8 @@ class Plan:
     faults: tuple[FaultPlan, ...]
     settle_within: int = 180 * SECOND
     """Time after the last fault and the last message within which every entry must be settled."""
+    take_over_seconds: float = 12.0
+    """Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
     has_probes: bool = False
     """True if the simulation checks at the end that all slots of all pods are usable."""
     scenario: str = ""
@@ -141,6 +143,7 @@ class Plan:
             tuple(MessagePlan(**each) for each in values["messages"]),
             tuple(FaultPlan(**each) for each in values["faults"]),
             values.get("settle_within", 180 * SECOND),
+            take_over_seconds=values.get("take_over_seconds", 12.0),
             has_probes=values.get("has_probes", False),
             scenario=values.get("scenario", ""),
         )

@@ -62,6 +62,8 @@ class Pod:
         self.processor: RedisStreamProcessor | None = None
         self.main_task: asyncio.Task[None] | None = None
         self.thread_tasks: list[asyncio.Task[None]] = []
+        self._thread_runs: dict[int, list[Run]] = {}
+        """Runs in threads that have not ended, by the id of the handler's argument."""
         self._change: asyncio.Task[None] | None = None
         """Task that stops or restarts the processor. None if there is none."""
         self.can_start_threads = True
@@ -190,8 +192,9 @@ class Pod:
                     "background", f"{self.plan.name}: the loop ended; is_running: {processor.is_running}"
                 )
                 return
-            await asyncio.wait([self._change])
-            if self.is_stopping:
+            change = self._change
+            await asyncio.wait([change])
+            if self.is_stopping or change.exception() is not None:
                 return
 
     async def _stop(self) -> None:
@@ -207,8 +210,8 @@ class Pod:
     # -- handlers ------------------------------------------------------------------------------------------------------
 
     def _callback(self) -> Any:
-        if self.plan.handler in {"thread", "hung_thread"} and not self.plan.is_batch:
-            return self._call_in_thread
+        if self.plan.handler in {"thread", "hung_thread"}:
+            return self._call_batch_in_thread if self.plan.is_batch else self._call_in_thread
         return self._call_batch if self.plan.is_batch else self._call
 
     def _start_run(self, entry_id: str, number: int, data: dict[Any, Any], *, is_thread: bool = False) -> Run:
@@ -243,12 +246,23 @@ class Pod:
             self._ledger.on_end(run, None)
 
     def _call_in_thread(self, data: dict[Any, Any]) -> None:
-        message, number = current_message(), int(data["n"])
-        run = self._start_run(message.message_id, number, data, is_thread=True)
-        seconds = thread_seconds(kind_of(self.plan, number), number)
-        if seconds is not None:
-            is_late = self.plan.timeout_seconds is not None and seconds > self.plan.timeout_seconds
-            self._loop.call_later(seconds, self._ledger.on_end, run, TimeoutError() if is_late else None)
+        self._start_thread_runs(data, [data])
+
+    def _call_batch_in_thread(self, batch: list[dict[Any, Any]]) -> None:
+        self._start_thread_runs(batch, batch)
+
+    def _start_thread_runs(self, argument: Any, batch: list[dict[Any, Any]]) -> None:
+        self._thread_runs[id(argument)] = [
+            self._start_run(message.message_id, int(data["n"]), data, is_thread=True)
+            for message, data in zip(current_messages(), batch, strict=True)
+        ]
+
+    def _end_thread_runs(self, argument: Any) -> None:
+        """Record that the thread of a handler has ended. `argument` is the argument of the handler."""
+        seconds, timeout = self._seconds(argument), self.plan.timeout_seconds
+        is_late = seconds is not None and timeout is not None and seconds > timeout
+        for run in self._thread_runs.pop(id(argument), ()):
+            self._ledger.on_end(run, TimeoutError() if is_late else None)
 
     # -- threads -------------------------------------------------------------------------------------------------------
 
@@ -264,8 +278,10 @@ class Pod:
         self.thread_tasks.append(context.run(self._loop.create_task, run()))
 
     def _create_thread_pool(self, max_threads: int) -> SimulatedThreads:
-        return SimulatedThreads(self._loop, max_threads, self._seconds)
+        return SimulatedThreads(self._loop, max_threads, self._seconds, self._end_thread_runs)
 
-    def _seconds(self, data: dict[Any, Any]) -> float | None:
-        number = int(data["n"])
-        return thread_seconds(kind_of(self.plan, number), number)
+    def _seconds(self, data: Any) -> float | None:
+        """Return how long a thread handles a message or a batch. None if it never ends."""
+        numbers = [int(each["n"]) for each in (data if isinstance(data, list) else [data])]
+        seconds = [thread_seconds(kind_of(self.plan, number), number) for number in numbers]
+        return None if None in seconds else sum(filter(None, seconds))

@@ -96,6 +96,9 @@ class EntryRecord:
     """Consumer that owns the entry. Empty if the entry is not pending."""
     since: float = 0.0
     """Time of the last change of `state` or `owner`."""
+    reader: Process | None = None
+    """Process that has read the entry. If it dies before it starts the entry, its read counts as an attempt. None if
+    another program has read the entry."""
     orphaned_since: float | None = None
     foreign: str = ""
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
@@ -103,6 +106,9 @@ class EntryRecord:
     settled_at: float | None = None
     previous: "EntryRecord | None" = None
     """Entry with the same id in the previous life of the stream. None if there is none."""
+    is_unsaved: bool = False
+    """True if the entry was delivered after the last snapshot of a group that was lost. The restored group can deliver
+    the entry again."""
     is_mistaken: bool = False
     """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
     holder: Process | None = None

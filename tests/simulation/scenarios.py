@@ -1,6 +1,6 @@
 """Plans from seeds. Most plans choose everything at random. The others vary a scenario that random plans seldom hit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -29,7 +29,19 @@ def generate(seed: int, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
     return _random_plan(seed, random, fault_kinds)
 
 
-def _random_plan(seed: int, random: Random, fault_kinds: tuple[str, ...]) -> Plan:
+def generate_intense(seed: int, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
+    """Return a plan with at least 20 messages and 5 faults."""
+    return _random_plan(seed, Random(f"intense {seed}"), fault_kinds, message_counts=[20, 40], fault_counts=[5, 8, 12])
+
+
+def _random_plan(
+    seed: int,
+    random: Random,
+    fault_kinds: tuple[str, ...],
+    *,
+    message_counts: Sequence[int] = (1, 3, 10, 30),
+    fault_counts: Sequence[int] = (0, 1, 2, 3, 6, 10),
+) -> Plan:
     handler = random.choice(HANDLER_KINDS)
     timeout = random.choice([None, None, 1.0, 5.0])
     is_batch = random.random() < 0.2
@@ -47,7 +59,7 @@ def _random_plan(seed: int, random: Random, fault_kinds: tuple[str, ...]) -> Pla
         PodPlan(name, random.randrange(0, 2 * SECOND), clock_drift=random.choice([1.0, 1.0, 0.999, 1.001]), **style)
         for name in names
     )
-    times = sorted(random.randrange(0, duration) for _ in range(random.choice([1, 3, 10, 30])))
+    times = sorted(random.randrange(0, duration) for _ in range(random.choice(message_counts)))
     has_own_ids = random.random() < 0.15
     messages = tuple(
         MessagePlan(number, at, random.choice("xyz"), f"{number + 1}-0" if has_own_ids else "*")
@@ -55,7 +67,7 @@ def _random_plan(seed: int, random: Random, fault_kinds: tuple[str, ...]) -> Pla
     )
     faults: list[FaultPlan] = []
     shares = [SHARES.get(kind, 1.0) for kind in fault_kinds]
-    for _ in range(random.choice([0, 1, 2, 3, 6, 10])):
+    for _ in range(random.choice(fault_counts)):
         is_same_moment = bool(faults) and random.random() < 0.2
         at = faults[-1].at if is_same_moment else random.randrange(0, duration)
         kind, length = random.choices(fault_kinds, shares)[0], random.choice(DURATIONS)

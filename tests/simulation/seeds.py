@@ -14,9 +14,9 @@ from tests.cluster.redis_servers import FLAVOURS, Flavour
 from tests.simulation.directed_scenarios import DIRECTED
 from tests.simulation.foreign_faults import COMMON_FAULTS
 from tests.simulation.plan import SECOND, FaultPlan, Plan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
-from tests.simulation.scenarios import generate
-from tests.simulation.server import RealServer
+from tests.simulation.scenarios import generate, generate_intense
 from tests.simulation.simulation import simulate
 
 FURTHER_FAULT_DURATION = 3 * SECOND
@@ -25,6 +25,10 @@ FURTHER_FAULT_DURATION = 3 * SECOND
 FURTHER_FAULT_AMOUNTS = {"cut_in_reply": 5, "reply_limit": 300, "trimmed_backlog": 20, "companion_deleted": 1}
 OTHER_AMOUNT = 200_000
 """Amounts of the faults that are part of a seed, by kind, and of those of all other kinds."""
+
+
+GENERATORS = {"": generate, "intense": generate_intense}
+"""Functions that make random plans, by the name in the seed."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,17 @@ def flavour_of(name: str) -> Flavour:
 def plan_of(seed: str, fault_kinds: tuple[str, ...] = COMMON_FAULTS) -> Plan:
     """Return the plan of a seed: a number, or the name of a directed scenario and a number, as in `drain:17`.
 
+    The plan of `intense:17` is random and has at least 20 messages and 5 faults.
     Further faults follow, as in `17+crash@2500000/pod-a~0/consumer/leases.py:Leases.renew:1`. This fault kills the
     first process of `pod-a` as soon as one of its tasks is suspended at the first `await` of `Leases.renew`, at the
     earliest after 2.5 virtual seconds.
     """
     base, *further = seed.split("+")
     name, _, number = base.rpartition(":")
-    plan = DIRECTED[name](int(number), Random(base)) if name else generate(int(number), fault_kinds)
+    if name in GENERATORS:
+        plan = GENERATORS[name](int(number), fault_kinds)
+    else:
+        plan = DIRECTED[name](int(number), Random(base))
     faults = [*plan.faults, *map(_fault_of, further)]
     return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at)))
 

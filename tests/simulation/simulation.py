@@ -11,19 +11,9 @@ from typing import Any
 from hiredis import ReplyError
 
 from tests.simulation.activity import Activity
-from tests.simulation.checks import (
-    Deadlines,
-    check_background_tasks,
-    check_idle_cost,
-    check_memory,
-    check_outcomes,
-    check_readiness,
-    check_trimmed,
-    missing_slots,
-)
+from tests.simulation.checks import Deadlines, check_connects
 from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
 from tests.simulation.foreign_faults import FAULTS
-from tests.simulation.handlers import PROBE_NUMBER
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
 from tests.simulation.loop import (
     CURRENT_THREAD,
@@ -34,34 +24,20 @@ from tests.simulation.loop import (
     Thread,
 )
 from tests.simulation.network import Connection, Network
+from tests.simulation.phases import REPLACEMENT_DELAY, SETTLING, Phases
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import EntryRecord, Result, Run, Violation
-from tests.simulation.server import WRITE_COMMANDS, Arguments, RealServer, SimulatedServer
+from tests.simulation.server import WRITE_COMMANDS, Arguments, SimulatedServer
 from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
 from tests.simulation.triggers import Triggers
-
-MAX_STEPS = 2_000_000
-
-REPLACEMENT_DELAY = SECOND
-"""Virtual time after which a new pod replaces one that has ended."""
 
 WATCH_INTERVAL = SECOND // 2
 """Virtual time between two checks of the deadlines."""
 
 PROBE_INTERVAL, MAX_FAILED_PROBES = 10 * SECOND, 3
 """The kubelet restarts a container whose liveness probe fails this many times in a row."""
-
-SETTLING = 3 * SECOND
-"""Virtual time after which everything that belongs to settled entries must be free."""
-
-IDLE = 5 * SECOND
-"""Virtual time without messages in which the commands of each pod are counted."""
-
-MAX_PROBING = 20 * SECOND
-"""Virtual time within which probe messages must occupy all slots at the same time."""
-
-MAX_ENTRIES_PER_READ = 10
 
 VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
 """Values of the field `text`, by their name in the plan of a message."""
@@ -90,8 +66,6 @@ class Simulation:
         self.received_bytes: Counter[Process] = Counter()
         """Bytes of the replies to each process since the last `clear`."""
         self._active_faults = 0
-        self._open_record: EntryRecord | None = None
-        """An entry that was not settled at the last check. It is checked first the next time."""
         self._last_fault_at = 0.0
         self._failed_probes: Counter[Pod] = Counter()
         self.triggers = Triggers(self)
@@ -132,7 +106,7 @@ class Simulation:
         gc.disable()
         try:
             with engine_log(self._on_log, logging.INFO if self.trace.show else logging.WARNING):
-                self._run_phases()
+                Phases(self).run()
         except SimulationStalled as error:
             self._report("stalled", str(error))
         finally:
@@ -149,75 +123,12 @@ class Simulation:
             self.ledger.excuses,
         )
 
-    def _run_phases(self) -> None:
-        """Run until all entries are settled, then check what must be free, occupy all slots, and stop all pods."""
-        while (left := self.plan.quiet_from + 2 * REPLACEMENT_DELAY - self.microseconds) > 0:
-            self._run_for(left)
-        self.triggers.disarm()
-        open_before = self._count_open() + 1
-        while self._count_open() < open_before:  # a backlog of slow messages takes longer
-            open_before = self._count_open()
-            self._run_for(self.plan.settle_within, self._is_settled)
-        check_background_tasks(self)
-        check_readiness(self)
-        check_outcomes(self)
-        if self._is_settled() and all(each.invariant == "unexpected_error" for each in self.ledger.violations):
-            self._run_for(SETTLING)
-            check_memory(self)
-            self.received_bytes.clear()
-            idle_since = self.ledger.now
-            self._run_for(IDLE)
-            check_idle_cost(self, idle_since)
-            if self.plan.has_probes:
-                self._occupy_slots()
-        self._stop_all()
-        check_trimmed(self)
-
-    def _run_for(self, microseconds: int, is_done: Callable[[], bool] = lambda: False) -> None:
-        end = self.loop.microseconds + microseconds
-        self.loop.run_until(lambda: self.loop.microseconds >= end or is_done(), max_steps=MAX_STEPS)
-
-    def _is_settled(self) -> bool:
-        if self._open_record is None or not self._open_record.is_open:
-            self._open_record = next((each for each in self.ledger.records.values() if each.is_open), None)
-        trimmed = (self.ledger.records[number] for number in self.trimmed_pending)
-        return self._open_record is None and not any(run.is_live for record in trimmed for run in record.runs)
-
-    def _count_open(self) -> int:
-        return sum(record.is_open for record in self.ledger.records.values())
-
-    def _occupy_slots(self) -> None:
-        """Add more messages than slots, and check that all slots run at the same time."""
-        pods = [pod for pod in self.all_pods if pod.is_listening]
-        per_slot = MAX_ENTRIES_PER_READ if self.plan.pods[0].is_batch else 1
-        count = sum(pod.plan.concurrency * per_slot + MAX_ENTRIES_PER_READ for pod in pods)
-        for number in range(count):
-            self.add("*", PROBE_NUMBER + number, f"probe-{number}", is_quiet=True)
-        self.server.serve_parked()
-        missing: list[str] = []
-
-        def is_occupied() -> bool:
-            nonlocal missing
-            missing = missing_slots(self)
-            return not missing
-
-        self._run_for(MAX_PROBING, is_occupied)
-        if missing:
-            self._report("slots", f"{'; '.join(missing)} although {count} messages were added")
-
-    def _stop_all(self) -> None:
-        for pod in self.all_pods:
-            pod.stop()
-        self._run_for(30 * SECOND, lambda: all(pod.has_ended for pod in self.all_pods))
-        for pod in self.all_pods:
-            if not pod.has_ended:
-                self._report("stop", f"{pod.plan.name} has not stopped within 30 s")
-
     def _report(self, invariant: str, text: str) -> None:
         self.ledger.report(invariant, text)
 
     def _watch(self) -> None:
         self._deadlines.check()
+        check_connects(self)
         self.loop.after(WATCH_INTERVAL, self._watch)
 
     def _probe_liveness(self) -> None:
@@ -364,6 +275,7 @@ class Simulation:
     def restore(self, keys: dict[bytes, bytes], begin: float) -> None:
         """Replace all data of the server by its data at the time `begin`."""
         self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
+        self.ledger.on_group_lost(begin)
         self.ledger.on_foreign("lost_writes")
         self.server.inspect("FLUSHALL")
         for key, value in keys.items():

@@ -14,9 +14,9 @@ from tests.simulation.directed_scenarios import DIRECTED
 from tests.simulation.fault_choice import FaultChooser
 from tests.simulation.foreign_faults import COMMON_FAULTS
 from tests.simulation.plan import FaultPlan
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.seeds import further_fault, plan_of, with_fault
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.unreached import UNREACHED
 
@@ -81,5 +81,5 @@ def test_scenario_that_reaches_the_missing_await_point_soonest_is_chosen() -> No
         Scenario("useless", runs=1, seconds=1, points=Counter([other])),
     ]
     scenarios[2].pairs_per_second = 5.0
-    chosen = {choose(scenarios, [(point, "crash")], Random(number)).name for number in range(20)}
+    chosen = {choose(scenarios, [(point, "crash")], Random(number))[0].name for number in range(20)}
     assert chosen == {"fast", "useless"}

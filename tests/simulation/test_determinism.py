@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.seeds import plan_of
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_seed_gives_the_same_trace_in_another_process_with_other_hashes(
     real = real_server(SERVERS[0])
     program = (
         "import sys; from tests.simulation.seeds import flavour_of, plan_of\n"
-        "from tests.simulation.simulation import simulate; from tests.simulation.server import RealServer\n"
+        "from tests.simulation.simulation import simulate; from tests.simulation.real_server import RealServer\n"
         "real = RealServer(flavour_of(sys.argv[1])); print('hash', simulate(plan_of(sys.argv[2]), real).trace_hash)\n"
         "real.stop()"
     )

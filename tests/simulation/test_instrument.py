@@ -10,7 +10,8 @@ import pytest
 from streamconsumer.processor.consumer import claimer, heartbeat
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
-from tests.simulation.server import RealServer, SimulatedServer
+from tests.simulation.real_server import RealServer
+from tests.simulation.server import SimulatedServer
 from tests.simulation.simulation import simulate
 from tests.simulation.trace import operation_name, script_names
 

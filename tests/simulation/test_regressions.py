@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.simulation.real_server import RealServer
 from tests.simulation.records import Result
 from tests.simulation.regression import FOLDER, Regression, load_all
 from tests.simulation.seeds import plan_of
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 CLEAN_SEEDS: tuple[str, ...] = ("2", "7", "12")

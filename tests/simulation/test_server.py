@@ -7,8 +7,8 @@ import pytest
 
 from tests.cluster.fixtures import ANY_FLAVOUR
 from tests.cluster.redis_servers import Flavour
+from tests.simulation.real_server import RealServer
 from tests.simulation.seeds import plan_of
-from tests.simulation.server import RealServer
 from tests.simulation.simulation import simulate
 
 

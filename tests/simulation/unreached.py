@@ -13,14 +13,14 @@ class Reason:
     """Reason why no simulation reaches some pairs."""
 
     points: str
-    """Regular expression for the text of the await points."""
+    """Regular expression for the text and the name of the await points."""
     text: str
     kinds: str = ""
     """Regular expression for the kinds of faults. Empty for all kinds."""
 
     def applies_to(self, point: AwaitPoint, kind: str) -> bool:
         """Return True if the reason is about this pair."""
-        return bool(re.search(self.points, str(point)) and re.fullmatch(self.kinds or ".*", kind))
+        return bool(re.search(self.points, f"{point} {point.name}") and re.fullmatch(self.kinds or ".*", kind))
 
 
 UNREACHED = (
@@ -29,6 +29,26 @@ UNREACHED = (
         r": await (self\._close|self\._disconnect|self\._connection\.disconnect)\("
         r"|(RedisConsumer\._disconnect|DedicatedConnection\._close): await connection\.close\(",
         "a connection is closed without waiting for the server, which suspends no task",
+    ),
+    Reason(
+        r"DedicatedConnection\.connect: async with self\._lock"
+        r"|RedisConsumer\.(read|_read_new|close): await self\._reader\.close"
+        r"|Observer\.close:|PendingClaimer\.close:|RecoveryLoop\.run: await claimer\.close"
+        r"|HeartbeatThread\._heartbeat_loop: await connection\.close",
+        "one task uses the connection, so the lock of the connection is free",
+    ),
+    Reason(
+        r"RecoveryLoop\._claim_page: async with self\._claim_lock",
+        "only the claim loop holds the lock while it is suspended",
+    ),
+    Reason(
+        r"HeartbeatThread\._heartbeat_loop: await manager\.aclose",
+        "the heartbeat executes all commands on its own connection, so its pool is empty and waits for nothing",
+    ),
+    Reason(r": await close_sentinel_pool\(", "Sentinel is not simulated"),
+    Reason(
+        r"DedicatedConnection\.execute:7$",
+        "only an error reply shows that the primary must be found again",
     ),
     Reason(
         r": await self\.control\.aclose\(", "the client owns neither a connection nor its pool, and waits for nothing"
@@ -44,7 +64,7 @@ UNREACHED = (
         "schedule_deleted|companion_deleted",
     ),
     Reason(
-        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|InFlightTable\.drain:"
+        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|BlockingReads\.(interrupt|_unblock):|InFlightTable\.drain:"
         r"|RecoveryLoop\.finish_claim:|Settler\.release:",
         "the processor is stopping, and a program starts it again only after it has stopped",
         "restart_listening",

@@ -86,6 +86,9 @@ class Entry:
     """Value of the ordering key. Entries with the same value are handled in order. None if no ordering key is set, or
     if the entry does not have the key's field."""
 
+    is_parked = False
+    """True if this process has dropped the fields of the entry, and must read them again before the handler starts."""
+
     received_ns = 0
     """Time at which this process received the entry, by this machine's clock. The time is 0 if the entry is not traced,
     or after an attempt has ended."""
@@ -131,12 +134,26 @@ class Entry:
         untrimmed = [pair for pair in pairs if pair[1] is not None]
         return [cls(message_id, fields) for message_id, fields in replies.entries(untrimmed, "XREADGROUP")]
 
+    @property
+    def previous_attempts(self) -> int:
+        """Number of attempts before the next one, if the entry is not running."""
+        return self.deliveries - (self.origin is NEW)
+
     def apply(self, transition: Transition) -> None:
         """Change the state. A lost entry stays lost, and never starts."""
         sources, target = TRANSITIONS[transition]
         if self.state is not LOST or transition == "start":
             assert self.state in sources, f"entry {self.message_id}: {transition} while {self.state.value}"
             self.state = target
+
+    def park(self) -> None:
+        """Drop the fields, so that the entry occupies little memory while it waits for another entry."""
+        self.is_parked, self.fields = True, ()
+
+    def load(self, fields: Sequence[bytes]) -> None:
+        """Set the fields of a parked entry, which were read again."""
+        self.is_parked, self.fields = False, fields
+        self.may_be_large = self.in_large_reply = True
 
     def mark_attempted(self) -> None:
         """Record that an attempt has started in this process, so that the next attempt must be counted in Redis."""
@@ -211,8 +228,12 @@ class TextEntry(Entry):
         self.message_id, self.texts, self.state = message_id, texts, QUEUED
 
     @property
-    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # only a few entries need bytes
+    def fields(self) -> Sequence[bytes]:  # only a few entries need bytes
         return [text.encode(errors="surrogateescape") for text in self.texts]
+
+    @fields.setter
+    def fields(self, fields: Sequence[bytes]) -> None:
+        self.texts = [field.decode(errors="surrogateescape") for field in fields]
 
     @property
     def is_replay(self) -> bool:

@@ -27,6 +27,7 @@ from streamconsumer.processor.health import Health, LivenessMonitor
 from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, ProcessorHooks, build_pipeline
+from streamconsumer.processor.pipeline.drain import drain
 from streamconsumer.processor.pipeline.reconnect import ReconnectBackoff
 from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
@@ -92,8 +93,7 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor, because the server lacks a required feature. None if no such error has ended
-        the processor."""
+        """Error that ended the processor, because the server lacks a required feature. None if there is no error."""
         self._is_open = False
         """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None
@@ -234,29 +234,32 @@ class RedisStreamProcessor:
 
     async def _read_batch(self) -> None:
         """Wait for capacity, read one batch and dispatch its messages."""
-        pipeline = self._pipeline
-        await pipeline.in_flight.has_capacity.wait()
-        if self._telemetry is not None and self._telemetry.is_backlogged:
+        pipeline, has_failed = self._pipeline, self._reconnect_backoff.consecutive_failures > 0
+        replay, in_flight = pipeline.consumer.replay, pipeline.in_flight
+        in_flight.update_capacity()
+        # A read of no entries checks the server, so that the pod does not stay unready until there is capacity.
+        if not (is_check := has_failed and replay is not None and not in_flight.has_capacity.is_set()):
+            await in_flight.has_capacity.wait()
+        if self._telemetry and self._telemetry.is_backlogged:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
-        # Reads of own pending entries do not block, so they may succeed although other reads fail.
-        replay, has_failed = pipeline.consumer.replay, self._reconnect_backoff.consecutive_failures > 0
-        is_replay = has_failed and replay is not None and replay.is_pending
+        is_replay = not is_check and has_failed and replay is not None and replay.is_pending  # proves no other read
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
-            entries = await pipeline.consumer.read(self.batch_count)
+            count = 0 if is_check else max(1, in_flight.read_count(self.batch_count))
+            entries = await pipeline.consumer.read(count)
         finally:
             self._liveness_monitor.reading_since = None
         if not is_replay:
             self._reconnect_backoff.record_success()
             if not self._stopping.is_set():
                 self.health.mark_ready()
-        if self._telemetry is not None:
+        if self._telemetry:
             self._telemetry.on_received(entries)
-        pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
-        pipeline.in_flight.admit(entries)
-        if len(entries) == self.batch_count:
+        in_flight.prefetch_limit = pipeline.prefetch.limit()
+        in_flight.admit(entries)
+        if count and len(entries) == count:
             return  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
             await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.
@@ -344,15 +347,14 @@ class RedisStreamProcessor:
         end."""
         deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
-        await self._pipeline.in_flight.drain(deadline, self._stop_forced)
+        await drain(self._pipeline.in_flight, self.metrics, deadline, self._stop_forced, self._runtime.clock)
         await self._release_unstarted()  # releases entries whose attempts failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
         """Release the unstarted entries, including the entries of a claim that is in progress."""
-        pipeline = self._pipeline
-        await self._best_effort(pipeline.recovery_loop.finish_claim())
-        await self._best_effort(pipeline.settler.release(pipeline.in_flight.take_unstarted()))
+        await self._best_effort(self._pipeline.recovery_loop.finish_claim())
+        await self._best_effort(self._pipeline.settler.release(self._pipeline.in_flight.take_unstarted()))
 
     async def _best_effort(self, command: Coroutine[Any, Any, None]) -> None:
         with logging_redis_errors(
@@ -390,9 +392,7 @@ class RedisStreamProcessor:
 
     @property
     def _overrides_single_message(self) -> bool:
-        """True if a subclass or an assignment replaces `_process_single_message`.
-
-        If True, every message goes through the replacement instead of the fast path."""
+        """True if a subclass or an assignment replaces `_process_single_message`, so that there is no fast path."""
         method = getattr(self._process_single_message, "__func__", None)
         return method is not RedisStreamProcessor._process_single_message
 

@@ -98,6 +98,28 @@ async def test_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     await group.wait_settled()
 
 
+async def test_50_000_names_of_another_program_neither_delay_nor_burden_the_checks(
+    group: Group, new_pod: NewPod
+) -> None:
+    await group.create_group()
+    pipeline = group.client.pipeline(transaction=False)
+    for number in range(50_000):
+        pipeline.xgroup_createconsumer(STREAM, GROUP, f"leaked-{number}")
+    await pipeline.execute()
+    ids = await group.add(3, {"seconds": "60"})
+    pod = new_pod("pod_handlers:slow", concurrency="3").start()
+    await pod.wait_for_log("started", times=3)
+    peer = Recorder()
+    processor = await group.start(peer, "pod-b")
+    await wait_until_seen(processor, "pod-a")
+    await group.client.config_resetstat()
+    pod.signal(signal.SIGKILL)
+    await peer.wait_until_finished(3)
+    assert sorted(peer.ids) == sorted(ids)
+    statistics = await group.client.info("commandstats")
+    assert statistics["cmdstat_evalsha"]["usec_per_call"] < 10_000
+
+
 async def test_handler_keeps_its_message_when_it_blocks_the_event_loop(group: Group, new_pod: NewPod) -> None:
     """A separate thread sends the heartbeats."""
     await group.add(1, {"seconds": "6"})

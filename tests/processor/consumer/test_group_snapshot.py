@@ -298,6 +298,21 @@ async def test_group_recreated_by_another_program_gets_its_pending_entries_back(
     assert set(handler.ids) > set(ids)
 
 
+async def test_recovery_restores_a_group_that_another_program_has_recreated(any_group: Group) -> None:
+    execute = any_group.manager().execute
+    dead, peer = (GroupSnapshot(execute, STREAM, GROUP, name) for name in ("dead", "peer"))
+    await any_group.create_group()
+    ids = await any_group.add(2)
+    await any_group.read_as("dead", 1)
+    await dead.save()
+    await any_group.read_as("dead", 1)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await any_group.client.xgroup_create(STREAM, GROUP, "$")
+    await peer.restore_group(ids[-1], "0")
+    await peer.restore_entries()
+    assert [each.message_id for each in await any_group.entries()] == ids
+
+
 @pytest.mark.parametrize("way", ["heartbeat", "recreation"])
 async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(any_group: Group, way: str) -> None:
     execute = any_group.manager().execute

@@ -18,6 +18,8 @@ from streamconsumer.processor.entry_state import LOST
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder
@@ -217,6 +219,39 @@ async def test_nothing_starts_after_a_keyboard_interrupt_in_a_handler(tmp_path: 
     assert process.returncode != 0
     assert b"KeyboardInterrupt" in errors
     assert output.count(b"start") == 8
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_entry_does_not_start_after_the_processor_was_stopped_during_its_preparation(
+    group: Group, is_batch: bool
+) -> None:
+    prepared, gate, calls = asyncio.Event(), asyncio.Event(), 0
+
+    async def handle(_data: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError
+
+    processor = await group.start(handle, settings={"batch": is_batch})
+    consumer = processor._pipeline.consumer
+    start_attempt = consumer.start_attempt
+
+    async def wait(message_id: str, deliveries: int) -> Outcome:
+        outcome = await start_attempt(message_id, deliveries)
+        prepared.set()
+        await gate.wait()
+        return outcome
+
+    consumer.start_attempt = wait  # type: ignore[method-assign]
+    await group.add()
+    await prepared.wait()
+    stopping = asyncio.create_task(processor.stop_listening())
+    await eventually(lambda: processor._pipeline.in_flight.is_closed)
+    gate.set()
+    await stopping
+    assert calls == 1
+    [entry] = await group.entries()
+    assert (entry.consumer, entry.deliveries) == (POSTPONED_CONSUMER, 1)
 
 
 async def test_due_entry_whose_own_thread_still_runs_is_retried_when_the_thread_ends(group: Group) -> None:

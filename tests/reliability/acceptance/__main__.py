@@ -1,6 +1,6 @@
-"""Measures the promises about takeover, duplicate starts, roll-outs and idle cost.
+"""Measures the promises about takeover, duplicate starts, roll-outs, backlogs and idle cost.
 
-    python -m tests.reliability.acceptance [kill] [lost-node] [twice] [rollout] [idle]
+    python -m tests.reliability.acceptance [kill] [lost-node] [twice] [rollout] [backlog] [idle]
 
 Exit code 0: each figure is within its target. `docs/reliability.md` contains the results.
 """
@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.errors import MissingTool
+from tests.reliability.acceptance.backlog import measure_backlogs
 from tests.reliability.acceptance.idle_cost import measure_idle_cost
 from tests.reliability.acceptance.rollout import measure_rollout
 from tests.reliability.acceptance.started_twice import CASES, measure_started_twice
 from tests.reliability.acceptance.takeover import in_own_network, measure_kills, measure_lost_nodes
 from tests.reliability.fork_server import ROOT
 
-NAMES = ("kill", "lost-node", "twice", "rollout", "idle")
+NAMES = ("kill", "lost-node", "twice", "rollout", "backlog", "idle")
 IN_OWN_NETWORK = "-in-own-network"
 
 
@@ -35,6 +36,7 @@ def main() -> int:
             [case for case in CASES if options.only in case.name], options.repetitions, folder
         ),
         "rollout": lambda: measure_rollout(5, folder),
+        "backlog": lambda: measure_backlogs(folder),
         "idle": lambda: measure_idle_cost(options.seconds, folder),
     }
     is_met = True

@@ -1,22 +1,26 @@
 """Claims entries of dead consumers, entries that are idle longer than `min_idle`, and postponed entries that are due.
 
-One call claims at most one page of entries, because the processor takes only as many entries as it has free slots.
+One call claims at most one page of entries, because the processor takes only as many entries as it has free slots, and
+because the liveness checks continue while many entries are claimed.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Literal, NamedTuple
 
 from redis.exceptions import ResponseError
 
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.blocking_reads import READ_TIMEOUT_MARGIN
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
+from streamconsumer.processor.consumer.large_entries import Claimed
 from streamconsumer.processor.consumer.observer import Observer
-from streamconsumer.processor.consumer.pending_entries import Dead
+from streamconsumer.processor.consumer.pending_entries import MAX_CLAIMED, Dead
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.consumer.retention import StreamTrimmer
 from streamconsumer.processor.error_logging import logging_redis_errors
@@ -34,12 +38,26 @@ MAX_DELETED = 100
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
-MAX_CLAIMED = 120
-"""Maximum number of entries that one claim of pending entries examines, see `redis_client.scripts`."""
 
-ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Coroutine function that claims up to the given number of entries. A result with fewer entries means that no claimable
-entries are left."""
+class ClaimedPage(NamedTuple):
+    """Result of one claim."""
+
+    entries: list[Entry]
+    has_more: bool
+    """True if entries may be left. A page without entries can have more, because it contained only trimmed entries."""
+
+
+NOTHING_LEFT = ClaimedPage([], has_more=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPage:
+    """Work that a check has found. It is done page by page, so that one kind of work does not delay the others."""
+
+    claim: Callable[[int], Awaitable[ClaimedPage]]
+    """Claims up to the given number of entries."""
+    kind: Literal["dead", "due", "upkeep"]
+    """Entries of a dead consumer, postponed entries that are due, or work that claims nothing."""
 
 
 class PendingClaimer:
@@ -54,6 +72,10 @@ class PendingClaimer:
         """True if the group has too many consumers (more than MAX_CONSUMERS) to list them."""
         self._trimmer = StreamTrimmer(self._execute, self._stream, self._group, consumer.manager.retention)
         self._trim_at_seconds = 0.0
+        self._known_missing: frozenset[str] = frozenset()
+        """Consumers whose connections had ended in the previous check."""
+        self._repair_after: str | None = None
+        """Id after which the repair of the schedule continues. None if no repair is in progress."""
 
     def heartbeat(
         self,
@@ -88,6 +110,11 @@ class PendingClaimer:
         """Event that is set when another consumer may have released entries."""
         return self._consumer.wakeup
 
+    @property
+    def is_watching(self) -> bool:
+        """True if the last check found that consumers own pending entries, so that checks follow each other quickly."""
+        return self._observer.is_busy
+
     async def save_snapshot(self) -> bool:
         """Save the state of the group, so that the group can be restored if it is deleted. Returns False if a consumer
         has just saved an earlier state."""
@@ -101,8 +128,7 @@ class PendingClaimer:
         return min(turn, liveness.seconds_until_expired(observer.last.silent, observer.suspected, self.min_idle))
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Check the other consumers of the group. Returns functions, each of which claims entries of one dead consumer
-        or postponed entries.
+        """Run this consumer's liveness check. Returns the work that the check found, the most urgent first.
 
         The check finds entries of dead consumers, entries that were idle for `min_idle`, and postponed entries that are
         due. The check sends only one command if no consumer is silent and no entry is postponed.
@@ -123,14 +149,37 @@ class PendingClaimer:
             self._consumer.blocking_reads.end_long()
         now = observer.now_seconds
         self._report_limit()
-        claims: list[ClaimPage] = [partial(self._claim_from_dead, dead) for dead in observer.dead]
+        await self._share_missing()
+        pages = [ClaimPage(partial(self._claim_from_dead, dead), "dead") for dead in observer.dead]
         if observer.has_postponed:
-            if observer.has_searched:
-                await self._consumer.leases.repair_schedule(self.min_idle)
-            claims.append(self.claim_due)
+            pages.append(ClaimPage(self.claim_due, "due"))
+        if observer.has_postponed and observer.has_searched and self._repair_after is None:
+            self._repair_after = ""
+        if self._repair_after is not None:
+            pages.append(ClaimPage(self._repair_schedule, "upkeep"))
+        return [*pages, ClaimPage(partial(self._maintain, now), "upkeep")]
+
+    async def _repair_schedule(self, _count: int) -> ClaimedPage:
+        """Make one page of postponed entries due that have no due time. Several checks can share the pages."""
+        after = await self._consumer.leases.repair_schedule(self.min_idle, self._repair_after or "")
+        self._repair_after = after or None
+        return ClaimedPage([], has_more=bool(after))
+
+    async def _maintain(self, now: float, _count: int) -> ClaimedPage:
+        """Delete expired consumers and trim the stream."""
         await self._delete_expired(now)
         await self._trim(now)
-        return claims
+        return NOTHING_LEFT
+
+    async def _share_missing(self) -> None:
+        """Wake another consumer if this check has found that further consumers have ended.
+
+        Until the other consumer knows that they have ended, it waits for their turns."""
+        known, self._known_missing = self._known_missing, self._observer.missing
+        if self._observer.is_busy and self._known_missing - known:
+            await self._consumer.registration.wake_peer(
+                self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._known_missing
+            )
 
     async def _delete_expired(self, now: float) -> None:
         """Delete registered consumers that no longer announce themselves and own no pending entries."""
@@ -148,8 +197,8 @@ class PendingClaimer:
         """Log the first time that the group has too many consumers."""
         if self._observer.is_over_limit and not self._is_over_limit:
             log.error(
-                "group has too many consumers; entries of dead pods are claimed only after delivery.minIdle, and "
-                "entries of other programs' consumers stay pending; delete unused consumers with XGROUP DELCONSUMER",
+                "group has too many consumers; entries of other programs' consumers stay pending; delete unused "
+                "consumers with XGROUP DELCONSUMER",
                 extra={
                     "stream": self._stream,
                     "group": self._group,
@@ -178,34 +227,30 @@ class PendingClaimer:
         ):
             self._metrics.trimmed += await self._trimmer.trim()
 
-    async def _claim_from_dead(self, dead: Dead, count: int) -> list[Entry]:
-        entries = await self._claim_pending(dead, count)
+    async def _claim_from_dead(self, dead: Dead, count: int) -> ClaimedPage:
+        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
+            page = await self._consumer.pending_entries.page(dead.name, MAX_CLAIMED, idle=dead.idle)
+            excluded = {*acked_ids, *self._consumer.in_flight_ids()}
+            claimable = [pending for pending in page if pending.message_id not in excluded]
+            limit = min(count, self._consumer.read_size.max_count)
+            claimed = await self._consumer.claim(claimable, dead, limit)
+        entries = [entry for entry in claimed.entries if entry.message_id not in acked_ids]
         for entry in entries:
             entry.claimed_from = dead.name
-        return self._consumer.mark_suspects(entries)
+        return self._to_page(self._consumer.mark_suspects(entries), claimed)
 
-    async def _claim_pending(self, dead: Dead, count: int) -> list[Entry]:
-        """Claim entries of a dead consumer. Skips pages that contain only trimmed entries."""
-        page_size = min(count, self._consumer.read_size.max_count, MAX_CLAIMED)
-        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
-            while True:
-                page = await self._consumer.pending_entries.page(dead.name, page_size, idle=dead.idle)
-                excluded = {*acked_ids, *self._consumer.in_flight_ids()}
-                claimable = [pending for pending in page if pending.message_id not in excluded]
-                claimed = await self._consumer.claim(claimable, dead)
-                if claimed.entries or not claimed.trimmed:
-                    break
-        return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
-
-    async def claim_due(self, count: int) -> list[Entry]:
-        """Claim postponed entries that are due. Skips pages that contain only trimmed entries."""
+    async def claim_due(self, count: int) -> ClaimedPage:
+        """Claim postponed entries that are due."""
         with self._replay_on_error():
-            while True:
-                limit = min(count, self._consumer.read_size.max_count)
-                claimed = await self._consumer.pending_entries.claim_due(limit)
-                self._consumer.record_claimed(claimed, count)
-                if claimed.entries or not claimed.trimmed:
-                    return self._count_claimed(claimed.entries)
+            limit = min(count, self._consumer.read_size.max_count)
+            claimed = await self._consumer.pending_entries.claim_due(limit)
+            self._consumer.record_claimed(claimed, count)
+        self._metrics.claimed += len(claimed.entries)
+        return ClaimedPage(claimed.entries, has_more=bool(claimed.entries or claimed.examined))
+
+    def _to_page(self, entries: list[Entry], claimed: Claimed) -> ClaimedPage:
+        self._metrics.claimed += len(entries)
+        return ClaimedPage(entries, has_more=bool(claimed.entries or claimed.trimmed))
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
@@ -218,7 +263,3 @@ class PendingClaimer:
         except BaseException:
             self._consumer.replay.request()
             raise
-
-    def _count_claimed(self, entries: list[Entry]) -> list[Entry]:
-        self._metrics.claimed += len(entries)
-        return entries

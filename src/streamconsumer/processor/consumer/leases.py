@@ -85,17 +85,14 @@ class Leases:
             outcomes += [parse_outcome(each, _POSTPONEMENT) for each in replies.array(reply, _POSTPONEMENT, len(page))]
         return outcomes
 
-    async def repair_schedule(self, idle: timedelta) -> None:
-        """Make postponed entries due if they have been idle for `idle` and have no due time.
+    async def repair_schedule(self, idle: timedelta, after: str = "") -> str:
+        """Make postponed entries after the id `after` due if they have been idle for `idle` and have no due time.
 
-        An entry has no due time if the due time was lost, or if a consumer died while claiming the entry.
+        An entry has no due time if the due time was lost, or if a consumer died while claiming the entry. Examines one
+        page of entries. Returns the last id of the page, or an empty text if no entry is left.
         """
-        subject, after = "the script that repairs the schedule", b""
-        while True:
-            reply = await self._run_script(REPAIR_SCHEDULE, replies.to_milliseconds(idle), after)
-            if reply == b"":
-                return
-            after = replies.entry_id(reply, subject).encode()
+        reply = await self._run_script(REPAIR_SCHEDULE, replies.to_milliseconds(idle), after)
+        return replies.entry_id(reply, "the script that repairs the schedule") if reply else ""
 
     async def delete_consumer(self, consumer: str | None = None) -> bool:
         """Delete a consumer, by default this consumer. Returns False and deletes nothing if the consumer has pending

@@ -33,7 +33,7 @@ from streamconsumer.redis_client.scripts import MAX_CONSUMERS, load_script
 
 log = logging.getLogger(__name__)
 
-MAX_SCANNED, MAX_SEARCHED = 2000, 500
+MAX_SCANNED, MAX_SEARCHED = 2000, 480
 """Maximum number of registrations that one check reads, and maximum number of consumers whose entries one check
 searches."""
 
@@ -41,13 +41,14 @@ CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX
 
 LISTED_PER_CHECK = 1000
 """Average number of consumers that one check lists. The server needs 6 ms to list them. The consumers of a larger group
-are listed less often."""
+are listed less often. Meanwhile, the checks examine the entries of the registered consumers."""
 
 CHECKS_PER_LIST = 50
 """Number of checks after which all connections are listed again, even if nothing has changed."""
 
-MIN_LIST_SECONDS = 10.0
-"""If the group becomes busy, all connections are listed, but not more often than once in this time."""
+MIN_LIST_SECONDS, LIST_SECONDS_PER_CONSUMER = 10.0, 0.3
+"""Time after which all connections are listed again while the group is busy: the minimum, and the time for each
+registered consumer. Consumers whose connections have ended then no longer take turns."""
 
 MAX_PLAIN_GROUPS = 50
 """If the stream has at most this number of groups, a single command checks whether the group is idle. With more groups,
@@ -181,7 +182,7 @@ class Observer:
             if replies.name(info.get(b"name"), "XINFO GROUPS") != group:
                 continue
             consumers, pending = (replies.count(info.get(key), "XINFO GROUPS") for key in (b"consumers", b"pending"))
-            if consumers != self.consumer_count or (pending and now - self._listed_at > MIN_LIST_SECONDS):
+            if consumers != self.consumer_count:
                 self._version = UNKNOWN_VERSION
             is_idle = not pending and consumers == self.consumer_count
         if is_idle:
@@ -190,7 +191,8 @@ class Observer:
 
     async def _check(self, now: float, *, must_announce: bool) -> None:
         connection_count = self._connection_count
-        if self._checks_since_list >= CHECKS_PER_LIST:
+        list_interval = max(MIN_LIST_SECONDS, LIST_SECONDS_PER_CONSUMER * len(self._registrations))
+        if self._checks_since_list >= CHECKS_PER_LIST or now - self._listed_at > list_interval:
             self._version = UNKNOWN_VERSION
         has_changed = await self._read_state(now, must_announce=must_announce)
         if connection_count != self._connection_count:  # checks before the connection was lost prove nothing
@@ -239,7 +241,7 @@ class Observer:
         if is_listed:
             self._list_credit = 0
         self.is_busy = pending > postponed
-        self.has_postponed = bool(postponed or (pending and not is_listed))
+        self.has_postponed = bool(postponed)
         idle_times = dict(_idle_time(line) for line in replies.array(silent, _SUBJECT))
         stale_names = frozenset(replies.name(name, _SUBJECT) for name in replies.array(stale, _SUBJECT))
         self.last = Check(idle_times, stale_names, asyncio.get_running_loop().time())

@@ -35,11 +35,14 @@ class Dead:
     """Run id of the server whose connections were listed."""
 
 
+AFTER_ALL_ENTRIES = f"{2**64 - 1}-{2**64 - 2}"
+"""Id for an XREADGROUP that returns no entries. Redis takes the greatest id for `>`, so this is the id before it."""
+
 PAGE_SIZE = 200
 """Maximum number of pending entries that one command lists or moves."""
 
-MAX_DUE = 150
-"""Maximum number of due entries that one command claims."""
+MAX_CLAIMED, MAX_DUE = 120, 150
+"""Maximum numbers of pending and of due entries that one command examines, see `redis_client.scripts`."""
 
 CLAIM = load_script("claim", **ENTRY_CONSTANTS)
 CLAIM_DUE = load_script("claim_due", **ENTRY_CONSTANTS)
@@ -72,8 +75,8 @@ class PendingEntries:
             for message_id, _, _, deliveries in lines
         ]
 
-    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
-        """Claim pending entries of one consumer, so that this consumer owns the entries.
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead, limit: int | None = None) -> Claimed:
+        """Claim up to `limit` entries of one consumer for this consumer, by default all.
 
         Redis claims an entry only if the entry has been idle for at least `dead.idle`. A claim resets the idle time, so
         that only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the
@@ -85,13 +88,14 @@ class PendingEntries:
         command = ("EVAL", CLAIM, len(keys), *keys, self._group, self._consumer_name)
         evidence = (replies.to_milliseconds(dead.idle), dead.name, dead.registration, dead.run_id)
         ids_and_counts = [part for entry in pending for part in (entry.message_id, entry.deliveries)]
-        return await self._reads.claim(*command, *evidence, ids_and_counts=ids_and_counts)
+        limit = len(pending) if limit is None else limit
+        return await self._reads.claim(*command, *evidence, limit, ids_and_counts=ids_and_counts)
 
     async def claim_due(self, count: int) -> Claimed:
-        """Claim up to `count` postponed entries that are due, at most MAX_DUE."""
+        """Claim up to `count` postponed entries that are due. Examines at most MAX_DUE entries."""
         keys = (*self._keys, self._snapshot_key)
         command = ("EVAL", CLAIM_DUE, len(keys), *keys, self._group, self._consumer_name)
-        reply = await self._reads.execute_once(*command, min(count, MAX_DUE))
+        reply = await self._reads.execute_once(*command, MAX_DUE, count)
         trimmed, raw_entries, examined = replies.array(reply, CLAIM_SUBJECT, 3)
         counts = (replies.count(trimmed, CLAIM_SUBJECT), replies.count(examined, CLAIM_SUBJECT))
         return Claimed(self._reads.parse(raw_entries), *counts)

@@ -24,7 +24,13 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.lost_group import LostGroup
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.memory_limit import memory_limits
-from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.pending_entries import (
+    AFTER_ALL_ENTRIES,
+    PAGE_SIZE,
+    Dead,
+    PendingEntries,
+    PendingEntry,
+)
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
     LARGE_REPLY_BYTES,
@@ -126,7 +132,6 @@ class RedisConsumer:
             position = await self.manager.last_delivered_id(self._stream, self._group)
             if position is None:  # XGROUP CREATE fails if the server is out of memory
                 await self.snapshot.restore_group("0-0", self.manager.start_from)
-                await self.leases.renew(list(self.in_flight_ids()))
                 position = await self.manager.last_delivered_id(self._stream, self._group)
             self.last_delivered_id = position or self.last_delivered_id
             await self.registration.acquire(await self._reader.connect(), self.manager.min_idle)
@@ -138,7 +143,8 @@ class RedisConsumer:
     async def read(self, count: int) -> list[Entry]:
         """Return up to `count` entries: first this consumer's own unacknowledged entries, then new entries.
 
-        Waits for a new entry at most for the BLOCK duration. Closes the connection before it raises a Redis error.
+        Waits for a new entry at most for the BLOCK duration. If `count` is 0, only checks that the server accepts
+        reads. Closes the connection before it raises a Redis error.
         """
         with self.blocking_reads.running():
             try:
@@ -147,6 +153,7 @@ class RedisConsumer:
                 # The outcome of the read and the state of the connection are unknown: reconnect and read pending
                 # entries.
                 self.replay.request()
+                self.blocking_reads.duration.reset()  # the pod is ready again only after the next read has ended
                 await self._reader.close()
                 await self._bounded_reads.connection.close()
                 await self.manager.drop_connections()
@@ -161,6 +168,10 @@ class RedisConsumer:
             if self.lost_group.is_unfinished:
                 await self.lost_group.restore_ownership()
             if self.replay.is_pending:
+                await self._check_reads_are_accepted()
+            if not count:
+                return []
+            if self.replay.is_pending:
                 entries = await self.replay.read_page(self.last_delivered_id)
                 self.metrics.redelivered += len(entries)
                 return entries
@@ -172,6 +183,13 @@ class RedisConsumer:
                 raise
             await self.lost_group.recover()
             return []
+
+    async def _check_reads_are_accepted(self) -> None:
+        """Read this consumer's pending entries after an id that no entry has, so that the read returns nothing.
+
+        Raises the error of a server that refuses XREADGROUP, such as a replica, but would reply to the replay."""
+        source = ("COUNT", 1, "STREAMS", self._stream, AFTER_ALL_ENTRIES)
+        await self._reader.execute("XREADGROUP", "GROUP", self._group, self._consumer_name, *source)
 
     async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
         """Read new entries. If the reply is too large, returns no entries, and the next read requests the same entries
@@ -275,10 +293,11 @@ class RedisConsumer:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    async def claim(self, pending: Sequence[PendingEntry], dead: Dead) -> Claimed:
-        """Claim pending entries of a dead consumer, or of this consumer."""
-        claimed = await self.pending_entries.claim(pending, dead)
-        self.record_claimed(claimed, len(pending))
+    async def claim(self, pending: Sequence[PendingEntry], dead: Dead, limit: int | None = None) -> Claimed:
+        """Claim up to `limit` pending entries of a dead consumer, or of this consumer."""
+        limit = len(pending) if limit is None else limit
+        claimed = await self.pending_entries.claim(pending, dead, limit)
+        self.record_claimed(claimed, limit)
         return claimed
 
     def record_claimed(self, claimed: Claimed, requested: int) -> None:

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -238,17 +238,19 @@ class OwnRegistration:
             raise reply
         return bool(reply == 1)
 
-    async def wake_peer(self, execute_all: ExecuteAll, random: Random) -> None:
-        """End the blocking read of one other consumer. Does nothing if no other consumer is reading.
+    async def wake_peer(self, execute_all: ExecuteAll, random: Random, absent: Collection[str] = ()) -> None:
+        """End the blocking read of one other consumer that is not in `absent`. Does nothing if no other consumer is
+        reading.
 
         Without permission for CLIENT UNBLOCK, released entries wait for the next liveness check. If the run id is
         unknown, an outdated client id may belong to another client. The harm is small, because the blocking command of
         the other client ends as if it had timed out.
         """
         with suppress(RedisError, OSError):  # the entries are released all the same
-            [found] = await execute_all([("HSCAN", self.key, 0, "COUNT", MAX_SCANNED)])
-            _, flat = replies.array(found, "HSCAN", 2)
-            texts, own = replies.to_dict(flat, "HSCAN").values(), self.current
+            [reply] = await execute_all([("HSCAN", self.key, 0, "COUNT", MAX_SCANNED)])
+            _, flat = replies.array(reply, "HSCAN", 2)
+            found, own = replies.to_dict(flat, "HSCAN"), self.current
+            texts = [text for name, text in found.items() if replies.name(name, "HSCAN") not in absent]
             others = filter(None, (Registration.parse(replies.name(text, "HSCAN")) for text in texts))
             peers = [each for each in others if each.token != own.token and each.run_id == own.run_id]
             readers = [peer.client_ids[0] for peer in peers if peer.client_ids]

@@ -13,6 +13,8 @@ from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, Dead, P
 from streamconsumer.redis_client.replies import parse_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
     from streamconsumer.processor.message import Entry
 
@@ -31,6 +33,13 @@ class OwnPendingReplay:
     def is_pending(self) -> bool:
         """True if entries may be left to replay."""
         return self._after is not None
+
+    async def read_again(self, message_ids: Sequence[str]) -> list[Entry]:
+        """Read entries again that were read once and not started. Leaves out entries that this consumer does not own,
+        that were trimmed, or that do not fit into the reply."""
+        own = Dead(self._consumer.consumer_id.consumer, ANY_IDLE_TIME)
+        pending = [PendingEntry(message_id, 1) for message_id in message_ids]
+        return (await self._consumer.pending_entries.claim(pending, own)).entries
 
     def request(self) -> None:
         """Replay from the beginning, because a reply that may contain entries was lost."""

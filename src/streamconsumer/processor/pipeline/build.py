@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from streamconsumer.model.processor_settings import Delivery
-from streamconsumer.processor.consumer import Consumer, PollingConsumer, build_consumer
+from streamconsumer.processor.consumer import Consumer, PollingConsumer, StreamManager, build_consumer
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
@@ -112,14 +112,15 @@ def build_pipeline(
         metrics=metrics,
         busy_ids=hooks.thread_pool.busy_ids,
         ordering_key=settings.ordering_key,
+        can_park=isinstance(manager, StreamManager),
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker,
         max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
         clock=runtime.clock,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
-    in_flight.on_entry_removed, consumer.on_stream_recreated = consumer.on_entry_removed, in_flight.drop_all
-    in_flight.on_full = consumer.end_long_read
+    in_flight.on_entry_removed, in_flight.on_full = consumer.on_entry_removed, consumer.end_long_read
+    consumer.on_stream_recreated = in_flight.drop_all
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)
@@ -147,12 +148,11 @@ def build_pipeline(
         **observers,
     )
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
-    prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
-    fast_path = None
+    prefetch, fast_path = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot), None
     if not (is_batch or settings.ordering_key or preparation.marks_first_attempts):
         fast_path = _build_fast_path(hooks, in_flight, attempt_runner, settler, breaker, consumer, metrics, runtime)
-    parts = (consumer_id, consumer, in_flight, preparation, settler, attempt_runner)
-    return Pipeline(*parts, recovery_loop, prefetch, fast_path)
+    parts = (consumer_id, consumer, in_flight, preparation, settler, attempt_runner, recovery_loop)
+    return Pipeline(*parts, prefetch, fast_path)
 
 
 def _build_fast_path(  # noqa: PLR0917 - one per collaborator

@@ -102,9 +102,9 @@ class FastPath:
                         del tasks[message_id], entries[message_id]
                     else:
                         in_flight.finish_attempt(entry)
-                if copy_context() != context or task.cancelling():
+                if copy_context() != context or task.cancelling() or in_flight.is_closed or breaker.is_open:
                     return None
-                if not ready or due or claimed or suspects or in_flight.is_closed or breaker.is_open:
+                if not ready or due or claimed or suspects or in_flight.reserved:
                     return None
                 entry = ready.popleft()
         finally:

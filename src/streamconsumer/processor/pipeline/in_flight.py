@@ -11,8 +11,9 @@ and a new slot starts, so that the change does not affect the next message.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
@@ -21,26 +22,26 @@ from streamconsumer.model.processor_settings import Breaker
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING, WAITING
 from streamconsumer.processor.message import NEW, Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.capacity import (
+    MAX_START_INTERVAL_SECONDS,
+    Load,
+    dead_count,
+    due_count,
+    has_room_for_trials,
+    is_slot_reserved,
+    read_count,
+)
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.held_memory import HeldMemory
-from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, BlockedEntries, ReadyQueue
+from streamconsumer.processor.pipeline.ready_queue import BlockedEntries, ReadyQueue
 from streamconsumer.processor.pipeline.retry_policy import process_exit
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
 log = logging.getLogger(__name__)
 
-CANCEL_TIMEOUT = timedelta(seconds=1)
-"""Maximum time to wait until a cancelled handler ends."""
-
-MAX_TRIAL_CANDIDATES = 100
-"""While the circuit breaker is open, the processor reads entries for trials only if the table contains fewer
-entries than this number."""
-
-BATCH_RETRY_SECONDS = 0.1
-"""Additional delay of a retry if other entries of the entry's batch are still running."""
-
-SELF_CANCEL_RETRY_SECONDS = 1.0
-"""Delay of the retry after a handler has cancelled its own task."""
+BATCH_RETRY_SECONDS, SELF_CANCEL_RETRY_SECONDS = 0.1, 1.0
+"""Additional delay of a retry if other entries of the entry's batch are still running, and delay of the retry after a
+handler has cancelled its own task."""
 
 
 class InFlightTable:
@@ -54,17 +55,19 @@ class InFlightTable:
         metrics: Metrics,
         busy_ids: Collection[str] = (),
         ordering_key: str | None = None,
+        can_park: bool = False,
         timeout: timedelta | None = None,
         gate: CircuitBreaker | None = None,
         max_held_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._concurrency, self._metrics, self._clock = run, concurrency, metrics, clock
+        self._started_at = -math.inf
         self._gate = gate or CircuitBreaker(Breaker(failures=0), clock)
         self.busy_ids = busy_ids
         """Ids of messages whose handler may still be running although their task was cancelled."""
         self.entries: dict[str, Entry] = {}
-        self._blocked = BlockedEntries()
+        self._blocked = BlockedEntries(can_park=can_park)
         self._held_memory = HeldMemory(max_held_bytes)
         self.ready_queue = ReadyQueue(ordering_key, self._blocked)
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -85,16 +88,19 @@ class InFlightTable:
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
         """Handles an ordinary entry and the ordinary entries that follow. Returns the first other entry."""
         self.prefetch_limit = 0
-        """Number of entries that may wait for a slot while the processor reads more entries.
-
-        The limit is 0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
-        self.has_capacity = asyncio.Event()
-        """Event that is set while the processor may read more entries, and after `close`."""
+        """Number of new entries that may wait for a slot while the processor reads, see `capacity`."""
+        self.has_capacity, self.capacity_changed = asyncio.Event(), asyncio.Event()
+        """Events that are set while the processor may read more entries (and after `close`), and when it may be able to
+        claim more entries."""
         self.has_capacity.set()
-        self.on_full: Callable[[], object] = lambda: None
-        """Called when the processor must not read more entries, although a read may be waiting."""
+        self.reserved: frozenset[str] = frozenset()
+        """Kinds of entries that can be claimed as soon as there is room, see `reserve`."""
         self.on_entry_removed: Callable[[str], object] = lambda _: None
         """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
+        self.on_busy: Callable[[], object] = lambda: None
+        """Function that `admit` calls when it adds entries to an empty table."""
+        self.on_full: Callable[[], object] = lambda: None
+        """Called when the processor must not read more entries, although a read may be waiting."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -120,13 +126,21 @@ class InFlightTable:
         busy = [new[id_] for id_ in new.keys() & self.busy_ids] if self.busy_ids else ()
         for entry in (each for each in busy if each.origin is NEW):  # the group was restored at an earlier position
             entry.mark_attempted()
+        if new and not self.entries:
+            self.on_busy()
         self.entries.update(new)
         if first is not None:
+            self.ready_queue.put_all(new.values(), are_new=first.origin is NEW and not busy)
             if first.in_large_reply:
                 self._held_memory.add(new.values())
-            self.ready_queue.put_all(new.values(), are_new=first.origin is NEW and not busy)
         self._metrics.delivered += len(new)
         self.dispatch()
+
+    def load(self, entry: Entry, fields: Sequence[bytes]) -> None:
+        """Set the fields of a parked entry, which were read again."""
+        entry.load(fields)
+        self._held_memory.add([entry])
+        self._blocked.update(entry)
 
     def drop_claimed(self, message_id: str) -> bool:
         """Drop an entry that another consumer has claimed. Cancels its handler, except the handler of a batch of which
@@ -140,7 +154,8 @@ class InFlightTable:
         is_waiting = entry.state is WAITING
         entry.apply("lose")
         if task := self.tasks.get(message_id):
-            if not self._has_own_entries(task):
+            batch = [self.entries[id_] for id_, running in self.tasks.items() if running is task]
+            if all(each.state is LOST for each in batch):
                 task.cancel()
             return True
         del self.entries[message_id]
@@ -157,9 +172,7 @@ class InFlightTable:
             self.drop_claimed(message_id)
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """Retry a running entry after `seconds`. The entry stays in the table when its attempt ends.
-
-        Does nothing if another consumer has claimed the entry."""
+        """Retry a running entry, which stays in the table, after `seconds`, unless another consumer has claimed it."""
         if entry.state is LOST:
             return
         entry.apply("wait")
@@ -174,10 +187,8 @@ class InFlightTable:
         self._wake_slots(len(self._idle_slots))
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
-        """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0 if it
-        does not wait for a retry.
-
-        The heartbeat does not renew the leases of the removed entries."""
+        """Remove all entries that are not running, so that their leases are no longer renewed. Returns each entry with
+        the seconds until its retry, or with 0 if it does not wait for a retry."""
         now = asyncio.get_running_loop().time()
         unstarted = [(entry, 0.0) for entry in self.ready_queue.clear()]
         for message_id, timer in list(self._retry_timers.items()):
@@ -190,26 +201,6 @@ class InFlightTable:
             entry.apply("release")
             del self.entries[entry.message_id]
         return unstarted
-
-    async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers. Cancels the handlers at `deadline` (seconds of the clock) or when `force_stop` is
-        set."""
-        forced = asyncio.create_task(force_stop.wait())
-        while self.tasks and not forced.done() and (seconds_left := deadline - self._clock()) > 0:
-            tasks = {forced, *self.tasks.values()}
-            await asyncio.wait(tasks, timeout=seconds_left, return_when=asyncio.FIRST_COMPLETED)
-        forced.cancel()
-        if running := set(self.tasks.values()):
-            self._metrics.abandoned += len(self.tasks)
-            log_fields = {"messages": len(self.tasks)}
-            log.warning("drain timeout reached; messages of cancelled handlers stay pending", extra=log_fields)
-            for entry in map(self.entries.__getitem__, self.tasks):
-                if entry.state is not WAITING:
-                    entry.apply("lose")
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
-        self.timeouts.close()
 
     def dispatch(self) -> None:
         """Start ready entries in the free slots, and update `has_capacity`."""
@@ -226,8 +217,8 @@ class InFlightTable:
         """Start at most `max_count` other ready entries in the slot of the first entry. Returns the started entries in
         order.
 
-        Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
-        each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
+        Stops at the first entry for which `may_share_batch` returns False. The caller calls `finish_batched` for each
+        returned entry. Returns no entries while the circuit breaker is open."""
         joined: list[Entry] = []
         if self.is_closed or self._gate.is_open:
             return joined
@@ -243,12 +234,6 @@ class InFlightTable:
         """End the attempt of an entry that `fill_batch` returned. Keeps the entry if a retry is scheduled."""
         self._batched_count -= 1
         self.finish_attempt(entry)
-
-    def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
-        """Return whether the task is handling at least one entry that no other consumer has claimed."""
-        return any(
-            running is task and self.entries[message_id].state is not LOST for message_id, running in self.tasks.items()
-        )
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -279,13 +264,26 @@ class InFlightTable:
         If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages fail, a trial
         with an entry that has not failed can succeed and close the breaker."""
         if not self._gate.is_open:
-            return self.ready_queue.pop()
+            return None if self.reserved and self._is_slot_reserved() else self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
+
+    def _is_slot_reserved(self) -> bool:
+        """Return whether a free slot waits for an entry that is still to be claimed."""
+        is_due_turn = self.ready_queue.is_due_turn
+        return not self._is_full() and is_slot_reserved(self._load(), self.reserved, is_due_turn=is_due_turn)
+
+    def _is_full(self) -> bool:
+        return self._blocked.is_full or self._held_memory.is_full(self.entries)
+
+    def reserve(self, kinds: frozenset[str]) -> None:
+        """Reserve slots that become free for entries that can be claimed: `dead` before all others, `due` in turns."""
+        if kinds != self.reserved:
+            self.reserved = kinds
+            self.dispatch()
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self._start(entry, task)
-        if not self.ready_queue.ready:
-            self.update_capacity()
+        self.update_capacity()
         try:
             await self._run(entry)
         except BaseException as error:
@@ -296,7 +294,7 @@ class InFlightTable:
 
     def _start(self, entry: Entry, task: asyncio.Task[None]) -> None:
         """Record that the task handles the entry. If the circuit breaker is open, the entry becomes the trial."""
-        self.tasks[entry.message_id] = task
+        self.tasks[entry.message_id], self._started_at = task, self._clock()
         entry.apply("start")
         if self._gate.is_open and self._gate.record_start():
             self.trial = entry
@@ -320,34 +318,37 @@ class InFlightTable:
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
-        has_room = self._has_room_for_trials() if self._gate.is_open else self._has_room_for_new()
-        if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
+        self.capacity_changed.set()
+        if self.is_closed or self.read_count(1):
             self.has_capacity.set()
         elif self.has_capacity.is_set():
             self.has_capacity.clear()
             self.on_full()
 
-    def room_for_claims(self, *, is_due: bool) -> int:
-        """Return the number of entries that may be claimed while the processor must not read new entries.
+    def read_count(self, batch_count: int) -> int:
+        """Return the number of entries that the next read may return."""
+        if self._held_memory.is_full(self.entries):
+            return 0
+        if self._gate.is_open:
+            may_try = self._gate.allows_attempt() and not self.ready_queue.ready
+            return batch_count if may_try and has_room_for_trials(self.entries.values()) else 0
+        has_due = "due" in self.reserved and self._clock() - self._started_at < MAX_START_INTERVAL_SECONDS
+        return 0 if self._blocked.is_full else read_count(self._load(), batch_count, has_due=has_due)
 
-        Due entries and entries of other consumers have separate limits."""
-        queue, is_full = self.ready_queue, self._blocked.is_full or self._held_memory.is_full(self.entries)
-        queued = len(queue.due) if is_due else len(queue.claimed) + len(queue.suspects)
-        return 0 if is_full or self.is_closed or self._gate.is_open else max(0, self._concurrency - queued)
+    def claim_count(self, batch_count: int, *, is_due: bool) -> int:
+        """Return the number of due entries, or of entries of dead consumers, that may be claimed."""
+        if self.is_closed or self._is_full():
+            return 0
+        if self._gate.is_open:
+            return self.read_count(batch_count)
+        return (due_count if is_due else dead_count)(self._load(), batch_count)
 
-    def _has_room_for_new(self) -> bool:
-        ready = len(self.ready_queue)
-        has_slot = not ready and len(self.tasks) - self._batched_count < self._concurrency
-        return (has_slot or ready <= self.prefetch_limit > 0) and not self._blocked.is_full
-
-    def _has_room_for_trials(self) -> bool:
-        if not self._gate.allows_attempt() or self.ready_queue.ready or len(self.entries) >= MAX_TRIAL_CANDIDATES:
-            return False
-        return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
+    def _load(self) -> Load:
+        running = len(self.tasks) - self._batched_count
+        return Load(*self.ready_queue.counts(), running, self._concurrency, self.prefetch_limit)
 
     def _is_ending(self) -> bool:
-        """Return whether no entry may start. Closes the table if the task of the processor is cancelled, because the
-        event loop then probably ends."""
+        """Return whether no entry may start. Closes the table if the task of the processor is cancelled."""
         if not self.is_closed and self.owner is not None and self.owner.cancelling():
             self.close()
         return self.is_closed
@@ -355,9 +356,8 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. In all other cases, a handler has cancelled its own task, and the
-        entries of this task are retried. The attempt counts, so that an entry whose handler always cancels its own task
-        eventually reaches `maxDeliveries`."""
+        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The attempts of
+        its entries count, and the entries are retried."""
         if process_exit(error):
             self.close()
         if self._is_ending():

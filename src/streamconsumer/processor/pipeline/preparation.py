@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 BUSY_RETRY = RetryLater(timedelta(seconds=1))
 """Retry of an entry whose previous handler is still running in this process."""
 
+MAX_LOADED_AT_ONCE = 50
+"""Maximum number of parked entries of one lane that are read again together."""
+
 
 class Preparation:
     """Prepares the attempts of one processor."""
@@ -55,16 +58,51 @@ class Preparation:
 
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
+        if entry.is_parked and not await self._load(entry):
+            return None
         has_checks = entry.may_be_large or entry.decision is not None or entry.is_replay
         is_ordinary = entry.origin is NEW and not has_checks
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
+            return None
+        if self._in_flight.is_closed:
+            self._keep_unstarted(entry, is_counted=not (is_ordinary and is_verified))
             return None
         try:
             return entry.data(self._consumer.encoding)
         except UndecodableEntry as error:
             await self._on_undecodable(entry, error)
             return None
+
+    def _keep_unstarted(self, entry: Entry, *, is_counted: bool) -> None:
+        """Keep an entry, so that the drain releases it, because the processor was stopped during the preparation."""
+        if is_counted and entry.origin is not NEW:
+            entry.deliveries -= 1
+        self._in_flight.schedule_retry(entry, 0)
+
+    async def _load(self, entry: Entry) -> bool:
+        """Read a parked entry again, together with the next parked entries of its lane. Returns False if the entry must
+        not start, because it was settled, or because it is retried after a Redis error."""
+        replay, table = self._consumer.replay, self._in_flight
+        assert replay is not None
+        try:
+            outcome = await self._consumer.start_attempt(entry.message_id, entry.deliveries)
+            parked = {each.message_id: each for each in table.ready_queue.parked_with(entry, MAX_LOADED_AT_ONCE)}
+            found = await replay.read_again(list(parked)) if outcome is Outcome.DONE else []
+        except Exception as error:  # noqa: BLE001 - the client may raise anything
+            log_redis_error("failed to start message; retrying", self._consumer_id.log_context, error)
+            table.schedule_retry(entry, RETRY_DELAY_SECONDS)
+            return False
+        for each in found:
+            if each.message_id == entry.message_id or not isinstance(each, UnreadableEntry):
+                table.load(parked[each.message_id], each.fields)
+        if outcome is not Outcome.DONE:
+            self._settler.count_lost(entry, outcome)
+        elif entry.is_parked:  # the group was lost between the two commands
+            table.schedule_retry(entry, RETRY_DELAY_SECONDS)
+        elif isinstance(found[0], UnreadableEntry):
+            await self._on_too_large(entry, DeadLetterReason.UNREADABLE, found[0].problem)
+        return entry.state is RUNNING and not entry.is_parked
 
     async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
         """Check a redelivered, large or replayed entry, and count its attempt. If `is_verified` is False, another
@@ -111,6 +149,8 @@ class Preparation:
             )
             await self._settler.dead_letter(entry, DeadLetterReason.CRASHED, error)
             return False
+        if self._thread_pool.is_exhausted:  # The attempt starts after a thread has become free.
+            await self._thread_pool.wait_for_thread()
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
         is_uncounted = is_trial and entry.origin is DUE and not self._breaker.counts_trials()

@@ -8,7 +8,7 @@ drain.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -32,13 +32,12 @@ SNAPSHOT_INTERVAL_SECONDS = 1.0
 RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check of the group while Redis is unavailable or claiming is paused."""
 
-CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum time that a claim waits until the processor may read entries. After this time, the claim requests only the
-number of entries that may wait in addition to new entries."""
-
 MAX_CLAIM_SECONDS = 1.0
-"""Time after which a claim ends although entries are left. The next check of the group follows immediately, and finds
-further dead consumers and due entries."""
+"""Time after a check for which its proofs of death are used. If entries of dead consumers are left and there is room,
+the next check follows."""
+
+MAX_UNWATCHED_SECONDS = 1.5
+"""Time until the next check above which a pod checks as soon as it gets entries, if the group was idle before."""
 
 
 class RecoveryLoop:
@@ -59,6 +58,9 @@ class RecoveryLoop:
         self._may_claim = may_claim
         """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
+        self._next_check = 0.0
+        """Time of the next check, in seconds of the event loop."""
+        in_flight.on_busy = self._on_busy
         self._claim_lock = asyncio.Lock()
         """Lock that is held from the start of a claim until its entries are in the in-flight table."""
         self.is_stopped = False
@@ -78,7 +80,7 @@ class RecoveryLoop:
         )
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "heartbeat": heartbeat.run,
-            "claims of dead consumers": partial(self._claim_dead_loop, claimer),
+            "claims of dead consumers": partial(self._claim_loop, claimer),
             "snapshots of the group": partial(self._snapshot_loop, claimer),
         }
         supervisor = Supervisor(health, self._metrics)
@@ -88,6 +90,7 @@ class RecoveryLoop:
                     group.create_task(supervisor.run(name, task))
         finally:
             await heartbeat.stop()
+            health.set_problem("heartbeat", "")  # the heartbeat of the next run reports its own problems
             await claimer.close()
 
     async def finish_claim(self) -> None:
@@ -95,18 +98,50 @@ class RecoveryLoop:
         async with self._claim_lock:
             pass
 
-    async def _claim_dead_loop(self, claimer: PendingClaimer) -> None:
-        seconds = FIRST_CHECK_SECONDS
+    async def _claim_loop(self, claimer: PendingClaimer) -> None:
+        """Check for claimable entries at this consumer's turns, and claim them page by page as there is room.
+
+        The claims of one check continue until the next check, so that a backlog does not delay a check."""
+        loop = asyncio.get_running_loop()
+        pages: list[ClaimPage] = []
+        checked_at, self._next_check = loop.time(), loop.time() + FIRST_CHECK_SECONDS
         while not self.is_stopped:  # redis-py occasionally swallows a cancellation
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await claimer.wakeup.wait()
-            claimer.wakeup.clear()
-            seconds = RETRY_DELAY_SECONDS
-            if await self._claim_from(claimer, claimer.find_claimable):
-                seconds = 0.0
-            elif self._may_claim():
-                seconds = claimer.seconds_until_turn()
+                async with asyncio.timeout_at(self._next_check):
+                    await self._wait_for_work(claimer, pages)
+            is_expired = loop.time() > checked_at + MAX_CLAIM_SECONDS and any(page.kind == "dead" for page in pages)
+            if is_expired or claimer.wakeup.is_set() or loop.time() >= self._next_check:
+                claimer.wakeup.clear()
+                pages, seconds = await self._check(claimer)
+                checked_at, self._next_check = loop.time(), loop.time() + seconds
+            pages = await self._claim_pages(pages)
+            self._in_flight.reserve(frozenset(page.kind for page in pages if page.kind != "upkeep"))
+
+    def _on_busy(self) -> None:
+        """Check soon if this pod gets entries while the group is not observed closely, because the pods that share the
+        checks may have ended."""
+        claimer = self._consumer.claimer
+        seconds_left = self._next_check - asyncio.get_running_loop().time()
+        if claimer is not None and not claimer.is_watching and seconds_left > MAX_UNWATCHED_SECONDS:
+            claimer.wakeup.set()
+
+    async def _wait_for_work(self, claimer: PendingClaimer, pages: Collection[ClaimPage]) -> None:
+        """Wait until one of the pages can be claimed. If there are no pages, wait until the claimer is woken."""
+        if not pages:
+            await claimer.wakeup.wait()
+        while pages and not any(map(self._count, pages)):
+            self._in_flight.capacity_changed.clear()
+            await self._in_flight.capacity_changed.wait()
+
+    async def _check(self, claimer: PendingClaimer) -> tuple[list[ClaimPage], float]:
+        """Run a check. Returns what can be claimed, and the seconds until the next check."""
+        pages: list[ClaimPage] = []
+        seconds = RETRY_DELAY_SECONDS
+        if self._may_claim():
+            with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
+                pages = await claimer.find_claimable()
+            seconds = claimer.seconds_until_turn()
+        return pages, seconds
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
         """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
@@ -120,38 +155,33 @@ class RecoveryLoop:
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     is_due = not await claimer.save_snapshot()
 
-    async def _claim_from(self, claimer: PendingClaimer, find_pages: Callable[[], Awaitable[list[ClaimPage]]]) -> bool:
-        """Claim entries, one page after another from each source in turns. Returns True if entries are left that fit
-        into the in-flight table."""
-        loop = asyncio.get_running_loop()
+    async def _claim_pages(self, pages: Collection[ClaimPage]) -> list[ClaimPage]:
+        """Claim one page of each kind for which there is room. Returns the kinds of which entries are left."""
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
-            sources = await find_pages() if self._may_claim() else []
-            deadline = loop.time() + MAX_CLAIM_SECONDS
-            while sources and loop.time() < deadline:
-                sources = [source for source in sources if await self._claim_page(claimer, source)]
-            return bool(sources)
-        return False
+            return [page for page in pages if await self._claim_page(page)]
+        return []
 
-    async def _claim_page(self, claimer: PendingClaimer, claim_page: ClaimPage) -> bool:
-        """Claim one page and admit its entries. Returns False if the page is empty, or if the in-flight table has no
-        room."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CAPACITY_TIMEOUT_SECONDS):
-                await self._in_flight.has_capacity.wait()
+    async def _claim_page(self, page: ClaimPage) -> bool:
+        """Claim one page and admit its entries, if there is room. Returns True if entries are left."""
         async with self._claim_lock:
-            count = self._batch_count
-            if not self._in_flight.has_capacity.is_set():
-                count = min(count, self._in_flight.room_for_claims(is_due=claim_page == claimer.claim_due))
-            if not count or not self._may_claim():
+            if not self._may_claim():
                 return False
+            if not (count := self._count(page)):
+                return True
             start_ns = time.time_ns()
-            entries = await claim_page(count)
-            if self._telemetry is not None and entries:
-                self._telemetry.on_received(entries)
-                if entries[0].claimed_from:  # Postponed entries have no previous consumer.
-                    self._telemetry.on_claimed(entries, start_ns)
-            self._in_flight.admit(entries)
-            return bool(entries)
+            claimed = await page.claim(count)
+            if self._telemetry is not None and claimed.entries:
+                self._telemetry.on_received(claimed.entries)
+                if claimed.entries[0].claimed_from:  # Postponed entries have no previous consumer.
+                    self._telemetry.on_claimed(claimed.entries, start_ns)
+            self._in_flight.admit(claimed.entries)
+            return claimed.has_more
+
+    def _count(self, page: ClaimPage) -> int:
+        """Return the number of entries that may be claimed."""
+        if page.kind == "upkeep":
+            return self._batch_count
+        return self._in_flight.claim_count(self._batch_count, is_due=page.kind == "due")
 
     def _on_lost(self, message_ids: list[str]) -> None:
         for message_id in message_ids:

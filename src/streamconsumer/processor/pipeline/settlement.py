@@ -22,7 +22,7 @@ from streamconsumer.processor.dead_letters.record import (
 )
 from streamconsumer.processor.error_logging import format_error, format_leaves, leaves, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import NEW, ConsumerId, Entry
+from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -189,8 +189,7 @@ class Settler:
         claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
-            (entry.message_id, entry.deliveries - (entry.origin is NEW), timedelta(seconds=seconds))
-            for entry, seconds in entries
+            (entry.message_id, entry.previous_attempts, timedelta(seconds=seconds)) for entry, seconds in entries
         ]
         if postponements and self._consumer.claimer:
             await self._consumer.postpone(postponements)
@@ -232,7 +231,7 @@ class Settler:
             return set()
         try:
             outcomes = await self._consumer.postpone(
-                [(entry.message_id, entry.deliveries, retry.delay) for entry, retry in entries]
+                [(entry.message_id, entry.previous_attempts, retry.delay) for entry, retry in entries]
             )
         except Exception as error:  # noqa: BLE001 - the client may raise anything
             log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)

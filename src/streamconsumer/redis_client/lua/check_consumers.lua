@@ -11,6 +11,9 @@
 -- MAX_FIELD_BYTES are left out. A missing group is the error NOGROUP. A server that is out of memory rejects the
 -- announcement.
 --
+-- In a group with more consumers than the maximum, the script examines the entries of the registered consumers instead
+-- of listing all consumers. The cost of the script therefore does not grow with the names of other programs.
+--
 -- The script contains a write that changes nothing. If the script succeeds, the server therefore also accepts the
 -- writes of other consumers, such as the renewals of their leases.
 local group, me, silence, limit, version, idle, announces = unpack(ARGV)
@@ -34,6 +37,14 @@ if info.pending > 0 and is_listed then
     end
   end
 end
+local function idle_entry(name, milliseconds)
+  return redis.call('XPENDING', stream, group, 'IDLE', milliseconds, '-', '+', 1, name)[1]
+end
+local function for_each(names, step, use)  -- at most MAX_SEARCHED names, beginning at another name each time
+  local count = #names / step
+  local first = count > MAX_SEARCHED and redis.call('TIME')[2] % count or 0
+  for i = first, first + math.min(count, MAX_SEARCHED) - 1 do use(names[(i % count) * step + 1]) end
+end
 local function scan(key)
   local page, found = redis.call('HSCAN', key, 0, 'COUNT', MAX_SCANNED)[2], {}
   for i = 1, #page, 2 do
@@ -43,17 +54,18 @@ local function scan(key)
   end
   return found
 end
-if idle ~= '' and info.pending > 0 then
-  if not is_listed then
-    postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
-    local fields = scan(members)
-    for i = 1, #fields, 2 do owners[#owners + 1] = fields[i] end
-  end
-  local first = #owners > MAX_SEARCHED and redis.call('TIME')[2] % #owners or 1
-  for i = first, first + math.min(#owners, MAX_SEARCHED) - 1 do
-    local name = owners[(i - 1) % #owners + 1]
-    if #redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1, name) > 0 then stale[#stale + 1] = name end
-  end
+local function search(name)
+  if idle_entry(name, idle) then stale[#stale + 1] = name end
+end
+if info.pending > 0 and not is_listed then
+  postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
+  for_each(scan(registrations), 2, function(name)
+    local entry = name ~= me and name ~= '' and idle_entry(name, silence)
+    if entry then silent[#silent + 1] = {name, entry[3]} end
+  end)
+  if idle ~= '' then for_each(scan(members), 2, search) end
+elseif info.pending > 0 and idle ~= '' then
+  for_each(owners, 1, search)
 end
 if announces == '1' then redis.pcall('HSET', members, me, math.floor(now / 1000)) end
 local current = find_registration(registrations, '') or ''

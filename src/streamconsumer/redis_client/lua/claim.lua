@@ -1,8 +1,8 @@
 -- uses: entry_keys, call, bounded_entries, record_claims
 -- Claims pending entries of the consumer ARGV[4]. ARGV: group, consumer, minimum idle time in milliseconds, owner, its
--- registration, the server's run id, `page_bytes`, `entry_bytes`, then alternating ids and delivery counts. Returns the
--- number of examined entries, the number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged,
--- because such entries can never be handled.
+-- registration, the server's run id, the maximum number of entries to claim, `page_bytes`, `entry_bytes`, then
+-- alternating ids and delivery counts. Returns the number of examined entries, the number of trimmed entries, and the
+-- claimed entries. Trimmed entries are acknowledged, because such entries can never be handled.
 --
 -- The arguments contain the registration and the run id that were read when the owner was found dead. If one of the two
 -- values has changed, nothing is claimed. Both are empty if the idle time alone permits the claim.
@@ -10,14 +10,15 @@
 -- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier
 -- claim of the entry was lost.
 local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local limit, page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local examined, trimmed, claims = 0, 0, {}
 if registration ~= '' then
   local info, failed = call('INFO', 'server')  -- a managed service may refuse INFO in a script
   local is_same_server = not failed and info:match('run_id:(%w+)') == run_id
   if not is_same_server or redis.call('HGET', KEYS[#KEYS], owner) ~= registration then return {0, 0, {}} end
 end
-for i = 9, #ARGV, 2 do
+for i = 10, #ARGV, 2 do
+  if #entries == limit then break end
   local id, deliveries = ARGV[i], ARGV[i + 1]
   local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
   local is_mine = pending and pending[2] == me

@@ -1,18 +1,20 @@
 -- uses: entry_keys, bounded_entries, record_claims, is_delivered, is_id, now_milliseconds
--- Claims up to ARGV[3] postponed entries that are due. ARGV[4] and ARGV[5] are `page_bytes` and `entry_bytes`. Returns
--- the number of trimmed entries, the claimed entries, and the number of examined entries.
+-- Claims postponed entries that are due. ARGV[3…]: the maximum numbers of entries to examine and to claim, `page_bytes`
+-- and `entry_bytes`. Returns the number of trimmed entries, the claimed entries, and the number of entries that
+-- are no longer due.
 --
 -- Claimed entries stay in the schedule with a score below zero until a snapshot is saved. If the reply to the claim is
 -- lost and the group is lost afterwards, only the schedule still contains the claimed entries. KEYS[6] is the snapshot.
 -- Until all entries of a lost group are restored, an entry that is not pending may still have to be restored.
-local page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
-local now, trimmed, examined, claims = now_milliseconds(), 0, 0, {}
+local limit, page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local now, trimmed, done, claims = now_milliseconds(), 0, 0, {}
 local is_restoring = redis.call('HGET', KEYS[6], 'stage')
 local function leave_schedule(id)
   local stored = redis.pcall('ZADD', schedule, -now, id)
   if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, ARGV[3])) do
+  if #entries == limit then break end
   local is_valid = is_id(id)
   local pending = is_valid and redis.call('XPENDING', stream, group, id, id, 1)[1]
   local is_free = pending and pending[2] == POSTPONED
@@ -35,10 +37,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     redis.call('XACK', stream, group, id)
   elseif pending then
     leave_schedule(id)
-  elseif not (is_valid and is_restoring) then
+  elseif is_valid and is_restoring then
+    done = done - 1  -- stays due until it is restored
+  else
     redis.call('ZREM', schedule, id)
   end
-  examined = examined + 1
+  done = done + 1
 end
 record_claims(claims)
-return {trimmed, entries, examined}
+return {trimmed, entries, done}

@@ -1,6 +1,7 @@
 -- uses: entry_keys, call, dictionary, id_before, is_id, forget_claims
 -- Creates the group at its previous position if the group is missing, and records in the snapshot KEYS[6] that its
--- pending entries must be restored. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start
+-- pending entries must be restored. If another program has created the group, the consumer ~postponed is missing, and
+-- the pending entries must be restored too. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start
 -- position if no position is known. Returns the start position of the group, and 1 if the stream was deleted and
 -- created again since this consumer last read from it, otherwise 0.
 --
@@ -39,11 +40,10 @@ elseif saved then
 end
 local created, exists = call('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if exists and not created.err:find('BUSYGROUP', 1, true) then return created end
-if not exists then
+if redis.call('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED) == 1 then
   local stage, cursor = 'pending', 1
   if #delivered > 0 then stage, cursor = 'delivered', saved end
   redis.call('HSET', snapshot, 'stage', stage, 'cursor', cursor, 'until', position)
-  redis.call('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
-  forget_claims(begin)
 end
+if not exists then forget_claims(begin) end
 return {begin, is_new_stream and 1 or 0}
