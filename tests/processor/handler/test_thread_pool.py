@@ -1,5 +1,6 @@
 """Threads of plain functions: a hung thread costs no message, and the liveness probe fails when all threads hang."""
 
+import asyncio
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -7,6 +8,7 @@ from datetime import timedelta
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import current_message
 from streamconsumer.processor.handler.loader import MAX_WAIT_SECONDS, THREADS_PER_SLOT, HandlerThreadPool
+from streamconsumer.processor.message import reset_current, set_current
 from streamconsumer.processor.runtime import DEFAULT_RUNTIME
 from tests.processor.eventually import eventually
 from tests.processor.group import QUICK_BACKOFF, Group
@@ -48,6 +50,40 @@ async def test_liveness_fails_while_all_threads_hang(group: Group) -> None:
     await eventually(lambda: processor.health.liveness()[0])
     await group.wait_settled()
     assert len(started) == THREADS_PER_SLOT + 2
+
+
+async def test_only_one_task_reserves_the_last_thread() -> None:
+    """The attempt of a task without a reserved thread must not be counted, because its handler cannot start."""
+    pool, release, ended = HandlerThreadPool(1), threading.Event(), list[int]()
+    token = set_current([])
+    hung = [asyncio.create_task(pool.call(lambda _: release.wait(), None)) for _ in range(THREADS_PER_SLOT - 1)]
+
+    async def attempt(number: int) -> None:
+        await pool.reserve_thread()
+        assert not pool.is_exhausted, "the reserved thread is free for the task"
+        await may_call.wait()
+        await pool.call(ended.append, number)
+
+    may_call = asyncio.Event()
+    await asyncio.sleep(0)
+    attempts = [asyncio.create_task(attempt(number)) for number in range(2)]
+    await asyncio.sleep(0)
+    assert pool.is_exhausted, "the last thread is reserved"
+    assert len(pool._reserved) == 1
+    may_call.set()
+    await asyncio.gather(*attempts)
+    assert ended == [0, 1]
+    assert not pool._reserved
+    release.set()
+    await asyncio.gather(*hung)
+    reset_current(token)
+
+
+async def test_reservation_ends_with_its_task() -> None:
+    pool = HandlerThreadPool(1)
+    tasks = [asyncio.create_task(pool.reserve_thread()) for _ in range(THREADS_PER_SLOT + 1)]
+    await asyncio.gather(*tasks)
+    await eventually(lambda: not pool._reserved)
 
 
 def test_liveness_fails_while_a_message_waits_too_long_for_its_own_handler() -> None:

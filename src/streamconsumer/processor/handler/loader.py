@@ -49,8 +49,10 @@ class HandlerThreadPool:
         self._calls: set[Future[Any]] = set()
         self._abandoned: set[Future[Any]] = set()
         """Calls that are still running although the task that awaited them was cancelled."""
+        self._reserved: set[asyncio.Task[Any]] = set()
+        """Tasks for which a thread is reserved."""
         self._freed: asyncio.Event | None = None
-        """Event that is set when a call has ended. None until a task has waited for a thread."""
+        """Event that is set when a thread may have become free. None until a task has waited for a thread."""
         self.busy_ids: set[str] = set()
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""
@@ -59,8 +61,9 @@ class HandlerThreadPool:
 
     @property
     def is_exhausted(self) -> bool:
-        """True if a call would wait for a thread."""
-        return len(self._calls) >= self._max_threads
+        """True if a call in the current task would wait for a thread."""
+        free = self._max_threads - len(self._calls) - len(self._reserved)
+        return free <= 0 and free + (asyncio.current_task() in self._reserved) <= 0
 
     async def wait_for_thread(self) -> None:
         """Wait until a call of the handler would start immediately. The timeout of a handler starts with its call."""
@@ -71,8 +74,25 @@ class HandlerThreadPool:
                 return
             await self._freed.wait()
 
+    async def reserve_thread(self) -> None:
+        """Wait for a free thread, and reserve the thread for the current task until the next call in this task."""
+        await self.wait_for_thread()
+        if (task := asyncio.current_task()) is not None and task not in self._reserved:
+            self._reserved.add(task)
+            task.add_done_callback(self._end_reservation)
+
+    def _end_reservation(self, task: asyncio.Task[Any]) -> None:
+        self._reserved.discard(task)
+        task.remove_done_callback(self._end_reservation)
+        if self._freed is not None:
+            self._freed.set()
+
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread. The handler gets a copy of the caller's context variables."""
+        if self.is_exhausted:
+            await self.wait_for_thread()
+        if (task := asyncio.current_task()) in self._reserved:
+            self._end_reservation(task)
         message_ids = [message.message_id for message in current_messages()]
         run, loop = contextvars.copy_context().run, asyncio.get_running_loop()
         future = self._pool.submit(run, _call_in_thread, handler, data)

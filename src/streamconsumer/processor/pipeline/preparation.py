@@ -149,8 +149,7 @@ class Preparation:
             )
             await self._settler.dead_letter(entry, DeadLetterReason.CRASHED, error)
             return False
-        if self._thread_pool.is_exhausted:  # The attempt starts after a thread has become free.
-            await self._thread_pool.wait_for_thread()
+        await self._thread_pool.reserve_thread()  # Otherwise, the counted attempt might wait for a thread.
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
         is_uncounted = is_trial and entry.origin is DUE and not self._breaker.counts_trials()
