@@ -116,7 +116,8 @@ class Plan:
     messages: tuple[MessagePlan, ...]
     faults: tuple[FaultPlan, ...]
     settle_within: int = 180 * SECOND
-    """Time after the last fault and the last message within which every entry must be settled."""
+    """Time after the last fault and the last message within which every entry must be settled, in addition to the
+    longest run of a handler."""
     take_over_seconds: float = 12.0
     """Time without a fault within which another pod claims the entries of a process whose connections it has seen."""
     has_probes: bool = False
