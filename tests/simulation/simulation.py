@@ -277,9 +277,7 @@ class Simulation:
         self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
         self.ledger.on_group_lost(begin)
         self.ledger.on_foreign("lost_writes")
-        self.server.inspect("FLUSHALL")
-        for key, value in keys.items():
-            self.server.inspect("RESTORE", key, 0, value)
+        self.server.replace_data(keys)
         self.server.serve_parked()
 
     # -- trace ---------------------------------------------------------------------------------------------------------

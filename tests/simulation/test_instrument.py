@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+import hiredis
 import pytest
 
 from streamconsumer.processor.consumer import claimer, heartbeat
@@ -12,7 +13,7 @@ from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, S
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.real_server import RealServer
 from tests.simulation.server import SimulatedServer
-from tests.simulation.simulation import simulate
+from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.trace import operation_name, script_names
 
 
@@ -117,6 +118,33 @@ def test_blocking_read_gets_the_entry_that_arrives(
     loop.run_until(lambda: bool(replies), max_steps=10)
     assert (replies, loop.microseconds - START_MICROSECONDS) == ([b"*-1\r\n"], 1_000_005)
     server.close_all()
+
+
+@pytest.mark.parametrize(
+    "rejection",
+    [
+        pytest.param(("CONFIG", "SET", "maxmemory", "1"), id="out of memory"),
+        pytest.param(("CONFIG", "SET", "min-replicas-to-write", "1"), id="no replicas"),
+        pytest.param(("REPLICAOF", "127.0.0.1", "1"), id="read-only replica"),
+    ],
+)
+@pytest.mark.parametrize("flavour", ["redis-7.0", "redis-6.2", "valkey-9.1"])
+def test_failover_restores_all_keys_although_the_server_rejects_writes(
+    flavour: str, rejection: tuple[str, ...], real_server: Callable[[str], RealServer]
+) -> None:
+    real = real_server(flavour)
+    simulation = Simulation(Plan(0, (PodPlan("pod-a", 0, "instant"),), (), ()), real)
+    try:
+        simulation.server.inspect("SET", "kept", "1")
+        keys = simulation.dump()
+        simulation.server.inspect("SET", "lost", "1")
+        simulation.server.inspect(*rejection)
+        simulation.restore(keys, 0.0)
+        assert simulation.server.inspect("KEYS", "*") == [b"kept"]
+        assert isinstance(simulation.server.inspect("SET", "new", "1"), hiredis.ReplyError)
+    finally:
+        simulation.loop.dispose()
+        real.reset()
 
 
 async def fail(*_arguments: Any) -> None:
