@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import hiredis
 import pytest
 
 from streamconsumer.processor.consumer import claimer, heartbeat
+from tests.simulation.activity import Activity
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.real_server import RealServer
@@ -145,6 +147,37 @@ def test_failover_restores_all_keys_although_the_server_rejects_writes(
     finally:
         simulation.loop.dispose()
         real.reset()
+
+
+class FakeServer:
+    """Server with the open connections 1 and 2."""
+
+    run_id = b"r"
+
+    def is_open(self, client_id: int) -> bool:
+        return client_id in {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("registration", "is_connected"),
+    [
+        pytest.param("", True, id="not registered"),
+        pytest.param("1 r token 1,9 uid", True, id="one registered connection is open"),
+        pytest.param("1 r token 8,9 uid", False, id="only an unregistered connection is open"),
+        pytest.param("1 r other 8,9 uid", True, id="another process has the name"),
+        pytest.param("1 previous token 8,9 uid", True, id="registered before a restart of the server"),
+    ],
+)
+def test_only_connections_that_other_pods_know_prove_that_a_process_lives(
+    registration: str, is_connected: bool, loop: SimulationLoop
+) -> None:
+    process = Process("pod-a")
+    network: Any = SimpleNamespace(connections={1: SimpleNamespace(thread=process.thread("main"))})
+    server: Any = FakeServer()
+    activity = Activity(loop, network, server)
+    activity.on_executed(1)
+    activity.on_registered(process, registration.replace("other", "token"), registration)
+    assert activity.is_connected(process) is is_connected
 
 
 async def fail(*_arguments: Any) -> None:
