@@ -155,6 +155,11 @@ class Ledger:
                 record.state, record.settled_at, record.owner = "settled", self.now, ""
                 record.foreign, record.foreign_at = "foreign_ack", self.now
 
+    def on_counted(self, process: Process, entry_id: str) -> None:
+        """Record that a process has counted an attempt whose handler it is about to call."""
+        if record := self._by_id.get(entry_id):
+            record.counted_by.add(process)
+
     def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""
         self._attempts[run.number] += 1
@@ -162,6 +167,7 @@ class Ledger:
         if run.process.is_exiting:
             self.report("started_while_exiting", f"{run.process.name} started {run.entry_id} after KeyboardInterrupt")
         record = self.records.setdefault(run.number, EntryRecord(run.entry_id, run.number, run.key))
+        record.counted_by.discard(run.process)
         if record.state == "gone":
             run.loss = Loss(self.now, record.foreign, "gone")
         for other in record.runs:
@@ -268,6 +274,8 @@ class Ledger:
             record.foreign = ""
         if record.state == "unread":
             record.reader = process
+        elif process is not None and state != "owned":
+            record.counted_by.discard(process)
         record.state, record.owner, record.since = state, owner, self.now
 
     def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:
@@ -300,11 +308,11 @@ class Ledger:
         calm_since = self.calm_since()
         if record.orphaned_since is None:
             record.orphaned_since = self.now
-            if not record.foreign and self._may_report(record, "lost"):
+            if not record.foreign and record.is_new("lost"):
                 self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
             return
         is_overdue = calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS
-        if is_overdue and record.foreign and self._may_report(record, "orphaned"):
+        if is_overdue and record.foreign and record.is_new("orphaned"):
             self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
 
     def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
@@ -373,12 +381,6 @@ class Ledger:
     def _inspect(self, *command: Any) -> Any:
         reply = self._server.inspect(*command)
         return [] if isinstance(reply, ReplyError) or reply is None else reply
-
-    def _may_report(self, record: EntryRecord, invariant: str) -> bool:
-        """Return True once per entry and invariant."""
-        is_new = invariant not in record.reported
-        record.reported.add(invariant)
-        return is_new
 
     def report_once(self, invariant: str, text: str) -> None:
         """Record a violation, unless a violation with this text was recorded before."""

@@ -203,6 +203,9 @@ class Pod:
 
     async def _restart(self, processor: RedisStreamProcessor) -> None:
         await processor.stop_listening()
+        if self._ledger.calm_since() is None:
+            for record in self._ledger.records.values():
+                record.on_stopped(self.process, self.consumer)
         if not self.is_stopping:
             await processor.start_listening()
             self._change = None

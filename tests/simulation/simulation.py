@@ -306,6 +306,8 @@ class Simulation:
         match operation_name(arguments), reply:
             case "RESTORE_GROUP", list():
                 self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
+            case "START_ATTEMPT", b"done":
+                self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
             case "REGISTER", bytes():
                 self.activity.on_registered(process, script_arguments(arguments)[3].decode(), reply.decode())
 

@@ -14,6 +14,7 @@ from tests.simulation.activity import Activity
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.real_server import RealServer
+from tests.simulation.records import EntryRecord
 from tests.simulation.server import SimulatedServer
 from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.trace import operation_name, script_names
@@ -147,6 +148,36 @@ def test_failover_restores_all_keys_although_the_server_rejects_writes(
     finally:
         simulation.loop.dispose()
         real.reset()
+
+
+@pytest.mark.usefixtures("quiet_engine")
+def test_attempt_that_was_counted_immediately_before_its_process_ended_is_lost(
+    real_server: Callable[[str], RealServer],
+) -> None:
+    """The handler of message 3 ends the process while a free slot starts message 4."""
+    pod = PodPlan("pod-a", SECOND, "process_exit", concurrency=4, max_deliveries=1)
+    simulation = Simulation(
+        Plan(0, (pod,), tuple(MessagePlan(number, 1) for number in range(5)), ()), real_server("redis-7.0")
+    )
+    try:
+        assert simulation.run().violations == ()
+        record = simulation.ledger.records[4]
+        assert (len(record.runs), record.lost_attempts, simulation.ledger.dead_letters[4]) == (0, 1, ["Crashed"])
+    finally:
+        simulation.loop.dispose()
+
+
+def test_attempt_is_lost_only_if_its_process_has_counted_it_and_cannot_release_the_entry() -> None:
+    process = Process("pod-a")
+    counted = EntryRecord("1-0", 1, state="owned", owner="pod-a", reader=process, counted_by={process})
+    assert counted.lost_attempts == 0
+    counted.on_stopped(process, "pod-b")
+    assert (counted.lost_attempts, counted.reader) == (0, process)
+    counted.on_stopped(process, "pod-a")
+    assert (counted.lost_attempts, counted.reader) == (1, None)
+    only_read = EntryRecord("1-0", 1, state="owned", owner="pod-a", reader=process)
+    process.is_dead = True
+    assert only_read.lost_attempts == 0
 
 
 class FakeServer:
