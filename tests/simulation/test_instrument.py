@@ -180,6 +180,22 @@ def test_attempt_is_lost_only_if_its_process_has_counted_it_and_cannot_release_t
     assert only_read.lost_attempts == 0
 
 
+@pytest.mark.usefixtures("quiet_engine")
+def test_pod_is_not_idle_while_it_claims_the_trimmed_entries_of_a_dead_pod(
+    real_server: Callable[[str], RealServer],
+) -> None:
+    """After a restart of the server, pods claim these entries as late as 30 s after their last renewal."""
+    pods = tuple(PodPlan(name, 0, "instant") for name in ("pod-a", "pod-b"))
+    faults = (
+        FaultPlan("trimmed_backlog", 2 * SECOND, 0, "pod-a", 2000),
+        FaultPlan("server_down", 2 * SECOND + 1, SECOND, "pod-a"),
+        FaultPlan("foreign_set_id", 4 * SECOND, 0, "pod-a"),
+    )
+    plan = Plan(0, pods, (MessagePlan(0, SECOND), MessagePlan(1, 25 * SECOND)), faults)
+    result = simulate(plan, real_server("redis-7.0"))
+    assert (result.violations, result.virtual_seconds > 32) == ((), True)
+
+
 class FakeServer:
     """Server with the open connections 1 and 2."""
 
