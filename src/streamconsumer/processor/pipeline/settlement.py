@@ -81,7 +81,7 @@ class Settler:
         self.uncounted_trial: Entry | None = None
         """Trial that the delivery count in Redis does not include. None if there is none."""
         self._unreleased: list[tuple[Entry, float]] = []
-        """Entries whose release has failed, and the times of the event loop at which another consumer may claim them."""
+        """Entries whose release has failed, and the event loop's times from which another consumer may claim them."""
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
