@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from redis.exceptions import InvalidResponse
 
 Execute = Callable[..., Awaitable[Any]]
+ExecuteAll = Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
 """Coroutine function that executes one command and returns the raw reply. Each word of the command is one argument."""
 
 MAX_COUNT = 2**63 - 1

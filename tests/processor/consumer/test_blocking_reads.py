@@ -12,7 +12,12 @@ import pytest
 
 from streamconsumer.processor import RedisStreamProcessor, Retry
 from streamconsumer.processor.consumer import liveness
-from streamconsumer.processor.consumer.blocking_reads import MAX_EARLY_READS, BlockDuration, BlockingReads
+from streamconsumer.processor.consumer.blocking_reads import (
+    MAX_EARLY_READS,
+    MAX_LIMITED_READS,
+    BlockDuration,
+    BlockingReads,
+)
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -110,6 +115,30 @@ def test_a_cut_after_less_time_than_a_read_survived_is_no_cut_by_a_proxy() -> No
     for _ in range(5):
         duration.record(None, duration.seconds)
     duration.on_lost(30)
+    assert duration.seconds == 5
+    for _ in range(5):
+        duration.record(None, duration.seconds)
+    assert duration.seconds == 60
+
+
+def test_reads_are_clearly_shorter_than_a_cut_although_a_read_survived_almost_as_long() -> None:
+    duration = BlockDuration(timedelta(seconds=5))
+    for elapsed in (5, 10):
+        duration.record(None, elapsed)
+    duration.record(ENTRIES, 14.9)
+    duration.on_lost(15)
+    for _ in range(5):
+        duration.record(None, duration.seconds)
+    assert duration.seconds == 13.5
+
+
+def test_reads_become_long_again_after_a_single_cut() -> None:
+    """An administrator may have restarted the server while the first reads were running."""
+    duration = BlockDuration(timedelta(seconds=5))
+    duration.record(None, 5)
+    duration.on_lost(7)
+    for _ in range(MAX_LIMITED_READS - 1):
+        duration.record(None, duration.seconds)
     assert duration.seconds == 5
     for _ in range(5):
         duration.record(None, duration.seconds)
@@ -258,6 +287,81 @@ async def test_reads_through_a_proxy_that_cuts_idle_connections_become_shorter(
         await group.close()
 
 
+class HalfOpenProxy(Proxy):
+    """Proxy that hides the loss of a connection from the server, as a network that drops packets does."""
+
+    def __init__(self, server: ServerAddress) -> None:
+        super().__init__(server)
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    async def _forward_requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 << 16):
+                target.write(data)
+
+    async def _forward_replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        self._clients.add(target)
+        await super()._forward_replies(source, target)
+
+    def cut_clients(self) -> None:
+        """Cut the connections of the clients. The server keeps its connections."""
+        for writer in self._clients:
+            writer.transport.abort()
+        self._clients.clear()
+
+
+async def test_entries_are_not_delivered_to_a_lost_connection(any_group: Group) -> None:
+    """The server still has the read of the lost connection. Entries of that read would stay pending until min_idle."""
+    proxy = HalfOpenProxy(any_group.server)
+    async with proxy.running():
+        handler = Recorder()
+        processor = await start_long_read(any_group, handler, manager=any_group.manager(proxy.url))
+        lost = consumer_of(processor).registration.identities["reader"]
+
+        async def reads_again() -> bool:
+            reader = consumer_of(processor).registration.identities["reader"]
+            clients = await any_group.client.client_list()
+            blocked = {client["id"] for client in clients if "b" in client["flags"]}
+            return reader is not None and reader != lost and str(reader.client_id) in blocked
+
+        await any_group.wait_until_reading()
+        proxy.cut_clients()
+        await eventually(reads_again)
+        await any_group.add(1)
+        await handler.wait_until_finished(1)
+        await any_group.close()
+
+
+async def test_entries_of_a_lost_reply_end_a_long_read(group: Group) -> None:
+    """The connection to the proxy is alive, so that keepalive detects nothing."""
+    proxy = HoldingProxy(group.server)
+    async with proxy.running():
+        handler = Recorder()
+        await start_long_read(group, handler, manager=group.manager(proxy.url))
+        await group.wait_until_reading()
+        proxy.holds = True
+        await group.add(1)
+        await handler.wait_until_finished(1)
+        await group.close()
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["reads", "stops"])
+async def test_pod_does_not_crash_a_server_that_delays_writes(any_group: Group, stops: bool) -> None:
+    """CLIENT UNBLOCK for a delayed read crashes Redis 6.2 and 7.0."""
+    handler = Recorder()
+    processor = await any_group.start(handler, poll=0.5)
+    await any_group.wait_until_reading()
+    await any_group.client.execute_command("CLIENT", "PAUSE", 4000, "WRITE")  # type: ignore[no-untyped-call] # ships no types
+    await asyncio.sleep(3)  # the delayed read is overdue
+    if stops:
+        await processor.stop_listening()
+        handler = Recorder()
+        await any_group.start(handler, "pod-b")
+    await any_group.add(1)
+    await handler.wait_until_finished(1)
+    assert any_group.server.is_running
+
+
 class RewritingProxy(Proxy):
     """Proxy that replaces bytes in requests."""
 
@@ -370,6 +474,7 @@ async def test_the_operating_system_watches_the_connection_of_a_read(group: Grou
     tcp = connection._transport.get_extra_info("socket")
     assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 4
+    assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000, "for a request that was dropped"
 
 
 @pytest.mark.slow

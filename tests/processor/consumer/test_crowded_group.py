@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -112,11 +113,11 @@ async def test_released_entry_wakes_few_consumers(any_group: Group) -> None:
     assert isinstance(consumer, RedisConsumer)
     await any_group.wait_until_reading()
     await register_leaked(any_group, consumer.registration.current.run_id)
-    sent: list[tuple[Any, ...]] = []
+    sent: list[Any] = []
 
-    async def counting(*command: Any) -> Any:
-        sent.append(command)
-        return await consumer.manager.execute(*command)
+    async def counting(commands: Sequence[Sequence[Any]]) -> list[Any]:
+        sent.append(commands)
+        return await consumer.manager.execute_pipeline(commands)
 
     await consumer.registration.wake_peer(counting, Random())
     assert len(sent) == 1 + MAX_WAKE_ATTEMPTS
@@ -132,7 +133,7 @@ async def test_waiting_consumer_is_woken_although_consumers_of_an_earlier_server
     assert isinstance(consumer, RedisConsumer)
     await any_group.wait_until_reading()
     await any_group.reset_command_counts()
-    await consumer.registration.wake_peer(consumer.manager.execute, Random())
+    await consumer.registration.wake_peer(consumer.manager.execute_pipeline, Random())
 
     async def has_read_again() -> bool:
         return (await any_group.command_counts()).get("xreadgroup", 0) >= 1

@@ -1,6 +1,6 @@
 """Replies that Redis does not document: each is an error of the command, and nothing else fails."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from random import Random
@@ -80,7 +80,10 @@ async def acquire_name(execute: Execute) -> None:
 
 
 async def wake_peer(execute: Execute) -> None:
-    await OwnRegistration(ConsumerId(*NAMES), "token").wake_peer(execute, Random())
+    async def execute_all(commands: Sequence[Sequence[Any]]) -> list[Any]:
+        return [await execute(*command) for command in commands]
+
+    await OwnRegistration(ConsumerId(*NAMES), "token").wake_peer(execute_all, Random())
 
 
 CALLS: dict[str, Callable[[Execute], Awaitable[Any]]] = {

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.raw_connection import RawConnection, pack_command
 from streamconsumer.processor.consumer.registration import OwnRegistration, is_temporary
-from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.replies import ExecuteAll
 
 FIRST_BLOCK, MAX_BLOCK = timedelta(seconds=5), timedelta(seconds=60)
 """Maximum durations of a blocking read: of the first read after entries were received, and of any read."""
@@ -41,6 +41,10 @@ because CLIENT UNBLOCK also ends a read early."""
 EARLY_SHARE = 0.9
 """An empty read counts as early if it ends before this share of the BLOCK duration has passed."""
 
+MAX_LIMITED_READS = 100
+"""Number of empty reads after a cut until reads of the maximum duration are tried again, because a single cut does not
+prove that a proxy cuts each long read."""
+
 MAX_UNBLOCKS, UNBLOCK_INTERVAL = 50, timedelta(milliseconds=10)
 """Number of attempts to end a read with CLIENT UNBLOCK, and the time between them."""
 
@@ -55,6 +59,8 @@ class BlockDuration:
         self._longest = MAX_BLOCK.total_seconds()
         self._survived = 0.0
         """Duration of the longest read that has ended with a reply."""
+        self._limited_reads = 0
+        """Number of empty reads since the last cut."""
         self._early_count = 0
 
     @property
@@ -79,17 +85,25 @@ class BlockDuration:
         self._early_count = self._early_count + 1 if is_immediate else 0
         if self._early_count == MAX_EARLY_READS:
             log.warning("the Redis server or a proxy ignores BLOCK; polling at intervals instead")
-        self.seconds = self._first if reply or is_early else min(2 * self.seconds, self._longest)
+        if reply or is_early:
+            self.seconds = self._first
+        else:
+            self._limited_reads += 1
+            if self._limited_reads >= MAX_LIMITED_READS:
+                self._longest = MAX_BLOCK.total_seconds()
+            self.seconds = min(2 * self.seconds, self._longest)
         return is_early and self.is_supported
 
     def on_lost(self, elapsed: float) -> None:
         """Record that the connection was lost during a read.
 
-        If no read has lasted as long before, a proxy may cut each read that lasts as long.
+        If no read has lasted as long before, a proxy may cut each read that lasts as long. Later reads are therefore
+        shorter, until MAX_LIMITED_READS reads have ended.
         """
         self.reset()
         if elapsed > self._survived:
-            self._longest = max(self._first, self._survived)
+            self._longest = max(self._first, min(self._survived, EARLY_SHARE * elapsed))
+            self._limited_reads = 0
 
     def reset(self) -> None:
         """Let the next read be short."""
@@ -100,10 +114,15 @@ class BlockingReads:
     """Blocking reads of one consumer."""
 
     def __init__(
-        self, poll_interval: timedelta, registration: OwnRegistration, reader: DedicatedConnection, execute: Execute
+        self,
+        poll_interval: timedelta,
+        registration: OwnRegistration,
+        reader: DedicatedConnection,
+        execute_all: ExecuteAll,
     ) -> None:
-        """`reader` is the connection on which the consumer reads, `execute` executes commands on another connection."""
-        self._registration, self._reader, self._execute = registration, reader, execute
+        """`reader` is the connection on which the consumer reads. `execute_all` executes commands on another connection
+        in one round trip."""
+        self._registration, self._reader, self._execute_all = registration, reader, execute_all
         self.duration = BlockDuration(poll_interval)
         self._commands: dict[tuple[int, float], bytes] = {}
         self._ended = asyncio.Event()
@@ -183,6 +202,14 @@ class BlockingReads:
                 async with asyncio.timeout(UNBLOCK_INTERVAL.total_seconds()):
                     await ended.wait()
 
+    async def end_abandoned(self, connection: RawConnection, client_id: int) -> None:
+        """End the read on a lost connection of this consumer. `connection` is the new connection.
+
+        The server does not notice the loss if the network drops packets. The server would deliver the next entries to
+        the lost connection, where they would stay pending until `min_idle`."""
+        with suppress(ResponseError):  # CLIENT UNBLOCK is not available
+            await self._registration.unblock(connection.execute_all, client_id)
+
     def end_long(self) -> None:
         """End the current read in the background if it is a long read."""
         if self.duration.is_long:
@@ -217,7 +244,7 @@ class BlockingReads:
         if identity is None:
             return False
         try:
-            await self._execute("CLIENT", "UNBLOCK", identity.client_id)
+            await self._registration.unblock(self._execute_all, identity.client_id)
         except ResponseError as error:
             return is_temporary(error)
         except (RedisError, OSError):

@@ -144,6 +144,9 @@ class PendingClaimer:
             return []
         finally:
             no_reply.cancel()
+        if self._consumer_name in observer.last.silent and not self._consumer.in_flight_ids():
+            self._consumer.replay.request()  # a reply with entries was lost: the read waits on a dead connection
+            self._consumer.blocking_reads.end_long()
         now = observer.now_seconds
         self._report_limit()
         await self._share_missing()
@@ -174,7 +177,9 @@ class PendingClaimer:
         Until the other consumer knows that they have ended, it waits for their turns."""
         known, self._known_missing = self._known_missing, self._observer.missing
         if self._observer.is_busy and self._known_missing - known:
-            await self._consumer.registration.wake_peer(self._execute, self._runtime.random, absent=self._known_missing)
+            await self._consumer.registration.wake_peer(
+                self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._known_missing
+            )
 
     async def _delete_expired(self, now: float) -> None:
         """Delete registered consumers that no longer announce themselves and own no pending entries."""

@@ -71,7 +71,8 @@ class Check:
     """Result of one check of the group's consumers."""
 
     silent: dict[str, timedelta] = field(default_factory=dict)
-    """Idle times of the other consumers that own pending entries and have been silent for SILENCE_THRESHOLD."""
+    """Idle times of the consumers that own pending entries and have been silent for SILENCE_THRESHOLD. Includes this
+    consumer if its pending entries are not in flight."""
     stale: frozenset[str] = frozenset()
     """Consumers that own entries that were idle for `min_idle`. Empty if the check did not search for such entries."""
     at: float = 0.0

@@ -12,7 +12,7 @@ memory limit of the pod. The size of a reply includes `VALUE_BYTES` for each val
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -35,9 +35,10 @@ MAX_RECEIVE_SECONDS = 30.0
 """Maximum time to receive a reply that has started. A reply that takes longer than this time is too large for the
 connection."""
 
-KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
-"""Seconds without data until the first probe, seconds between probes, and number of probes without a reply after which
-the connection is lost. A dead connection is detected after 10 s."""
+KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Seconds without data until the first probe, seconds between probes, number of probes without a reply after which the
+connection is lost, and milliseconds without an acknowledgement of sent data, because Linux sends no probes while sent
+data is not acknowledged. A dead connection is detected after 10 s."""
 
 _MIN_PROGRESS_BYTES = 1024
 """Minimum growth of a reply that counts as progress. The reply to XACK, which precedes the reply to a blocking read, is
@@ -126,6 +127,12 @@ class RawConnection(asyncio.Protocol):
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def execute_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Execute two commands in one round trip. Returns both replies; an error reply is a ResponseError object."""
+        first: list[Any] = []
+        second = await self.send(b"".join(pack_command(*command) for command in commands), first.append)
+        return [*first, second]
 
     async def execute_within(self, seconds: float, *command: Any) -> Any:
         """Execute one command, and drop the connection if the server does not begin to reply within `seconds`."""

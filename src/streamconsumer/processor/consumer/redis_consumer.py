@@ -94,7 +94,7 @@ class RedisConsumer:
         limits = memory_limits(manager.delivery.max_entry_bytes)
         self._reader = DedicatedConnection(manager, limits.reply_bytes, encoding=manager.encoding)
         self._reader.on_connected = self._prepare_reader
-        self.blocking_reads = BlockingReads(block, self.registration, self._reader, manager.execute)
+        self.blocking_reads = BlockingReads(block, self.registration, self._reader, manager.execute_pipeline)
         self.interrupt_read, self.end_long_read = self.blocking_reads.interrupt, self.blocking_reads.end_long
         self.read_size = ReadSize(limits, runtime.clock)
         self._bounded_reads = BoundedReads(manager, limits, self.read_size)
@@ -236,7 +236,11 @@ class RedisConsumer:
         """Prepare a new connection. Its keepalive notices within seconds that the network drops the connection."""
         connection.keep_alive()
         self.replay.request()
-        self.registration.set_identity("reader", await identify(connection, self.registration.token))
+        previous = self.registration.identities.get("reader")
+        identity = await identify(connection, self.registration.token)
+        self.registration.set_identity("reader", identity)
+        if previous and identity and previous.run_id == identity.run_id != "":
+            await self.blocking_reads.end_abandoned(connection, previous.client_id)
 
     def on_name_lost(self) -> None:
         """End the current read, because another process has taken over the consumer name."""
@@ -331,7 +335,7 @@ class RedisConsumer:
             outcomes = await self.leases.postpone(entries)
             self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
-            await self.registration.wake_peer(self.manager.execute, self._random)
+            await self.registration.wake_peer(self.manager.execute_pipeline, self._random)
         return outcomes
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[Outcome | Exception]:

@@ -34,7 +34,7 @@ from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
-from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.replies import Execute, ExecuteAll
 from streamconsumer.redis_client.scripts import execute_by_hash, load_script
 
 log = logging.getLogger(__name__)
@@ -225,7 +225,20 @@ class OwnRegistration:
             if self.has_name:
                 self.registered = value
 
-    async def wake_peer(self, execute: Execute, random: Random, absent: Collection[str] = ()) -> None:
+    async def unblock(self, execute_all: ExecuteAll, client_id: int) -> bool:
+        """End the blocking read of a client. Returns True if the client was blocked. `execute_all` executes commands in
+        one round trip.
+
+        While a server delays writes (CLIENT PAUSE, a failover), CLIENT UNBLOCK for a delayed read crashes Redis 6.2 and
+        7.0. The XACK changes nothing. The server delays the XACK too, and executes CLIENT UNBLOCK only afterwards.
+        """
+        stream, group, _ = self.consumer_id
+        _, reply = await execute_all([("XACK", stream, group, "0-0"), ("CLIENT", "UNBLOCK", client_id)])
+        if isinstance(reply, Exception):
+            raise reply
+        return bool(reply == 1)
+
+    async def wake_peer(self, execute_all: ExecuteAll, random: Random, absent: Collection[str] = ()) -> None:
         """End the blocking read of one other consumer that is not in `absent`. Does nothing if no other consumer is
         reading.
 
@@ -234,14 +247,15 @@ class OwnRegistration:
         the other client ends as if it had timed out.
         """
         with suppress(RedisError, OSError):  # the entries are released all the same
-            _, flat = replies.array(await execute("HSCAN", self.key, 0, "COUNT", MAX_SCANNED), "HSCAN", 2)
+            [reply] = await execute_all([("HSCAN", self.key, 0, "COUNT", MAX_SCANNED)])
+            _, flat = replies.array(reply, "HSCAN", 2)
             found, own = replies.to_dict(flat, "HSCAN"), self.current
             texts = [text for name, text in found.items() if replies.name(name, "HSCAN") not in absent]
             others = filter(None, (Registration.parse(replies.name(text, "HSCAN")) for text in texts))
             peers = [each for each in others if each.token != own.token and each.run_id == own.run_id]
             readers = [peer.client_ids[0] for peer in peers if peer.client_ids]
             for client_id in random.sample(readers, min(len(readers), MAX_WAKE_ATTEMPTS)):
-                if await execute("CLIENT", "UNBLOCK", client_id) == 1:
+                if await self.unblock(execute_all, client_id):
                     return
 
     async def acquire(self, connection: RawConnection, min_idle: timedelta) -> None:

@@ -31,7 +31,7 @@ if info.pending > 0 and is_listed then
       postponed = consumer.pending
     elseif consumer.pending > 0 and #consumer.name <= MAX_FIELD_BYTES then
       owners[#owners + 1] = consumer.name
-      if consumer.name ~= me and consumer.idle > tonumber(silence) then
+      if consumer.idle > tonumber(silence) then
         silent[#silent + 1] = {consumer.name, consumer.idle}
       end
     end
@@ -60,7 +60,7 @@ end
 if info.pending > 0 and not is_listed then
   postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
   for_each(scan(registrations), 2, function(name)
-    local entry = name ~= me and name ~= '' and idle_entry(name, silence)
+    local entry = name ~= '' and idle_entry(name, silence)
     if entry then silent[#silent + 1] = {name, entry[3]} end
   end)
   if idle ~= '' then for_each(scan(members), 2, search) end
