@@ -59,6 +59,35 @@ async def test_unstarted_entries_are_released_immediately(any_group: Group) -> N
     assert handler.ids == [running]
 
 
+@pytest.mark.parametrize("is_retry", [False, True], ids=["unstarted", "waits for a retry"])
+async def test_release_that_failed_is_repeated_at_the_end_of_the_drain(
+    any_group: Group, is_retry: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis refuses writes when the drain starts, and accepts them again before the last handler returns."""
+    gate = asyncio.Event()
+
+    async def handle(data: dict[str, Any]) -> None:
+        if data["n"] == "1":
+            raise Retry("bad", after=timedelta(seconds=2))
+        await gate.wait()
+
+    _, unstarted = await any_group.add(2)
+    processor = await any_group.start(handle, concurrency=2 if is_retry else 1)
+    await eventually(lambda: len(processor._pipeline.in_flight.entries) == 2)
+    await eventually(lambda: processor.metrics.retried == is_retry)
+    await any_group.client.config_set("min-replicas-to-write", 1)
+    try:
+        stopping = asyncio.create_task(processor.stop_listening())
+        await eventually(lambda: "Redis unavailable while draining; continuing" in caplog.messages)
+    finally:
+        await any_group.client.config_set("min-replicas-to-write", 0)
+    gate.set()
+    await stopping
+    [entry] = await any_group.entries()
+    assert (entry.message_id, entry.consumer, entry.deliveries) == (unstarted, POSTPONED_CONSUMER, is_retry)
+    assert processor.metrics.released == 1
+
+
 async def test_drain_timeout_leaves_running_messages_pending(any_group: Group) -> None:
     handler = Recorder(gate=False)
     [message_id] = await any_group.add()

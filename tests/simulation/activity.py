@@ -5,9 +5,10 @@ The ledger needs these facts to decide whether one pod may claim the entries of 
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from streamconsumer.processor.consumer.registration import Registration
 from tests.simulation.loop import Process, SimulationLoop
 from tests.simulation.network import Network
 from tests.simulation.server import SimulatedServer
@@ -33,6 +34,8 @@ class Activity:
         self._received: defaultdict[Process, list[float]] = defaultdict(list)
         """Times at which bytes of the server reached each process."""
         self._clients: dict[int, Process] = {}
+        self._registered: dict[Process, Registration] = {}
+        """Last registration of each process."""
         self._holds: defaultdict[Process, list[Hold]] = defaultdict(list)
 
     def on_executed(self, client_id: int) -> Process | None:
@@ -62,9 +65,23 @@ class Activity:
         """Return the number of commands of the process since a time."""
         return len(self._heard[process]) - bisect_right(self._heard[process], since)
 
+    def on_registered(self, process: Process, value: str, reply: str) -> None:
+        """Record that a process has sent its registration `value`, and that the server replied with the registration
+        that it has stored."""
+        sent, stored = Registration.parse(value), Registration.parse(reply)
+        if sent and stored and sent.token == stored.token:
+            self._registered[process] = sent
+
     def is_connected(self, process: Process) -> bool:
-        """Return True if the server has an open connection of the process."""
-        return any(each is process and self._server.is_open(client_id) for client_id, each in self._clients.items())
+        """Return True if the server has an open connection that proves that the process lives.
+
+        Other pods know only the connections in the registration of the process. Before the process has registered, and
+        after a restart of the server, they cannot judge its connections, so that each connection counts."""
+        client_ids: Iterable[int] = (client_id for client_id, each in self._clients.items() if each is process)
+        registration = self._registered.get(process)
+        if registration and registration.run_id.encode() == self._server.run_id:
+            client_ids = registration.client_ids
+        return any(map(self._server.is_open, client_ids))
 
     def hold(self, process: Process, kind: str) -> Callable[[], object]:
         """Record that a fault stops threads of a process. Returns the function that records the end."""

@@ -116,7 +116,7 @@ class Deadlines:
 
     def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
         seconds = self._ledger.now - max(calm_since, record.since)
-        if seconds > UNREAD_SECONDS and self._is_new(record, "not_read"):
+        if seconds > UNREAD_SECONDS and record.is_new("not_read"):
             self._ledger.report("not_read", f"{record.entry_id} is unread after {seconds:.1f} s; no handler is running")
 
     def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
@@ -134,7 +134,7 @@ class Deadlines:
         if previous:
             limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
-        if self._is_late(since, limit) and self._is_new(record, "take_over"):
+        if self._is_late(since, limit) and record.is_new("take_over"):
             seconds = self._ledger.now - since
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
@@ -156,7 +156,7 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        if self._is_late(since, self._retry_seconds) and self._is_new(record, "late_retry"):
+        if self._is_late(since, self._retry_seconds) and record.is_new("late_retry"):
             seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
@@ -167,11 +167,6 @@ class Deadlines:
         return (
             self._ledger.now - max(since, self._full_at) > seconds or self._ledger.now - since > seconds + busy_seconds
         )
-
-    def _is_new(self, record: EntryRecord, invariant: str) -> bool:
-        is_new = invariant not in record.reported
-        record.reported.add(invariant)
-        return is_new
 
 
 def has_no_free_slot(pod: Pod) -> bool:
@@ -221,12 +216,10 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
         ledger.report("wrong_outcome", f"{record.entry_id} was rejected; its dead letters: {reasons}")
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
-    is_unstarted_read = needed > 1 and not any((run.process, run.restarts) == record.reader for run in record.runs)
+    is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
     previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
-    if starts + is_unstarted_read + any(run.is_thread for run in previous) < needed and {
-        "MaxDeliveries",
-        "Crashed",
-    } & set(reasons):
+    attempts = starts + is_unstarted_read + record.lost_attempts + any(run.is_thread for run in previous)
+    if attempts < needed and {"MaxDeliveries", "Crashed"} & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")
     is_plain = not simulation.plan.faults and not any(

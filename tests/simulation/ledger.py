@@ -156,6 +156,11 @@ class Ledger:
                 record.state, record.settled_at, record.owner = "settled", self.now, ""
                 record.foreign, record.foreign_at = "foreign_ack", self.now
 
+    def on_counted(self, process: Process, entry_id: str) -> None:
+        """Record that a process has counted an attempt whose handler it is about to call."""
+        if record := self._by_id.get(entry_id):
+            record.counted_by.add(process)
+
     def on_start(self, run: Run) -> Run:
         """Record the start of a handler."""
         self._attempts[run.number] += 1
@@ -163,6 +168,7 @@ class Ledger:
         if run.process.is_exiting:
             self.report("started_while_exiting", f"{run.process.name} started {run.entry_id} after KeyboardInterrupt")
         record = self.records.setdefault(run.number, EntryRecord(run.entry_id, run.number, run.key))
+        record.counted_by.discard(run.process)
         if record.state == "gone":
             run.loss = Loss(self.now, record.foreign, "gone")
         run.is_after_stop = bool(record.runs) and record.runs[-1].has_stopped
@@ -269,9 +275,10 @@ class Ledger:
         if record.foreign and state == "owned" and not self._is_foreign(record):
             record.foreign = ""
         if record.state == "unread":
-            record.reader = (process, process.restarts) if process else None
-        if owner:
-            record.is_given_up = False
+            record.reader = process
+        elif process is not None and state != "owned":
+            record.counted_by.discard(process)
+        record.is_given_up &= not owner
         if state == "postponed" and record.runs:
             record.runs[-1].was_postponed = True
         record.state, record.owner, record.since = state, owner, self.now
@@ -308,11 +315,11 @@ class Ledger:
         calm_since = self.calm_since()
         if record.orphaned_since is None:
             record.orphaned_since = self.now
-            if not record.foreign and self._may_report(record, "lost"):
+            if not record.foreign and record.is_new("lost"):
                 self.report("lost", f"{record.entry_id} is not pending and has no outcome after {cause}")
             return
         is_overdue = calm_since is not None and self.now - max(record.orphaned_since, calm_since) > FOREIGN_SECONDS
-        if is_overdue and record.foreign and self._may_report(record, "orphaned"):
+        if is_overdue and record.foreign and record.is_new("orphaned"):
             self.report("orphaned", f"{record.entry_id} has no owner since {record.foreign}")
 
     def _state(self, record: EntryRecord, owner: str, last_delivered: tuple[int, int] | None) -> str:
@@ -331,8 +338,8 @@ class Ledger:
 
         An unaware process can settle an entry of a new stream with the outcome of its previous entry with this id. If
         no process is aware, the companion keys still contain the outcomes of the previous stream."""
-        is_holder_dead = record.holder is not None and record.holder.is_dead
-        return record.is_mistaken or is_holder_dead or record.has_previous_outcome(process, self._aware)
+        is_unknown = record.is_mistaken or (record.holder is not None and record.holder.is_dead)
+        return is_unknown or record.has_previous_outcome(process, self._aware)
 
     def _has_outcome(self, record: EntryRecord) -> bool:
         return record.number in self.dead_letters or any(
@@ -377,12 +384,6 @@ class Ledger:
     def _inspect(self, *command: Any) -> Any:
         reply = self._server.inspect(*command)
         return [] if isinstance(reply, ReplyError) or reply is None else reply
-
-    def _may_report(self, record: EntryRecord, invariant: str) -> bool:
-        """Return True once per entry and invariant."""
-        is_new = invariant not in record.reported
-        record.reported.add(invariant)
-        return is_new
 
     def report_once(self, invariant: str, text: str) -> None:
         """Record a violation, unless a violation with this text was recorded before."""

@@ -202,7 +202,11 @@ class Pod:
             await self.processor.stop_listening()
 
     async def _restart(self, processor: RedisStreamProcessor) -> None:
+        begin = self._ledger.now
         await processor.stop_listening()
+        if (calm_since := self._ledger.calm_since()) is None or calm_since >= begin:
+            for record in self._ledger.records.values():
+                record.on_stopped(self.process, self.consumer)
         self.process.restarts += 1
         if not self.is_stopping:
             await processor.start_listening()

@@ -107,9 +107,9 @@ class EntryRecord:
     """Consumer that owns the entry. Empty if the entry is not pending."""
     since: float = 0.0
     """Time of the last change of `state` or `owner`."""
-    reader: tuple[Process, int] | None = None
-    """Process that has read the entry, and its number of restarts at this time. If the processor ends before it starts
-    the entry, its read counts as an attempt. None if another program has read the entry."""
+    reader: Process | None = None
+    """Process that has read the entry. If it dies before it starts the entry, its read counts as an attempt. None if
+    another program has read the entry, or if the process could not release the unstarted entry."""
     orphaned_since: float | None = None
     foreign: str = ""
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
@@ -128,8 +128,12 @@ class EntryRecord:
     holder: Process | None = None
     """The only process that can make the entry pending again, because its consumer was deleted. None if the entry has
     not been pending with a deleted consumer."""
-    reported: set[str] = field(default_factory=set)
-    """Invariants that were reported for this entry. Each is reported once."""
+    counted_by: set[Process] = field(default_factory=set)
+    """Processes that have counted an attempt, and neither called the handler nor given up the entry since then. If such
+    a process dies, the message has lost an attempt."""
+    has_lost_attempt: bool = False
+    """True if such a process stopped listening while a fault was active, so that it could not release the entry."""
+    _reported: set[str] = field(default_factory=set)
 
     @property
     def is_open(self) -> bool:
@@ -153,3 +157,24 @@ class EntryRecord:
     def give_up(self) -> None:
         """Record that no program will settle the entry, unless it becomes pending again."""
         self.state, self.is_given_up = "gone", True
+
+    @property
+    def lost_attempts(self) -> int:
+        """Number of attempts that were counted immediately before their processes ended."""
+        return self.has_lost_attempt + sum(process.is_dead for process in self.counted_by)
+
+    def on_stopped(self, process: Process, consumer: str) -> None:
+        """Record that a process has stopped listening during a fault. If it still owns the entry, nothing
+        remembers that it has not started the entry."""
+        if (self.state, self.owner) != ("owned", consumer):
+            return
+        self.has_lost_attempt |= process in self.counted_by
+        self.counted_by.discard(process)
+        if self.reader is process and not any(run.process is process for run in self.runs):
+            self.reader = None
+
+    def is_new(self, invariant: str) -> bool:
+        """Return True at the first call with this invariant, so that it is reported once."""
+        is_new = invariant not in self._reported
+        self._reported.add(invariant)
+        return is_new

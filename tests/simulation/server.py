@@ -34,6 +34,9 @@ WRITE_COMMANDS = {
 }
 """Commands that can change data, as far as the engine and the faults use them. CLIENT PAUSE WRITE holds them."""
 
+_ACCEPT_WRITES = {"maxmemory": "0", "min-replicas-to-write": "0", "replica-read-only": "no"}
+"""Options with which the server rejects no write."""
+
 
 class ParkedRead:
     """A blocking read that waits for entries."""
@@ -171,6 +174,17 @@ class SimulatedServer:
     def set_option(self, name: str, value: str) -> None:
         """Set an option of the real server."""
         self.inspect("CONFIG", "SET", name, value)
+
+    def replace_data(self, keys: dict[bytes, bytes]) -> None:
+        """Replace all data by these serialized keys, even if a fault lets the server reject writes: a server that loads
+        its data after a crash or from its primary checks neither its memory nor its replicas."""
+        values = {name: self.inspect("CONFIG", "GET", name)[1] for name in _ACCEPT_WRITES}
+        for name, value in _ACCEPT_WRITES.items():
+            self.set_option(name, value)
+        for command in (("FLUSHALL",), *(("RESTORE", key, 0, value) for key, value in keys.items())):
+            self.real.control.execute(*command)
+        for name, value in values.items():
+            self.set_option(name, value)
 
     def sync_clock(self) -> None:
         """Set the clock of the real server to the virtual time."""

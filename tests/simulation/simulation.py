@@ -30,7 +30,7 @@ from tests.simulation.pod import GROUP, STREAM, Pod
 from tests.simulation.real_server import RealServer
 from tests.simulation.records import EntryRecord, Result, Run, Violation
 from tests.simulation.server import WRITE_COMMANDS, Arguments, SimulatedServer
-from tests.simulation.trace import Show, Trace, command_text, operation_name, shortened
+from tests.simulation.trace import Show, Trace, command_text, operation_name, script_arguments, shortened
 from tests.simulation.triggers import Triggers
 
 WATCH_INTERVAL = SECOND // 2
@@ -281,9 +281,7 @@ class Simulation:
         self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
         self.ledger.on_group_lost(begin)
         self.ledger.on_foreign("lost_writes")
-        self.server.inspect("FLUSHALL")
-        for key, value in keys.items():
-            self.server.inspect("RESTORE", key, 0, value)
+        self.server.replace_data(keys)
         self.server.serve_parked()
 
     # -- trace ---------------------------------------------------------------------------------------------------------
@@ -302,10 +300,20 @@ class Simulation:
         if client_id:
             self.on_command(arguments, reply)
         process = self.activity.on_executed(client_id)
-        if process and operation_name(arguments) == "RESTORE_GROUP" and isinstance(reply, list):
-            self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
+        if process:
+            self._on_script(process, arguments, reply)
         if client_id and arguments[0].upper() in WRITE_COMMANDS:
             self.ledger.check(operation_name(arguments), process)
+
+    def _on_script(self, process: Process, arguments: Arguments, reply: Any) -> None:
+        """Record what the scripts of a process have done, if the state of the group does not show it."""
+        match operation_name(arguments), reply:
+            case "RESTORE_GROUP", list():
+                self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
+            case "START_ATTEMPT", b"done":
+                self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
+            case "REGISTER", bytes():
+                self.activity.on_registered(process, script_arguments(arguments)[3].decode(), reply.decode())
 
     def _on_reply(self, connection: Connection, raw: bytes) -> None:
         self.received_bytes[connection.thread.process] += len(raw)

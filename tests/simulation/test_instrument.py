@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
+import hiredis
 import pytest
 
 from streamconsumer.processor.consumer import claimer, heartbeat
+from tests.simulation.activity import Activity
 from tests.simulation.loop import START_MICROSECONDS, Process, SimulationLoop, SimulationStalled, context_of
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.real_server import RealServer
+from tests.simulation.records import EntryRecord
 from tests.simulation.server import SimulatedServer
-from tests.simulation.simulation import simulate
+from tests.simulation.simulation import Simulation, simulate
 from tests.simulation.trace import operation_name, script_names
 
 
@@ -117,6 +121,110 @@ def test_blocking_read_gets_the_entry_that_arrives(
     loop.run_until(lambda: bool(replies), max_steps=10)
     assert (replies, loop.microseconds - START_MICROSECONDS) == ([b"*-1\r\n"], 1_000_005)
     server.close_all()
+
+
+@pytest.mark.parametrize(
+    "rejection",
+    [
+        pytest.param(("CONFIG", "SET", "maxmemory", "1"), id="out of memory"),
+        pytest.param(("CONFIG", "SET", "min-replicas-to-write", "1"), id="no replicas"),
+        pytest.param(("REPLICAOF", "127.0.0.1", "1"), id="read-only replica"),
+    ],
+)
+@pytest.mark.parametrize("flavour", ["redis-7.0", "redis-6.2", "valkey-9.1"])
+def test_failover_restores_all_keys_although_the_server_rejects_writes(
+    flavour: str, rejection: tuple[str, ...], real_server: Callable[[str], RealServer]
+) -> None:
+    real = real_server(flavour)
+    simulation = Simulation(Plan(0, (PodPlan("pod-a", 0, "instant"),), (), ()), real)
+    try:
+        simulation.server.inspect("SET", "kept", "1")
+        keys = simulation.dump()
+        simulation.server.inspect("SET", "lost", "1")
+        simulation.server.inspect(*rejection)
+        simulation.restore(keys, 0.0)
+        assert simulation.server.inspect("KEYS", "*") == [b"kept"]
+        assert isinstance(simulation.server.inspect("SET", "new", "1"), hiredis.ReplyError)
+    finally:
+        simulation.loop.dispose()
+        real.reset()
+
+
+@pytest.mark.usefixtures("quiet_engine")
+def test_attempt_that_was_counted_immediately_before_its_process_ended_is_lost(
+    real_server: Callable[[str], RealServer],
+) -> None:
+    """The handler of message 3 ends the process while a free slot starts message 4."""
+    pod = PodPlan("pod-a", SECOND, "process_exit", concurrency=4, max_deliveries=1)
+    simulation = Simulation(
+        Plan(0, (pod,), tuple(MessagePlan(number, 1) for number in range(5)), ()), real_server("redis-7.0")
+    )
+    try:
+        assert simulation.run().violations == ()
+        record = simulation.ledger.records[4]
+        assert (len(record.runs), record.lost_attempts, simulation.ledger.dead_letters[4]) == (0, 1, ["Crashed"])
+    finally:
+        simulation.loop.dispose()
+
+
+def test_attempt_is_lost_only_if_its_process_has_counted_it_and_cannot_release_the_entry() -> None:
+    process = Process("pod-a")
+    counted = EntryRecord("1-0", 1, state="owned", owner="pod-a", reader=process, counted_by={process})
+    assert counted.lost_attempts == 0
+    counted.on_stopped(process, "pod-b")
+    assert (counted.lost_attempts, counted.reader) == (0, process)
+    counted.on_stopped(process, "pod-a")
+    assert (counted.lost_attempts, counted.reader) == (1, None)
+    only_read = EntryRecord("1-0", 1, state="owned", owner="pod-a", reader=process)
+    process.is_dead = True
+    assert only_read.lost_attempts == 0
+
+
+@pytest.mark.usefixtures("quiet_engine")
+def test_pod_is_not_idle_while_it_claims_the_trimmed_entries_of_a_dead_pod(
+    real_server: Callable[[str], RealServer],
+) -> None:
+    """After a restart of the server, pods claim these entries as late as 30 s after their last renewal."""
+    pods = tuple(PodPlan(name, 0, "instant") for name in ("pod-a", "pod-b"))
+    faults = (
+        FaultPlan("trimmed_backlog", 2 * SECOND, 0, "pod-a", 2000),
+        FaultPlan("server_down", 2 * SECOND + 1, SECOND, "pod-a"),
+        FaultPlan("foreign_set_id", 4 * SECOND, 0, "pod-a"),
+    )
+    plan = Plan(0, pods, (MessagePlan(0, SECOND), MessagePlan(1, 25 * SECOND)), faults)
+    result = simulate(plan, real_server("redis-7.0"))
+    assert (result.violations, result.virtual_seconds > 32) == ((), True)
+
+
+class FakeServer:
+    """Server with the open connections 1 and 2."""
+
+    run_id = b"r"
+
+    def is_open(self, client_id: int) -> bool:
+        return client_id in {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("registration", "is_connected"),
+    [
+        pytest.param("", True, id="not registered"),
+        pytest.param("1 r token 1,9 uid", True, id="one registered connection is open"),
+        pytest.param("1 r token 8,9 uid", False, id="only an unregistered connection is open"),
+        pytest.param("1 r other 8,9 uid", True, id="another process has the name"),
+        pytest.param("1 previous token 8,9 uid", True, id="registered before a restart of the server"),
+    ],
+)
+def test_only_connections_that_other_pods_know_prove_that_a_process_lives(
+    registration: str, is_connected: bool, loop: SimulationLoop
+) -> None:
+    process = Process("pod-a")
+    network: Any = SimpleNamespace(connections={1: SimpleNamespace(thread=process.thread("main"))})
+    server: Any = FakeServer()
+    activity = Activity(loop, network, server)
+    activity.on_executed(1)
+    activity.on_registered(process, registration.replace("other", "token"), registration)
+    assert activity.is_connected(process) is is_connected
 
 
 async def fail(*_arguments: Any) -> None:

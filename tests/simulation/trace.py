@@ -51,7 +51,7 @@ class Trace:
 def command_text(arguments: Arguments) -> str:
     """Return a command on one line. A Lua script is shown by its name."""
     if arguments[0].upper() in {b"EVAL", b"EVALSHA"}:
-        arguments = [b"EVAL", operation_name(arguments).encode(), *arguments[3 + int(arguments[2]) :]]
+        arguments = [b"EVAL", operation_name(arguments).encode(), *script_arguments(arguments)]
     return shortened(b" ".join(arguments))
 
 
@@ -75,6 +75,11 @@ def operation_name(arguments: Arguments) -> str:
             return "XREADGROUP >" if arguments[-1] == b">" else "XREADGROUP own"
         case _:
             return name
+
+
+def script_arguments(arguments: Arguments) -> Arguments:
+    """Return the arguments that a Lua script gets as ARGV."""
+    return arguments[3 + int(arguments[2]) :]
 
 
 @cache

@@ -348,7 +348,7 @@ class RedisStreamProcessor:
         deadline = self._runtime.clock() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await drain(self._pipeline.in_flight, self.metrics, deadline, self._stop_forced, self._runtime.clock)
-        await self._release_unstarted()  # releases entries whose attempts failed during the drain
+        await self._release_unstarted()  # entries whose attempts or releases failed during the drain
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:

@@ -80,6 +80,8 @@ class Settler:
         self._random = runtime.random
         self.uncounted_trial: Entry | None = None
         """Trial that the delivery count in Redis does not include. None if there is none."""
+        self._unreleased: list[tuple[Entry, float]] = []
+        """Entries whose release has failed, and the event loop's times from which another consumer may claim them."""
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
@@ -185,14 +187,18 @@ class Settler:
         await self.dead_letter_many(to_dead_letter)
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
-        """Release unstarted entries. For each entry, `entries` contains the seconds after which another consumer may
-        claim the entry."""
-        self._metrics.released += len(entries)
+        """Release unstarted entries, and the entries of earlier calls that failed. For each entry, `entries` contains
+        the seconds after which another consumer may claim the entry."""
+        now = asyncio.get_running_loop().time()
+        self._unreleased += [(entry, now + seconds) for entry, seconds in entries]
         postponements = [
-            (entry.message_id, entry.previous_attempts, timedelta(seconds=seconds)) for entry, seconds in entries
+            (entry.message_id, entry.previous_attempts, timedelta(seconds=max(0.0, due_at - now)))
+            for entry, due_at in self._unreleased
         ]
         if postponements and self._consumer.claimer:
             await self._consumer.postpone(postponements)
+        self._metrics.released += len(postponements)
+        self._unreleased.clear()
 
     async def _schedule_retries(self, entries: Sequence[tuple[Entry, RetryLater]]) -> None:
         for entry, decision in entries:
