@@ -243,7 +243,7 @@ async def test_attempt_cancelled_by_a_drain_is_an_error(
 
 async def test_idle_processor_records_no_spans(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
     processor = await group.start(Recorder(), poll=0.05, min_idle=0.2, settings={"telemetry": telemetry})
-    await eventually(lambda: processor.metrics.reads > 20)
+    await eventually(lambda: processor.metrics.reads >= 5)
     await processor.stop_listening()
     assert telemetry.shutdown()
     await asyncio.sleep(0.4)  # the collector's own delays
