@@ -68,10 +68,13 @@ async def test_trial_of_the_open_breaker_survives_a_kill_of_its_pod(group: Group
 
 
 async def test_message_that_crashes_its_process_as_a_trial_is_dead_lettered(group: Group, new_pod: NewPod) -> None:
-    """Ten other messages fail first, so that the breaker of each process is open for this message."""
+    """Ten other messages fail first and wait for a retry, so that the breaker of each process is open for this message.
+
+    After the first crash, the message is a suspect, and starts only while no other message is ready."""
     await group.add(10)
     [crashing] = await group.add(fields={"kills": "yes"})
-    pod, starts = new_pod("pod_handlers:fail_or_crash", delivery_max_deliveries="3", **FRAGILE), 0
+    backoff = {"delivery_backoff_min_delay": "2s", "delivery_backoff_max_delay": "2s"}
+    pod, starts = new_pod("pod_handlers:fail_or_crash", delivery_max_deliveries="3", **{**FRAGILE, **backoff}), 0
 
     async def is_dead_lettered() -> bool:
         nonlocal starts

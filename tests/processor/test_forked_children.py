@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +90,28 @@ def _tcp_sockets(pid: int) -> set[str]:
     inodes = {fields[9] for line in tables.splitlines() if len(fields := line.split()) > 9}
     links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
     return {link[8:-1] for link in links if link.startswith("socket:[")} & inodes
+
+
+async def test_connection_during_whose_start_a_child_was_forked_is_replaced(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = group.manager()
+    original: Any = manager._connection_class.connect
+    opened: list[Any] = []
+
+    async def connect(connection: Any) -> None:
+        await original(connection)
+        opened.append(connection)
+        if len(opened) == 1:
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)  # noqa: ASYNC222 - the child ends immediately
+
+    monkeypatch.setattr(manager._connection_class, "connect", connect)
+    connection = await manager.connect()
+    try:
+        assert opened[1:] == [connection]
+        assert not opened[0].is_connected
+    finally:
+        await connection.disconnect()

@@ -28,6 +28,9 @@ _sockets: WeakKeyDictionary[Any, Callable[[Any], Any]] = WeakKeyDictionary()
 _tables: WeakSet[Any] = WeakSet()
 """In-flight tables of this process."""
 
+_fork_count = 0
+"""Number of children that this process has forked."""
+
 _masks = threading.local()
 """Signal mask of the thread that forks, before the fork."""
 
@@ -36,6 +39,12 @@ def close_socket_in_children(owner: Any, find_socket: Callable[[Any], Any]) -> N
     """Close a socket in each child that this process forks later. `find_socket` returns the current socket of `owner`,
     or None if no socket is open."""
     _sockets[owner] = find_socket
+
+
+def fork_count() -> int:
+    """Return the number of children that this process has forked. A child that was forked while a connection was being
+    opened may have inherited its socket."""
+    return _fork_count
 
 
 def start_nothing_in_children(table: Any) -> None:
@@ -85,6 +94,11 @@ def _reset_signals() -> None:
     _unblock_signals()
 
 
+def _count_fork() -> None:
+    global _fork_count  # noqa: PLW0603 - forks concern the whole process
+    _fork_count += 1
+
+
 def _detach() -> None:
     for table in list(_tables):
         table.is_closed = True  # `close()` would wake tasks of the event loop
@@ -104,4 +118,4 @@ def _close_sockets() -> None:
     os.close(null)
 
 
-os.register_at_fork(after_in_child=_detach)
+os.register_at_fork(after_in_parent=_count_fork, after_in_child=_detach)

@@ -16,7 +16,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.library_arguments import ManagerArguments, check_arguments
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
-from streamconsumer.processor.forked_children import close_socket_in_children
+from streamconsumer.processor.forked_children import close_socket_in_children, fork_count
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
@@ -32,6 +32,9 @@ from streamconsumer.redis_client.topology import topology
 MAX_REPLY_BYTES = 33_554_432
 """Maximum size of a reply on a control connection. `delivery.maxEntryBytes` is added to this size, so that one entry of
 the maximum size also fits into the reply."""
+
+MAX_CONNECTS = 5
+"""Maximum number of connections that are opened for one purpose while a handler forks children."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -241,10 +244,18 @@ class StreamManager:
         return replies.count(await self.execute("XACK", stream_name, group_name, message_id), "XACK") > 0
 
     async def connect(self) -> AbstractConnection:
-        """Return a new connection that has completed its handshake and never retries."""
-        connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
-        close_socket_in_children(connection, _find_socket)
-        await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
+        """Return a new connection that has completed its handshake and never retries.
+
+        If a handler forks a child meanwhile, the child may keep the socket open after this process has ended, so
+        another connection is opened."""
+        for _ in range(MAX_CONNECTS):
+            count = fork_count()
+            connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
+            close_socket_in_children(connection, _find_socket)
+            await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
+            if count == fork_count():
+                break
+            await connection.disconnect(nowait=True)
         return connection
 
     @property
