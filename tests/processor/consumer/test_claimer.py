@@ -206,7 +206,7 @@ async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Grou
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
     await group.wait_until_reading()
-    await asyncio.sleep(6)  # until each pod has read the registrations
+    await asyncio.sleep(20)  # until each pod has read the announcements of all pods
     await group.reset_command_counts()
     await asyncio.sleep(8)
     commands = await group.command_counts()

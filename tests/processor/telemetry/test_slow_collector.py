@@ -67,14 +67,16 @@ class Run:
     async def recorded(self) -> range:
         """Return the possible numbers of recorded spans: one for the start, one per message and one per XACK.
 
-        The XACK of a script has no span. A heartbeat can restore an entry that was just acknowledged. The second XACK
+        The XACK of a script, and of an entry that does not exist, has no span. A heartbeat can restore an entry that
+        was just acknowledged. The second XACK
         of such an entry has no span.
         """
         logged = await self.group.client.slowlog_get(MAX_LOGGED)
         assert len(logged) < MAX_LOGGED
-        sent = [entry["command"].partition(b" ")[0] for entry in logged if entry["client_address"] != IN_SCRIPT]
+        commands_sent = [entry["command"] for entry in logged if entry["client_address"] != IN_SCRIPT]
+        sent = [each for each in commands_sent if each.startswith(b"XACK") and not each.endswith(b" 0-0")]
         commands = await self.group.command_counts()
-        maximum = 1 + self.added + sent.count(b"XACK")
+        maximum = 1 + self.added + len(sent)
         return range(maximum - commands.get("xclaim", 0), maximum + 1)
 
     async def dropped(self) -> int:
