@@ -95,7 +95,8 @@ async def test_all_spans_follow_the_conventions(
     await wait_for_named_spans(collector, f"claim {STREAM}")
     await wait_for_named_spans(collector, "send {orders}:billing:dead-letters", 10)
     spans = await asyncio.to_thread(collector.wait_for_spans)
-    assert {span.name.partition(" ")[0] for span in spans} == {"process", "claim", "ack", "send"}
+    names = {span.name.partition(" ")[0] for span in spans} - {"start"}  # the collector may receive it late
+    assert names == {"process", "claim", "ack", "send"}
     assert list(violations(spans)) == []
 
 
