@@ -18,7 +18,6 @@ from redis.exceptions import ResponseError
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.blocking_reads import READ_TIMEOUT_MARGIN
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
-from streamconsumer.processor.consumer.large_entries import Claimed
 from streamconsumer.processor.consumer.observer import Observer
 from streamconsumer.processor.consumer.pending_entries import MAX_CLAIMED, Dead
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
@@ -237,7 +236,7 @@ class PendingClaimer:
         entries = [entry for entry in claimed.entries if entry.message_id not in acked_ids]
         for entry in entries:
             entry.claimed_from = dead.name
-        return self._to_page(self._consumer.mark_suspects(entries), claimed)
+        return self._to_page(self._consumer.mark_suspects(entries), bool(claimed.entries or claimed.trimmed))
 
     async def claim_due(self, count: int) -> ClaimedPage:
         """Claim postponed entries that are due."""
@@ -245,12 +244,12 @@ class PendingClaimer:
             limit = min(count, self._consumer.read_size.max_count)
             claimed = await self._consumer.pending_entries.claim_due(limit)
             self._consumer.record_claimed(claimed, count)
-        self._metrics.claimed += len(claimed.entries)
-        return ClaimedPage(claimed.entries, has_more=bool(claimed.entries or claimed.examined))
+        return self._to_page(claimed.entries, bool(claimed.entries or claimed.examined))
 
-    def _to_page(self, entries: list[Entry], claimed: Claimed) -> ClaimedPage:
+    def _to_page(self, entries: list[Entry], has_more: bool) -> ClaimedPage:
+        """Count the claimed entries."""
         self._metrics.claimed += len(entries)
-        return ClaimedPage(entries, has_more=bool(claimed.entries or claimed.trimmed))
+        return ClaimedPage(entries, has_more=has_more)
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:

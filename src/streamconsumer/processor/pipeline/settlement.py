@@ -338,10 +338,10 @@ class Settler:
     def _log_failure(self, entry: Entry, error: BaseException, decision: Decision) -> None:
         log_fields: dict[str, Any] = {"message_id": entry.message_id, "stream": self._consumer_id.stream}
         log_fields["deliveries"] = entry.deliveries
-        if isinstance(decision, RetryLater) and decision.is_deferred:
+        if is_deferred(entry):
             self._metrics.deferred += 1
             message = "message deferred; it stays pending" if self._consumer.claimer is None else "message deferred"
-            log.info(message, extra={**log_fields, **_deferral_fields(decision, error)})
+            log.info(message, extra={**log_fields, **_deferral_fields(entry, error)})
             return
         self._metrics.failed += 1
         if self._consumer.claimer is None:
@@ -364,10 +364,9 @@ class Settler:
             "stay_pending": len(entries) - to_dead_letter,
             "message_ids": [entry.message_id for entry in entries[:MAX_LOGGED_IDS]],
         }
-        decision: Decision = entries[0].decision.action
-        if isinstance(decision, RetryLater) and decision.is_deferred:
+        if is_deferred(entries[0]):
             self._metrics.deferred += len(entries)
-            log.info("batch deferred", extra={**log_fields, **_deferral_fields(decision, error)})
+            log.info("batch deferred", extra={**log_fields, **_deferral_fields(entries[0], error)})
             return
         self._metrics.failed += len(entries)
         log.error("batch failed", exc_info=error, extra={**log_fields, "error": format_error(error)})
@@ -378,5 +377,5 @@ def is_deferred(entry: Entry) -> bool:
     return isinstance(decision, RetryLater) and decision.is_deferred
 
 
-def _deferral_fields(decision: RetryLater, error: BaseException) -> dict[str, Any]:
-    return {"after_seconds": round(decision.delay.total_seconds(), 3), "reason": format_error(error)}
+def _deferral_fields(entry: Entry, error: BaseException) -> dict[str, Any]:
+    return {"after_seconds": round(entry.decision.action.delay.total_seconds(), 3), "reason": format_error(error)}
