@@ -177,9 +177,10 @@ class SharedSettings(Model):
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Interval between reads if the server ignores the option `BLOCK`. Otherwise, the duration of a blocking read after
-    entries were received, but at most 5s. While no entries are received, the duration doubles up to 1m. A new entry or
-    a shutdown ends a blocking read immediately, so a long duration adds no latency."""
+    """Maximum duration of a blocking read that follows a read with entries. Values above 5s have the same effect as 5s.
+    While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
+    immediately, so a long duration adds no latency. If the server ignores the option `BLOCK`, `pollInterval` is the
+    pause between two reads."""
 
     concurrency: Concurrency = 1
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the

@@ -182,8 +182,8 @@ def _base64_pattern(part: bytes, offset: int) -> str:
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """Return a pattern for base64 digits. The bits that are equal in `minimum` and `maximum` must have this value. All
-    other bits can have any value."""
+    """Return a pattern that matches the possible base64 digits at one position. A bit that is equal in `minimum` and
+    `maximum` has the same value in each of these digits. All other bits can have any value."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

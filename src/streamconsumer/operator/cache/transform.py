@@ -128,7 +128,8 @@ def _reduce_deployment_spec(spec: Manifest) -> Manifest:
 
 
 def _reduce_pod_spec(spec: Manifest) -> Manifest:
-    """Return the name of the ConfigMap with the source, because this ConfigMap is kept as long as the pod runs."""
+    """Return the field that names the ConfigMap with the source code. The operator keeps this ConfigMap as long as the
+    pod runs."""
     sources = [each["configMap"]["name"] for each in spec["volumes"] if each["name"] == SOURCE_VOLUME]
     return {"volumes": [{"name": SOURCE_VOLUME, "configMap": {"name": name}} for name in sources]}
 

@@ -66,7 +66,7 @@ class KubeClient:
     ) -> AsyncIterator[Manifest]:
         """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all namespaces.
 
-        If the list starts again, objects are yielded again, see `PageQuery`."""
+        If the list expires, the list starts again, and some objects are yielded a second time, see `PageQuery`."""
         path, query, has_next = collection_path(api_version, kind, namespace), PageQuery(selector), True
         while has_next:
             page = ListPage(self._api.get_chunks(path, query=query.parameters))
@@ -83,8 +83,8 @@ class KubeClient:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
         manifest, and reverts changes that other clients made to these fields.
 
-        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry of such a
-        request would fail again."""
+        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry would
+        fail again."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:

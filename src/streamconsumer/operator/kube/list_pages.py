@@ -26,7 +26,7 @@ PAGE_SIZE = 20
 the time limit of a request."""
 
 EXPIRED = 410
-"""The HTTP status code of the response if the API server no longer has the version of the list."""
+"""The HTTP status code that the API server returns if it no longer has the version of the list."""
 
 
 class PageQuery:

@@ -61,7 +61,7 @@ class Claimed:
     """Number of entries that the stream no longer contains."""
     examined: int = 0
     """Number of listed entries that the script claimed or failed to claim. Listed entries beyond this number did not
-    fit into the reply. For postponed entries, the number of entries that are no longer due."""
+    fit into the reply. For postponed entries, the field contains the number of entries that are no longer due."""
 
 
 class BoundedReads:

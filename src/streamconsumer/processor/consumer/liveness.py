@@ -6,8 +6,8 @@ A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, 
 kinds of evidence that a consumer is dead:
 
 - Its connections have ended, and its entries have been idle for SILENCE_THRESHOLD. The observer must have seen these
-  connections before, on the same server and over the observer's present connection, and this present connection must
-  still be listed.
+  connections before, on the same server and over its present connection. The server must still list the observer's
+  present connection.
 - Its entries have been idle for `min_idle` in two checks. Each check includes a write. If the server delays the writes
   of all consumers, the check is delayed too, and no consumer counts as dead.
 

@@ -75,7 +75,8 @@ class Preparation:
             return None
 
     def _keep_unstarted(self, entry: Entry, *, is_counted: bool) -> None:
-        """Keep an entry, so that the drain releases it, because the processor was stopped during the preparation."""
+        """Keep an entry whose preparation was interrupted by the stop of the processor. The drain releases the
+        entry."""
         if is_counted and entry.origin is not NEW:
             entry.deliveries -= 1
         self._in_flight.schedule_retry(entry, 0)
@@ -106,7 +107,8 @@ class Preparation:
 
     async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
         """Check a redelivered, large or replayed entry, and count its attempt. If `is_verified` is False, another
-        consumer may own the entry by now. In this case, Redis is asked even if the read has counted the attempt.
+        consumer may own the entry by now. In this case, a script checks the owner in Redis, even if the read has
+        counted the attempt.
 
         Returns False if the handler must not be called."""
         try:
