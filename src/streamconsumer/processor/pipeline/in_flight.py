@@ -276,8 +276,7 @@ class InFlightTable:
         return self._blocked.is_full or self._held_memory.is_full(self.entries)
 
     def reserve(self, kinds: frozenset[str]) -> None:
-        """Reserve slots that become free for claimable entries: for `dead` entries always, for `due` entries in
-        turns."""
+        """Reserve free slots for entries that can be claimed: for `dead` entries always, for `due` in turns."""
         if kinds != self.reserved:
             self.reserved = kinds
             self.dispatch()
