@@ -100,7 +100,8 @@ class Delivery(Model):
 
     terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
     """Names of exceptions after which a retry cannot succeed, such as `ValueError` or `shop.errors.Unknown`. Subclasses
-    of these exceptions are included. A message that fails with such an exception becomes a dead letter immediately."""
+    of these exceptions are included. A message that fails with one of these exceptions becomes a dead letter
+    immediately."""
 
     max_entry_bytes: int = Field(default=16_777_216, ge=1024, le=536_870_912)
     """Maximum size of an entry in bytes: the sum of all field names and values. A larger entry becomes a dead letter

@@ -181,7 +181,7 @@ range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:
-    """Return connection options without retries, for raw replies that must not exceed the limits."""
+    """Return the options of a connection that returns raw replies within the limits and never retries."""
     return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
 
 

@@ -149,8 +149,8 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Yield a pattern for a part of a secret value, and patterns for the base64 encoding of the plain, JSON-escaped and
-    percent-encoded part."""
+    """Yield several patterns for a part of a secret value. The first pattern matches all spellings of the part. The
+    other patterns match the base64 encoding of the part, of the JSON-escaped part and of the percent-encoded part."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:

@@ -191,8 +191,8 @@ class ObjectCache:
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Return the children that have an owner reference with this uid. Children that have matching labels but no
-        such owner reference are not returned."""
+        """Return the children that have an owner reference with this uid. Children that have only matching
+        labels are not returned."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:

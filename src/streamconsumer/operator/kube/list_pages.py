@@ -33,7 +33,8 @@ class PageQuery:
     """The query of the next page of a list.
 
     The API server keeps the version of a list for a limited time (5 minutes by default). If reading the pages takes
-    longer, the list starts again, as a single page, and the caller receives some objects a second time."""
+    longer, the list starts again. The new list is a single page, so that the caller receives some objects a second
+    time."""
 
     def __init__(self, selector: str = "") -> None:
         self._limit = {"limit": str(PAGE_SIZE)}

@@ -123,8 +123,9 @@ class Reconciler:
         return whole if whole and self.cache.contains(whole) else None
 
     async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return the live object, or None. The object is read from the API server in two cases: the object is not in
-        the cache, because a user may have removed its labels, or the cache stores only a few fields of the object."""
+        """Return the live object, or None. The object is read from the API server in two cases. First, the object is
+        not in the cache, for example because a user has removed its labels. Second, the cache stores only a few fields
+        of the object."""
         cached = self.cache.child(key, kind, name)
         if cached is not None and not self.cache.is_reduced(cached):
             return cached

@@ -1,7 +1,7 @@
 """Claims entries of dead consumers, entries that are idle longer than `min_idle`, and postponed entries that are due.
 
-One call claims at most one page of entries, because the processor takes only as many entries as it has free slots, and
-because the liveness checks continue while many entries are claimed.
+One call claims at most one page of entries. The processor takes only as many entries as it has free slots, and the
+liveness checks continue between two pages.
 """
 
 import asyncio

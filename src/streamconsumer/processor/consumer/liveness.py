@@ -47,10 +47,10 @@ ANNOUNCE_INTERVAL = timedelta(seconds=15)
 """Time after which the next check of a consumer also announces the consumer in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer no longer takes turns in checking the group."""
+"""A consumer that has not announced itself for this time no longer takes turns in checking the group."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
-"""Time without an announcement after which a consumer without pending entries is deleted."""
+"""A consumer that has no pending entries and has not announced itself for this time is deleted."""
 
 Members = Mapping[str, float]
 """Consumers that have announced themselves, and the time of their last announcement, in seconds of the server's

@@ -40,8 +40,9 @@ searches."""
 CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX_SEARCHED)
 
 LISTED_PER_CHECK = 1000
-"""Average number of consumers that one check lists. The server needs 6 ms to list them. The consumers of a larger group
-are listed less often. Meanwhile, the checks examine the entries of the registered consumers."""
+"""Average number of consumers that one check lists. The server needs 6 ms to list this number of consumers. The
+consumers of a larger group are listed less often. Meanwhile, the checks examine the entries of the registered
+consumers."""
 
 CHECKS_PER_LIST = 50
 """Number of checks after which all connections are listed again, even if nothing has changed."""

@@ -213,7 +213,7 @@ class OwnRegistration:
     async def store(self, execute: Execute, judged: str = "") -> None:
         """Store the registration. If another process has the name, clears `has_name`.
 
-        A stored registration that equals `judged` is replaced, because its process was found to have ended. A server
+        A stored registration that equals `judged` is replaced, because the process that stored it has ended. A server
         that is out of memory rejects the registration. Without a registration, other consumers claim this consumer's
         entries only after `min_idle`.
         """

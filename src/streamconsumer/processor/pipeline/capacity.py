@@ -1,8 +1,8 @@
 """Capacity of the in-flight table: the number of entries of each kind that the processor may read or claim.
 
-New entries, due entries and entries of dead consumers have their own room in the ready queue, so that entries of the
-other kinds can be read or claimed despite a backlog of one kind. A slot that becomes free can be reserved for a kind of
-entry that is still to be claimed. The functions in this module have no side effects.
+New entries, due entries and entries of dead consumers each have their own room in the ready queue. Despite a backlog of
+one kind, the processor can therefore read or claim entries of the other kinds. A slot that becomes free can be reserved
+for an entry that has not been claimed yet. The functions in this module have no side effects.
 """
 
 from collections.abc import Collection

@@ -80,7 +80,7 @@ class InFlightTable:
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
         self.owner: asyncio.Task[None] | None = None
-        """Task of the processor. If it is cancelled, no further entry starts."""
+        """Task of the processor. If this task is cancelled, no further entry starts."""
         self.trial: Entry | None = None
         """Entry that is running as the trial of the open circuit breaker. None if no trial is running."""
         self._base_context = copy_context()

@@ -168,7 +168,8 @@ class Preparation:
         return False
 
     async def _postpone_busy(self, entry: Entry) -> None:
-        """Postpone an entry whose previous handler is still running in this process. Another process may handle it."""
+        """Postpone an entry whose previous handler is still running in this process. Another process may handle the
+        entry."""
         self._thread_pool.record_wait(entry.message_id)
         must_wait_here = self._consumer.claimer is None or entry.lane is not None
         if must_wait_here or not await self._settler.postpone([(entry, BUSY_RETRY)]):

@@ -33,8 +33,9 @@ MAX_LOADED_BYTES = 8 * 1024 * 1024
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    Both the number and the total size of blocked entries are limited. A new entry above a lower limit is parked: it
-    stays pending in Redis, and the process keeps only its id. When the entry may start, the process reads it again."""
+    Both the number and the total size of blocked entries are limited. New entries are parked at lower limits already. A
+    parked entry stays pending in Redis, and the process keeps only its id. When the entry may start, the process reads
+    it again."""
 
     def __init__(self, *, can_park: bool = False) -> None:
         """`can_park` is True if the process can read a pending entry again."""

@@ -56,7 +56,7 @@ class FailureDecision:
     """Trace context of the attempt. Empty if the attempt was not traced."""
 
     other_errors: str = ""
-    """The other errors in the exception group that the handler raised. Empty if there are none."""
+    """The other errors in the exception group that the handler raised. Empty if there are no other errors."""
 
 
 class Settler:
