@@ -1,9 +1,9 @@
 """Removes secrets from texts and counts the removals: values of Secrets, PEM blocks, credentials in URLs, and texts
 with the shape of a secret.
 
-For each value, one regular expression matches all spellings of the value. In a spelling, each character is plain,
-percent-encoded, or escaped as in JSON or Python, once or several times. Further expressions find the base64 encoding of
-the value, at any position in a longer encoded text.
+For each value, one regular expression matches all spellings of the value. In each spelling, every character is plain,
+percent-encoded, or escaped as in JSON or Python. A character can be encoded or escaped several times. Further
+expressions find the base64 encoding of the value, at any position in a longer encoded text.
 """
 
 import json

@@ -81,7 +81,7 @@ class RedisConsumer:
         self.encoding = manager.encoding
         self.claimer: PendingClaimer | None = None
         """Claimer of pending entries. None if lease renewal, claims, dead letters and postponed retries are not
-        available; without a claimer, failed messages stay pending."""
+        available. Failed messages then stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
         self.registration = OwnRegistration(

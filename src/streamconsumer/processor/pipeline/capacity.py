@@ -33,7 +33,8 @@ class Load:
     """Numbers of entries of each kind that wait for a slot."""
 
     is_suspect_next: bool
-    """True if a suspect starts as soon as no other entry waits. The processor then lets the other entries run out."""
+    """True if a suspect starts as soon as no other entry waits. The processor then reads no entries, so that the other
+    entries are soon finished."""
 
     running: int
     """Number of slots that are in use."""

@@ -143,8 +143,8 @@ class InFlightTable:
         self._blocked.update(entry)
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Drop an entry that another consumer has claimed. Cancels its handler, except the handler of a batch of which
-        this consumer still owns entries. Returns False if the entry is not in the table or was dropped before."""
+        """Drop an entry that another consumer has claimed. Cancels the handler of the entry, unless this consumer still
+        owns other entries of the same batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.state is LOST:
             return False
@@ -268,7 +268,7 @@ class InFlightTable:
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
 
     def _is_slot_reserved(self) -> bool:
-        """Return whether a free slot waits for an entry that is still to be claimed."""
+        """Return whether a free slot is reserved for an entry that has not been claimed yet."""
         is_due_turn = self.ready_queue.is_due_turn
         return not self._is_full() and is_slot_reserved(self._load(), self.reserved, is_due_turn=is_due_turn)
 
@@ -356,8 +356,8 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The attempts of
-        its entries count, and the entries are retried."""
+        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The entries of
+        this handler are retried, and their attempts count."""
         if process_exit(error):
             self.close()
         if self._is_ending():

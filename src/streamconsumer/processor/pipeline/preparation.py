@@ -53,8 +53,8 @@ class Preparation:
         self._settler, self._consumer_id, self._metrics, self._clock = settler, consumer_id, metrics, clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
         """True if the delivery counts in Redis distinguish two cases: an entry was only read (1), or its handler has
-        started (2). This distinction is needed if only one attempt is allowed. After its process has died, an entry
-        must start if it was only read, and must not start again if its handler has started."""
+        started (2). This distinction is needed if only one attempt is allowed. After the process has died, an entry
+        that was only read must start. An entry whose handler has started must not start again."""
 
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
