@@ -96,8 +96,8 @@ def _merge(spans: Iterable[Span]) -> list[Span]:
 def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
     """Yield the parts of a span that are outside the known spans, so that a known value keeps its own label.
 
-    If an opaque token contains a known value, the function yields nothing, because the whole token is an encoding of
-    this value.
+    If an opaque token contains a known value, the token as a whole is an encoding of this value. The function yields
+    nothing for such a token.
     """
     position, end, label = span
     index = bisect_right(known, position, key=lambda each: each[1])

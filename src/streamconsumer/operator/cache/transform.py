@@ -83,8 +83,8 @@ _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_po
 
 
 def reduce(manifest: Manifest) -> Manifest:
-    """Return only the fields that the operator needs outside of a reconcile, and between the steps of a reconcile. The
-    result has a bounded size."""
+    """Return the manifest with two kinds of fields: fields that the operator needs outside of a reconcile, and fields
+    that it needs between the steps of a reconcile. The result has a bounded size."""
     metadata = manifest["metadata"]
     owners = metadata.get("ownerReferences", [])
     label = metadata.get("labels", {}).get(names.LABEL_CONSUMER)

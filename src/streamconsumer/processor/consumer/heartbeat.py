@@ -106,8 +106,8 @@ class HeartbeatThread:
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
         self._resumed_at = self._last_success
-        """Time at which the thread continued after its last interruption, in which the thread did not run for a while.
-        Before the first interruption, the time at which this object was created."""
+        """End of the last interruption, that is, of a period in which the thread did not run. Before the first
+        interruption, the time at which this object was created."""
         self._had_name = False
 
     async def run(self) -> None:

@@ -1,7 +1,7 @@
 """Replay of a consumer's own pending entries that are not in flight.
 
-An entry is replayed if it was received before a restart, or if the reply that contained the entry was lost or too
-large.
+Two kinds of entries are replayed: entries that were received before a restart, and entries in a reply that was lost or
+too large.
 """
 
 from __future__ import annotations

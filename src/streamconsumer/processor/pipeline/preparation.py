@@ -83,7 +83,7 @@ class Preparation:
 
     async def _load(self, entry: Entry) -> bool:
         """Read a parked entry again, together with the next parked entries of its lane. Returns False if the entry must
-        not start, because it was settled, or because it is retried after a Redis error."""
+        not start. Either the entry was settled, or it is retried after a Redis error."""
         replay, table = self._consumer.replay, self._in_flight
         assert replay is not None
         try:

@@ -119,8 +119,8 @@ class RecoveryLoop:
             self._in_flight.reserve(frozenset(page.kind for page in pages if page.kind != "upkeep"))
 
     def _on_busy(self) -> None:
-        """Check soon if this pod gets entries while the group is not observed closely, because the pods that share the
-        checks may have ended."""
+        """Check soon if this pod gets entries while checks of the group are rare. The pods that share the checks may
+        have ended."""
         claimer = self._consumer.claimer
         seconds_left = self._next_check - asyncio.get_running_loop().time()
         if claimer is not None and not claimer.is_watching and seconds_left > MAX_UNWATCHED_SECONDS:
