@@ -55,7 +55,7 @@ class Backoff(
     `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
-    """Maximum wait between two attempts. The upper limit of the wait stops doubling at this value."""
+    """Maximum wait between two attempts. The limit that starts at `minDelay` and doubles never exceeds this value."""
 
     @model_validator(mode="after")
     def _check_delays(self) -> Self:

@@ -14,7 +14,7 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""The weight of a measurement is halved after newer measurements have taken this time in total."""
+"""A measurement has half of its original weight if the measurements after it have this duration in total."""
 MIN_ENTRIES = 10
 """Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
