@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
@@ -10,6 +10,7 @@ from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import PROBE_NUMBER, busy_seconds
+from tests.simulation.ledger import FOREIGN_SECONDS
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.plan import SECOND
 from tests.simulation.pod import Pod
@@ -109,6 +110,10 @@ class Deadlines:
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
+            if record.state == "owned" and record.owner not in live_names:
+                record.stranded_at = self._ledger.now
+            if is_waiting_suspect(record, pods):
+                record.suspect_at = self._ledger.now
             self._check_owner(record, listening_since, live_names)
             self._check_retry(record, max(listening_since, self._crowded_at))
             if record.state == "unread":
@@ -134,7 +139,7 @@ class Deadlines:
         if previous:
             limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
-        if self._is_late(since, limit) and record.is_new("take_over"):
+        if self._is_late(record, since, limit) and record.is_new("take_over"):
             seconds = self._ledger.now - since
             self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
 
@@ -155,23 +160,33 @@ class Deadlines:
         if record.state not in {"owned", "postponed"} or not runs or runs[-1].is_success:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
-        since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        if self._is_late(since, self._retry_seconds) and record.is_new("late_retry"):
+        repaired_at = record.foreign_at + FOREIGN_SECONDS if record.foreign_at else 0.0
+        since = max(calm_since, due_at, repaired_at, record.stranded_at)
+        if self._is_late(record, since, self._retry_seconds) and record.is_new("late_retry"):
             seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
-    def _is_late(self, since: float, seconds: float) -> bool:
+    def _is_late(self, record: EntryRecord, since: float, seconds: float) -> bool:
         """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
-        until a slot is free."""
-        busy_seconds = self._busy_seconds * (1 + self._waiting // self._slots)
-        return (
-            self._ledger.now - max(since, self._full_at) > seconds or self._ledger.now - since > seconds + busy_seconds
-        )
+        until a slot is free. Suspects use one slot, one after another."""
+        slots = 1 if record.suspect_at > since else self._slots
+        busy_seconds = self._busy_seconds * (1 + self._waiting // slots)
+        free_since = max(since, self._full_at, record.suspect_at)
+        return self._ledger.now - free_since > seconds or self._ledger.now - since > seconds + busy_seconds
 
 
 def has_no_free_slot(pod: Pod) -> bool:
     """Return True if all slots of the pod are occupied, or if the pod has none yet."""
     return pod.processor is None or pod.processor._pipeline.in_flight.running >= pod.plan.concurrency
+
+
+def is_waiting_suspect(record: EntryRecord, pods: Iterable[Pod]) -> bool:
+    """Return True if the entry waits in a pod until another suspect has ended."""
+    queues = (pod.processor._pipeline.in_flight.ready_queue for pod in pods if pod.processor)
+    return any(
+        queue._active_suspect is not None and any(each.message_id == record.entry_id for each in queue.suspects)
+        for queue in queues
+    )
 
 
 def has_seen(pod: Pod, name: str) -> bool:
