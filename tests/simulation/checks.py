@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sized
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from streamconsumer.errors import InvalidSettings
@@ -112,8 +112,8 @@ class Deadlines:
         for record in waiting:
             if record.state == "owned" and record.owner not in live_names:
                 record.stranded_at = self._ledger.now
-            if is_waiting_suspect(record, pods):
-                record.suspect_at = self._ledger.now
+            if any(waits_for_another(record, pod) for pod in pods):
+                record.blocked_at = self._ledger.now
             self._check_owner(record, listening_since, live_names)
             self._check_retry(record, max(listening_since, self._crowded_at))
             if record.state == "unread":
@@ -168,10 +168,10 @@ class Deadlines:
 
     def _is_late(self, record: EntryRecord, since: float, seconds: float) -> bool:
         """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
-        until a slot is free. Suspects use one slot, one after another."""
-        slots = 1 if record.suspect_at > since else self._slots
+        until a slot is free. Entries that wait for each other use one slot."""
+        slots = 1 if record.blocked_at > since else self._slots
         busy_seconds = self._busy_seconds * (1 + self._waiting // slots)
-        free_since = max(since, self._full_at, record.suspect_at)
+        free_since = max(since, self._full_at, record.blocked_at)
         return self._ledger.now - free_since > seconds or self._ledger.now - since > seconds + busy_seconds
 
 
@@ -180,13 +180,14 @@ def has_no_free_slot(pod: Pod) -> bool:
     return pod.processor is None or pod.processor._pipeline.in_flight.running >= pod.plan.concurrency
 
 
-def is_waiting_suspect(record: EntryRecord, pods: Iterable[Pod]) -> bool:
-    """Return True if the entry waits in a pod until another suspect has ended."""
-    queues = (pod.processor._pipeline.in_flight.ready_queue for pod in pods if pod.processor)
-    return any(
-        queue._active_suspect is not None and any(each.message_id == record.entry_id for each in queue.suspects)
-        for queue in queues
-    )
+def waits_for_another(record: EntryRecord, pod: Pod) -> bool:
+    """Return True if the entry waits in the pod for another entry: one with the same ordering key, or a suspect."""
+    entry = pod.processor._pipeline.in_flight.entries.get(record.entry_id) if pod.processor else None
+    if entry is None or pod.processor is None:
+        return False
+    queue = pod.processor._pipeline.in_flight.ready_queue
+    is_in_lane = entry.lane is not None and entry in queue._lanes.get(entry.lane, ())
+    return is_in_lane or (queue._active_suspect is not None and entry in queue.suspects)
 
 
 def has_seen(pod: Pod, name: str) -> bool:
