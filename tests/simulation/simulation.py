@@ -11,7 +11,8 @@ from typing import Any
 from hiredis import ReplyError
 
 from tests.simulation.activity import Activity
-from tests.simulation.checks import Deadlines, check_connects
+from tests.simulation.checks import check_connects
+from tests.simulation.deadlines import Deadlines
 from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
 from tests.simulation.foreign_faults import FAULTS
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
