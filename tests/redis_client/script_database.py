@@ -120,6 +120,8 @@ def connected(server: RedisServer) -> Iterator[Database]:
     """Yield the database of a server, emptied."""
     client: Redis[str] = Redis.from_url(server.url, decode_responses=True)
     client.flushall()
+    client.config_set("maxmemory", 0)
+    client.execute_command("ACL", "SETUSER", "default", "+@all")
     try:
         yield Database(client)
     finally:
