@@ -65,6 +65,22 @@ class Database:
         write = "'ZADD', KEYS[1], i, i .. '-1'" if key == COMMITTED else "'HSET', KEYS[1], i .. '-1', 'pod-x'"
         self.client.eval(f"for i = 1, ARGV[1] do redis.call({write}) end", 1, key, count)
 
+    def add_many(self, count: int, *owners: str) -> None:
+        """Add the entries `1-0` to `count-0`, in turns pending with each of the owners."""
+        self.create_group()
+        script = """
+for i = 1, ARGV[2] do
+  redis.call('XADD', KEYS[1], i .. '-0', 'n', i)
+  if #ARGV > 2 then redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[3 + i % (#ARGV - 2)], 'STREAMS', KEYS[1], '>') end
+end
+"""
+        self.client.eval(script, 1, STREAM, GROUP, count, *owners)
+
+    def create_consumers(self, count: int) -> None:
+        """Create consumers without entries."""
+        script = "for i = 1, ARGV[2] do redis.call('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], 'consumer-' .. i) end"
+        self.client.eval(script, 1, STREAM, GROUP, count)
+
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def groups(self) -> dict[str, str]:
@@ -120,7 +136,8 @@ def connected(server: RedisServer) -> Iterator[Database]:
     """Yield the database of a server, emptied."""
     client: Redis[str] = Redis.from_url(server.url, decode_responses=True)
     client.flushall()
-    client.config_set("maxmemory", 0)
+    for option in ("maxmemory", "min-replicas-to-write"):
+        client.config_set(option, 0)
     client.execute_command("ACL", "SETUSER", "default", "+@all")
     try:
         yield Database(client)
