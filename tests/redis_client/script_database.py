@@ -135,10 +135,10 @@ def _number(message_id: str) -> tuple[int, int]:
 def connected(server: RedisServer) -> Iterator[Database]:
     """Yield the database of a server, emptied."""
     client: Redis[str] = Redis.from_url(server.url, decode_responses=True)
-    client.flushall()
     for option in ("maxmemory", "min-replicas-to-write"):
         client.config_set(option, 0)
     client.execute_command("ACL", "SETUSER", "default", "+@all")
+    client.flushall()
     try:
         yield Database(client)
     finally:
