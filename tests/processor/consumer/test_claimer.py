@@ -47,6 +47,7 @@ DEAD_LETTERS, CONSUMERS = group_key(STREAM, GROUP, "dead-letters"), group_key(ST
 def claimer_of(processor: RedisStreamProcessor) -> PendingClaimer:
     consumer = processor._pipeline.consumer
     assert isinstance(consumer, RedisConsumer)
+    assert consumer.claimer is not None
     return consumer.claimer
 
 
