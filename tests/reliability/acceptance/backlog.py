@@ -17,7 +17,7 @@ from tests.reliability.acceptance.takeover import KILL_TARGET_SECONDS, MAX_LATEN
 from tests.reliability.fork_server import ForkServer
 from tests.reliability.ledger import GROUP
 
-VICTIMS, PEERS = tuple(f"victim-{number}" for number in range(5)), ("pod-b", "pod-c")
+PEERS = ("pod-b", "pod-c")
 CONCURRENCY = 4
 ROUNDS, MESSAGES_PER_ROUND = 4, 50
 """New messages are added in rounds. In each round, no entries are due at first, and then all entries of the backlog.
@@ -48,6 +48,10 @@ class Backlog:
     handler_ms: int = 100
     has_new_messages: bool = False
     """True if the latency of new messages is measured too."""
+    victims: int = 5
+    """Number of pods that are killed one after the other. Each of them takes its turn in checking the others, although
+    it has no free slot."""
+    repetitions: int = 1
 
 
 def _make_due(group: Group, _ids: list[str]) -> None:
@@ -78,7 +82,7 @@ def _pages(ids: list[str]) -> Iterator[list[str]]:
     return (ids[first : first + PAGE] for first in range(0, len(ids), PAGE))
 
 
-SLOW = Backlog("20,000 new entries, handlers of 1 s", 20_000, "", _add_new, handler_ms=1000)
+SLOW = Backlog("20,000 new entries, handlers of 1 s", 20_000, "", _add_new, handler_ms=1000, victims=1, repetitions=5)
 BACKLOGS = (
     Backlog("60,000 due entries, handlers of 100 ms", 60_000, POSTPONED, _make_due, has_new_messages=True),
     SLOW,
@@ -107,11 +111,13 @@ def measure_backlogs(folder: Path) -> tuple[str, bool]:
     rows, is_met = [], True
     for number, backlog in enumerate(BACKLOGS):
         settings = {"CONCURRENCY": str(CONCURRENCY), "HANDLER_PYTHON": "tests.reliability.acceptance.control:handle"}
-        with (
-            ForkServer(shortens_pauses=False) as fork_server,
-            Group(fork_server, folder / f"backlog-{number}", **settings) as group,
-        ):
-            figures = _measure(group, backlog)
+        figures = Figures()
+        for repetition in range(backlog.repetitions):
+            with (
+                ForkServer(shortens_pauses=False) as fork_server,
+                Group(fork_server, folder / f"backlog-{number}-{repetition}", **settings) as group,
+            ):
+                _measure(group, backlog, figures)
         latencies = [percentile(each, 99) for each in (figures.without, figures.with_due) if each]
         if latencies:
             is_met &= latencies[1] <= 2 * latencies[0]
@@ -124,10 +130,10 @@ def measure_backlogs(folder: Path) -> tuple[str, bool]:
     return table(head, [row + [""] * (len(head) - len(row)) for row in rows]), is_met
 
 
-def _measure(group: Group, backlog: Backlog) -> Figures:
-    figures, ids = Figures(), _prepare(group, backlog)
-    held = {}
-    for victim in VICTIMS:
+def _measure(group: Group, backlog: Backlog, figures: Figures) -> None:
+    """Add the times of one group to `figures`."""
+    ids, held = _prepare(group, backlog), {}
+    for victim in (f"victim-{number}" for number in range(backlog.victims)):
         group.start_pod(victim)
         held[victim] = group.add(CONCURRENCY, lambda _, name=victim: {"ms": "600000", "only_in": name})  # type: ignore[misc]
         group.wait_held(victim, CONCURRENCY)
@@ -144,9 +150,8 @@ def _measure(group: Group, backlog: Backlog) -> Figures:
         _set_due_times(group, time.time() + 3600)
         group.wait(lambda: not any(map(group.pending_of, PEERS)), "the peers do not finish the due entries")
     backlog.begin(group, ids)
-    for victim in VICTIMS:
-        _kill(group, victim, set(held[victim]), figures)
-    return figures
+    for victim, messages in held.items():
+        _kill(group, victim, set(messages), figures)
 
 
 def _kill(group: Group, victim: str, held: set[str], figures: Figures) -> None:
