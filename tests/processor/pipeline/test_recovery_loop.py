@@ -46,6 +46,9 @@ class EndlessClaimer:
         self.checks += 1
         return [ClaimPage(partial(self.claim, name), "due" if name == "due" else "dead") for name in self._names]
 
+    async def share_dead(self) -> None:
+        pass
+
     def seconds_until_turn(self) -> float:
         return 0.1
 

@@ -75,6 +75,8 @@ class PendingClaimer:
         self._trim_at_seconds = 0.0
         self._known_missing: frozenset[str] = frozenset()
         """Consumers whose connections had ended in the previous check."""
+        self._shared_dead: frozenset[str] = frozenset()
+        """Dead consumers because of which this consumer has woken another consumer."""
         self._repair_after: str | None = None
         """Id after which the repair of the schedule continues. None if no repair is in progress."""
 
@@ -149,6 +151,7 @@ class PendingClaimer:
             self._consumer.replay.request()  # a reply with entries was lost: the read waits on a dead connection
             self._consumer.blocking_reads.end_long()
         now = observer.now_seconds
+        self._shared_dead &= {dead.name for dead in observer.dead}
         self._report_limit()
         await self._share_missing()
         pages = [ClaimPage(partial(self._claim_from_dead, dead), "dead") for dead in observer.dead]
@@ -180,6 +183,17 @@ class PendingClaimer:
         if self._observer.is_busy and self._known_missing - known:
             await self._consumer.registration.wake_peer(
                 self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._known_missing
+            )
+
+    async def share_dead(self) -> None:
+        """Wake another consumer if the last check has found dead consumers for the first time. Must be called if this
+        consumer has no room for their entries.
+
+        Until the other consumer knows that they are dead, a consumer with a free slot waits for its turn."""
+        known, self._shared_dead = self._shared_dead, frozenset(dead.name for dead in self._observer.dead)
+        if self._shared_dead - known:
+            await self._consumer.registration.wake_peer(
+                self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._shared_dead
             )
 
     async def _delete_expired(self, now: float) -> None:

@@ -71,9 +71,14 @@ class BatchRunner:
                 else:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
-            # Another consumer may have claimed an entry while other entries were prepared.
+            if self._thread_pool.is_exhausted:
+                await self._thread_pool.wait_for_thread()
+            # Another consumer may have claimed an entry, or a drain may have started, during the preparation.
             batch = {entry: message for entry, message in batch.items() if entry.state is RUNNING}
-            if batch:
+            if self._in_flight.is_closed:
+                for entry in batch:
+                    self._preparation.keep_unstarted(entry)
+            elif batch:
                 await self._handle(list(batch), list(batch.values()))
             # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
             # pending again. The first entry leaves the table only after this method returns, so it is settled last.
@@ -158,8 +163,6 @@ class BatchRunner:
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
-            if self._thread_pool.is_exhausted:
-                await self._thread_pool.wait_for_thread()
             loop = asyncio.get_running_loop()
             timer = loop.call_later(timeout.total_seconds(), _cancel_timed_out, task, entries)
         failure: BaseException | None = None

@@ -65,8 +65,12 @@ class Preparation:
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
+        if self._thread_pool.is_exhausted:
+            await self._thread_pool.wait_for_thread()
         if self._in_flight.is_closed:
-            self._keep_unstarted(entry, is_counted=not (is_ordinary and is_verified))
+            self.keep_unstarted(entry)
+            return None
+        if entry.state is not RUNNING:  # claimed by another consumer during the wait
             return None
         try:
             return entry.data(self._consumer.encoding)
@@ -74,10 +78,10 @@ class Preparation:
             await self._on_undecodable(entry, error)
             return None
 
-    def _keep_unstarted(self, entry: Entry, *, is_counted: bool) -> None:
-        """Keep an entry whose preparation was interrupted by the stop of the processor. The drain releases the
-        entry."""
-        if is_counted and entry.origin is not NEW:
+    def keep_unstarted(self, entry: Entry) -> None:
+        """Keep a prepared entry that the processor must not start, because the processor was stopped meanwhile. The
+        drain releases the entry."""
+        if entry.origin is not NEW:
             entry.deliveries -= 1
         self._in_flight.schedule_retry(entry, 0)
 
@@ -152,6 +156,9 @@ class Preparation:
             await self._settler.dead_letter(entry, DeadLetterReason.CRASHED, error)
             return False
         await self._thread_pool.reserve_thread()  # Otherwise, the counted attempt might wait for a thread.
+        if self._in_flight.is_closed:
+            self._in_flight.schedule_retry(entry, 0)
+            return False
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
         is_uncounted = is_trial and entry.origin is DUE and not self._breaker.counts_trials()

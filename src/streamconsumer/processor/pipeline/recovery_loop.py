@@ -116,6 +116,8 @@ class RecoveryLoop:
                 pages, seconds = await self._check(claimer)
                 checked_at, self._next_check = loop.time(), loop.time() + seconds
             pages = await self._claim_pages(pages)
+            if any(page.kind == "dead" and not self._count(page) for page in pages):
+                await claimer.share_dead()
             self._in_flight.reserve(frozenset(page.kind for page in pages if page.kind != "upkeep"))
 
     def _on_busy(self) -> None:
