@@ -4,6 +4,7 @@ Arguments and results are manifests, not model classes. `paths.py` contains the 
 needs no API discovery.
 """
 
+import json
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
@@ -49,6 +50,13 @@ class KubeClient:
         """Return the object, or None if the object does not exist."""
         with suppress(NotFound):
             return await self._request("get", object_path(api_version, kind, namespace, name))
+        return None
+
+    async def get_with_field_owners(self, manifest: Manifest) -> Manifest | None:
+        """Return the live object with `metadata.managedFields`, or None if the object does not exist."""
+        with suppress(NotFound):
+            live: Manifest = json.loads(await self._api.request_text("get", _path_of(manifest)))
+            return live
         return None
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
