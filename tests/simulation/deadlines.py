@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from streamconsumer.processor import Defer, Retry
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES
 from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import busy_seconds
 from tests.simulation.ledger import FOREIGN_SECONDS
-from tests.simulation.plan import SECOND
+from tests.simulation.plan import SECOND, FaultPlan
 from tests.simulation.pod import Pod
 from tests.simulation.records import EntryRecord, Run
 
@@ -41,10 +42,6 @@ class Deadlines:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
         self._busy_seconds = busy_seconds(simulation.plan)
-        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
-        self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
-        jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
-        self._retry_seconds += sum(jumps) / SECOND  # the server's clock decides when a postponed entry is due
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""
@@ -128,10 +125,22 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         repaired_at = record.foreign_at + FOREIGN_SECONDS if record.foreign_at else 0.0
-        since = max(calm_since, due_at, repaired_at, record.stranded_at)
-        if self._is_late(record, since, self._retry_seconds) and record.is_new("late_retry"):
+        since = max(calm_since, due_at, repaired_at, record.stranded_at, self._schedule_valid_from(runs[-1]))
+        if self._is_late(record, since, RETRY_SECONDS) and record.is_new("late_retry"):
             seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
+
+    def _schedule_valid_from(self, run: Run) -> float:
+        """Return the time from which the schedule contains the entry of a run with its due time, or at which the due
+        time has passed, if the schedule was lost or the server's clock was ahead when the entry was postponed."""
+        faults = [
+            each for each in self._simulation.plan.faults if loses_delay(each, run.ended_at or 0, self._ledger.now)
+        ]
+        jumps = [each for each in faults if each.kind == "clock_jump"]
+        ahead = sum(max(each.duration, each.amount) for each in jumps) / SECOND + max_delay(run)
+        valid_from = [each.end / SECOND + ahead for each in jumps]
+        repairs = [each.at / SECOND + REPAIR_SECONDS - RETRY_SECONDS for each in faults if each not in jumps]
+        return max([*valid_from, *repairs], default=0.0)
 
     def _is_late(self, record: EntryRecord, since: float, seconds: float) -> bool:
         """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
@@ -161,6 +170,14 @@ def has_seen(pod: Pod, name: str) -> bool:
     """Return True if the pod has seen the connections of a consumer."""
     claimer = pod.processor._pipeline.consumer.claimer if pod.processor else None
     return claimer is not None and claimer._observer.has_seen(name)
+
+
+def loses_delay(fault: FaultPlan, begin: float, end: float) -> bool:
+    """Return True if the fault changes the due time of an entry that is postponed during a period."""
+    suffix = COMPANION_SUFFIXES[fault.amount % len(COMPANION_SUFFIXES)]
+    is_deletion = fault.kind == "schedule_deleted" or (fault.kind, suffix) == ("companion_deleted", "postponed")
+    fault_end = fault.at if is_deletion else fault.end
+    return (is_deletion or fault.kind == "clock_jump") and fault.at <= end * SECOND and fault_end >= begin * SECOND
 
 
 def max_delay(run: Run) -> float:
