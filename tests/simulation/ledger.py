@@ -131,6 +131,17 @@ class Ledger:
         """Record that the stream was deleted and created again."""
         self._aware.clear()
 
+    def on_replaced(self) -> None:
+        """Record that a fault has replaced the stream, so that entries of a previous stream can be back."""
+        for name, fields in self._inspect("XRANGE", self._stream, "-", "+"):
+            entry_id, record = _text(name), self.records.get(int(to_dict(fields)[b"n"]))
+            present = self._by_id.get(entry_id)
+            if record is not None and record is not present:
+                self._by_id[entry_id] = record
+                if present is not None and present.is_open:
+                    present.state = "gone"
+        self._lengths = (-1, -1)
+
     def on_restored(self, process: Process, position: str, *, is_new_stream: bool) -> None:
         """Record that a process has created the missing group. If the group starts at its position in the previous
         stream, the new stream has reached this position, and entries before the position count as delivered."""
