@@ -267,6 +267,8 @@ class Ledger:
                 state, record.is_given_up = "gone", True
             if (state, owner) != (record.state, record.owner):
                 self._on_change(record, state, owner, cause, process)
+            if state == "settled" and last_delivered and parse_id(record.entry_id) <= last_delivered:
+                record.is_unsaved = False  # the group does not deliver the entry again
             self._check_orphaned(record, cause)
 
     def _on_change(self, record: EntryRecord, state: str, owner: str, cause: str, process: Process | None) -> None:
