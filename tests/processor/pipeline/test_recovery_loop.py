@@ -378,11 +378,14 @@ async def test_claims_end_with_the_loop(recovery: Recovery) -> None:
     assert (recovery.claimer.checks, recovery.claimer.snapshots) == (0, 0)
 
 
-@pytest.mark.parametrize(("kind", "is_repeated"), [("dead", True), ("due", False), ("upkeep", False)])
+@pytest.mark.parametrize(
+    ("kind", "seconds", "is_repeated"),
+    [("dead", 0.03, True), ("dead", 60.0, False), ("due", 0.03, False), ("upkeep", 0.03, False)],
+)
 async def test_proofs_of_death_are_renewed_while_entries_of_dead_consumers_are_left(
-    recovery: Recovery, monkeypatch: pytest.MonkeyPatch, kind: str, is_repeated: bool
+    recovery: Recovery, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float, is_repeated: bool
 ) -> None:
-    monkeypatch.setattr(recovery_loop, "MAX_CLAIM_SECONDS", 0.03)
+    monkeypatch.setattr(recovery_loop, "MAX_CLAIM_SECONDS", seconds)
     found, counts = page(kind, has_more=True)
     recovery.claimer.pages = [found]
     recovery.table.room = {True: 2, False: 2}
