@@ -40,12 +40,16 @@ from tests.processor.recorder import Recorder
 DEAD_LETTERS, CONSUMERS = group_key(STREAM, GROUP, "dead-letters"), group_key(STREAM, GROUP, "consumers")
 
 
-async def wait_until_seen(observer: RedisStreamProcessor, name: str) -> None:
-    """Wait until a processor can prove the death of a consumer by its connections."""
-    consumer = observer._pipeline.consumer
+def claimer_of(processor: RedisStreamProcessor) -> PendingClaimer:
+    consumer = processor._pipeline.consumer
     assert isinstance(consumer, RedisConsumer)
     assert consumer.claimer is not None
-    await eventually(partial(consumer.claimer._observer.has_seen, name))
+    return consumer.claimer
+
+
+async def wait_until_seen(observer: RedisStreamProcessor, name: str) -> None:
+    """Wait until a processor can prove the death of a consumer by its connections."""
+    await eventually(partial(claimer_of(observer)._observer.has_seen, name))
 
 
 class Heart:
@@ -93,6 +97,35 @@ async def test_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     print(f"\nkill -9 to the last of 100 taken over: {time.monotonic() - killed:.2f} s")
     assert sorted(peer.ids) == sorted(ids)
     await group.wait_settled()
+
+
+async def test_pod_without_a_free_slot_wakes_another_pod_for_the_messages_of_a_killed_pod(
+    group: Group, new_pod: NewPod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn of the other pod never comes. With many full pods, its turn would come after seconds.
+
+    The full pod does not share connections that have ended, which it lists only now and then."""
+
+    async def share_nothing() -> None:
+        pass
+
+    await group.add(3, {"seconds": "60"})
+    pod = new_pod("pod_handlers:slow", concurrency="3").start()
+    await pod.wait_for_log("started", times=3)
+    full = Recorder(gate=False)
+    full_pod = await group.start(full, "pod-b")
+    await group.add(1)
+    await full.wait_until_received(1)
+    peer = Recorder()
+    idle_pod = await group.start(peer, "pod-c", poll=30)
+    for processor in (full_pod, idle_pod):
+        await wait_until_seen(processor, "pod-a")
+    monkeypatch.setattr(claimer_of(full_pod), "_share_missing", share_nothing)
+    monkeypatch.setattr(claimer_of(idle_pod), "seconds_until_turn", lambda: 3600.0)
+    claimer_of(idle_pod).wakeup.set()
+    await eventually(lambda: not claimer_of(idle_pod).wakeup.is_set())
+    pod.signal(signal.SIGKILL)
+    await peer.wait_until_finished(3)
 
 
 async def test_50_000_names_of_another_program_neither_delay_nor_burden_the_checks(
@@ -507,6 +540,16 @@ class Claims:
         pages = await self.claimer.find_claimable()
         return [(page.kind, getattr(page.claim, "func", page.claim).__name__) for page in pages]
 
+    def record_wakeups(self) -> list[Collection[str]]:
+        """Return the list in which each further call of `wake_peer` records the absent consumers."""
+        calls: list[Collection[str]] = []
+
+        async def wake_peer(_execute: Any, _random: Any, absent: Collection[str] = ()) -> None:
+            calls.append(absent)
+
+        self.consumer.registration.wake_peer = wake_peer  # type: ignore[method-assign]
+        return calls
+
     async def is_replayed(self, page: ClaimPage) -> bool:
         """Claim a page that fails. Returns True if the consumer reads its own pending entries again."""
         self.consumer.replay._after = None
@@ -692,19 +735,20 @@ async def test_other_consumers_trim_and_failures_are_logged(
 
 
 async def test_peer_is_woken_once_if_further_consumers_have_ended(claims: Claims) -> None:
-    absent: list[Collection[str]] = []
-
-    async def wake_peer(_execute: Any, _random: Any, absent_names: Collection[str] = ()) -> None:
-        absent.append(absent_names)
-
-    claims.consumer.registration.wake_peer = (  # type: ignore[method-assign]
-        lambda execute, random, absent=(): wake_peer(execute, random, absent)
-    )
-    found = claims.found
+    absent, found = claims.record_wakeups(), claims.found
     for is_busy, missing in [(False, "b"), (True, "b"), (True, "bc"), (True, "bc"), (True, "b"), (True, "")]:
         found.is_busy, found.missing = is_busy, frozenset(missing)
         await claims.pages()
     assert absent == [{"b", "c"}]
+
+
+async def test_peer_is_woken_once_for_each_dead_consumer(claims: Claims) -> None:
+    absent, found = claims.record_wakeups(), claims.found
+    for names in ("", "b", "bc", "c", "c", "", "c"):
+        found.dead = [Dead(name, timedelta(seconds=1)) for name in names]
+        await claims.pages()
+        await claims.claimer.share_dead()
+    assert absent == [{"b"}, {"b", "c"}, {"c"}]
 
 
 async def test_too_many_consumers_are_reported_once(claims: Claims, caplog: pytest.LogCaptureFixture) -> None:

@@ -48,6 +48,9 @@ class EndlessClaimer:
         self.checks += 1
         return [ClaimPage(partial(self.claim, name), "due" if name == "due" else "dead") for name in self._names]
 
+    async def share_dead(self) -> None:
+        pass
+
     def seconds_until_turn(self) -> float:
         return 0.1
 
@@ -282,6 +285,9 @@ class ScriptedClaimer:
 
         return SimpleNamespace(run=run, stop=stop)
 
+    async def share_dead(self) -> None:
+        self.events.append("share")
+
     async def close(self) -> None:
         self.events.append("close")
 
@@ -413,6 +419,17 @@ async def test_pages_wait_for_room(recovery: Recovery) -> None:
     assert counts == [3]
 
 
+@pytest.mark.parametrize(("kind", "room", "is_shared"), [("dead", 0, True), ("dead", 1, False), ("due", 0, False)])
+async def test_other_pods_learn_of_dead_consumers_if_there_is_no_room(
+    recovery: Recovery, kind: str, room: int, is_shared: bool
+) -> None:
+    recovery.claimer.pages = [page(kind, has_more=True)[0]]
+    recovery.table.room = {True: room, False: room}
+    async with recovery.running(recovery.loop._claim_loop):
+        await eventually(lambda: recovery.claimer.checks and recovery.table.reserved[-1:] == [{kind}])
+    assert ("share" in recovery.claimer.events) is is_shared
+
+
 @pytest.mark.parametrize(
     ("is_watching", "seconds", "is_woken"), [(False, 60.0, True), (True, 60.0, False), (False, 1.0, False)]
 )
@@ -498,7 +515,7 @@ async def test_drain_waits_for_the_claim_in_progress(recovery: Recovery) -> None
     await claiming_
 
 
-async def test_claimed_entries_are_traced_with_their_previous_consumer() -> None:
+async def test_claimed_entries_are_traced_with_their_previous_consumer(caplog: pytest.LogCaptureFixture) -> None:
     received: list[Entry] = []
     claimed: list[tuple[list[Entry], int]] = []
     telemetry = SimpleNamespace(on_received=received.extend, on_claimed=lambda each, ns: claimed.append((each, ns)))
@@ -507,6 +524,7 @@ async def test_claimed_entries_are_traced_with_their_previous_consumer() -> None
     of_dead, due = Entry("1-0", ()), Entry("2-0", ())
     of_dead.claimed_from = "pod-z"
     await recovery.loop._claim_pages([page(entries=[of_dead])[0], page("due", entries=[due])[0], page("due")[0]])
+    assert not caplog.records
     assert received == [of_dead, due]
     [(entries, start_ns)] = claimed
     assert (entries, start_ns > 10**18) == ([of_dead], True)
@@ -579,6 +597,29 @@ async def test_snapshot_is_repeated_until_it_is_saved(
         count = claimer.snapshots
         await asyncio.sleep(0.05)
         assert claimer.snapshots == count
+
+
+async def test_first_snapshot_does_not_wait_for_a_second_interval(
+    recovery: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry is in flight at the end of only one interval: the snapshot is saved then, and once more."""
+    monkeypatch.setattr(recovery_loop, "SNAPSHOT_INTERVAL_SECONDS", 0.01)
+    queued = [0, 1, 0, 0, 0, 0]
+
+    class Changing(Table):
+        @property
+        def queued(self) -> int:
+            return queued.pop(0) if queued else 0
+
+        @queued.setter
+        def queued(self, _value: int) -> None:
+            pass
+
+    changing: Any = Changing()
+    recovery.loop._in_flight = changing
+    async with recovery.running(recovery.loop._snapshot_loop):
+        await eventually(lambda: not queued)
+    assert recovery.claimer.snapshots == 2
 
 
 async def test_last_entry_in_flight_is_in_one_more_snapshot(
