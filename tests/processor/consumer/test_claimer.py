@@ -547,7 +547,7 @@ class Claims:
         async def wake_peer(_execute: Any, _random: Any, absent: Collection[str] = ()) -> None:
             calls.append(absent)
 
-        self.consumer.registration.wake_peer = wake_peer  # type: ignore[method-assign]
+        self.consumer.registration.wake_peer = wake_peer  # type: ignore[assignment,method-assign]
         return calls
 
     async def is_replayed(self, page: ClaimPage) -> bool:
@@ -776,7 +776,7 @@ async def test_entries_of_a_dead_consumer_are_claimed_unless_they_are_in_flight_
         buffer.record_acked(settled_meanwhile)
         return claimed
 
-    claims.consumer.claim = claim_and_settle  # type: ignore[method-assign]
+    claims.consumer.claim = claim_and_settle  # type: ignore[assignment,method-assign]
     claims.found.dead = [Dead("pod-b", timedelta(seconds=30))]
     page, _ = await claims.claimer.find_claimable()
     claims.consumer.replay._after = None

@@ -38,10 +38,10 @@ def test_missing_connections_are_evidence_only_on_the_same_server(
 
 
 def test_idle_time_is_evidence_only_without_activity_between_two_checks() -> None:
-    seconds = {"dead": 29.5, "alive": 29.5, "young": 5.0}
+    seconds = {"dead": 29.5, "alive": 29.5, "young": 5.0, "renewed": 45.0}
     before = {name: timedelta(seconds=each) for name, each in seconds.items()}
     now = {"dead": timedelta(seconds=30.5), "alive": timedelta(seconds=0.3), "young": timedelta(seconds=6)}
-    now["new"] = timedelta(seconds=40)
+    now |= {"new": timedelta(seconds=40), "renewed": timedelta(seconds=31)}
     assert liveness.expired(before, now, timedelta(seconds=1), timedelta(seconds=30)) == ["dead"]
 
 
