@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.simulation.checks import (
-    NODE_LOSS_SECONDS,
     check_background_tasks,
     check_idle_cost,
     check_memory,
@@ -13,6 +12,7 @@ from tests.simulation.checks import (
     check_trimmed,
     missing_slots,
 )
+from tests.simulation.deadlines import NODE_LOSS_SECONDS
 from tests.simulation.handlers import MAX_ENTRIES_PER_READ, PROBE_NUMBER, busy_seconds, hung_seconds
 from tests.simulation.plan import SECOND
 from tests.simulation.records import EntryRecord

@@ -128,6 +128,10 @@ class EntryRecord:
     holder: Process | None = None
     """The only process that can make the entry pending again, because its consumer was deleted. None if the entry has
     not been pending with a deleted consumer."""
+    stranded_at: float = 0.0
+    """Last check at which a consumer without a process owned the entry."""
+    blocked_at: float = 0.0
+    """Last check at which the entry waited in its pod for another entry: with its ordering key, or another suspect."""
     counted_by: set[Process] = field(default_factory=set)
     """Processes that have counted an attempt, and neither called the handler nor given up the entry since then. If such
     a process dies, the message has lost an attempt."""

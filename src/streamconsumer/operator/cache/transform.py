@@ -83,8 +83,8 @@ _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_po
 
 
 def reduce(manifest: Manifest) -> Manifest:
-    """Return only the fields that the operator needs outside of a reconcile, and between the steps of a reconcile. The
-    result has a bounded size."""
+    """Return the manifest with two kinds of fields: fields that the operator needs outside of a reconcile, and fields
+    that it needs between the steps of a reconcile. The result has a bounded size."""
     metadata = manifest["metadata"]
     owners = metadata.get("ownerReferences", [])
     label = metadata.get("labels", {}).get(names.LABEL_CONSUMER)
@@ -128,7 +128,8 @@ def _reduce_deployment_spec(spec: Manifest) -> Manifest:
 
 
 def _reduce_pod_spec(spec: Manifest) -> Manifest:
-    """Return the name of the ConfigMap with the source, because this ConfigMap is kept as long as the pod runs."""
+    """Return the field that names the ConfigMap with the source code. The operator keeps this ConfigMap as long as the
+    pod runs."""
     sources = [each["configMap"]["name"] for each in spec["volumes"] if each["name"] == SOURCE_VOLUME]
     return {"volumes": [{"name": SOURCE_VOLUME, "configMap": {"name": name}} for name in sources]}
 

@@ -41,7 +41,8 @@ DISCONNECTED_VALID_SECONDS = 1.0
 
 MAX_QUICK_RETRIES = 2
 """Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that
-rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes one."""
+rejects each renewal would otherwise receive hundreds of connections per second, because each rejection closes the
+connection."""
 
 MAX_FAILING_SECONDS = 2.0
 """Time for which renewals may fail before the heartbeat reports a problem."""
@@ -105,8 +106,8 @@ class HeartbeatThread:
         """Time of the first failure since the last successful heartbeat. None if the last heartbeat succeeded."""
         self._is_reported = False
         self._resumed_at = self._last_success
-        """Time of the last interruption: the thread continued at this time after it had not run for a while. Until the
-        first interruption, the time at which this object was created."""
+        """End of the last interruption, that is, of a period in which the thread did not run. Before the first
+        interruption, the time at which this object was created."""
         self._had_name = False
 
     async def run(self) -> None:

@@ -59,7 +59,7 @@ class HandlerThreadPool:
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""
         self._waiting_since: dict[str, float] = {}
-        """Time since which a message waits for its previous handler, by the id of the message."""
+        """Time at which each message started to wait for its previous handler. The keys are message ids."""
 
     @property
     def is_exhausted(self) -> bool:

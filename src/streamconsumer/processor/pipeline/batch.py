@@ -147,8 +147,8 @@ class BatchRunner:
     async def _run_attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
         """Call the handler, and decide for each failed message between a retry and a dead letter.
 
-        If the whole batch failed, raises the error that the span records: the first message's error if all errors have
-        the same type, otherwise the BatchFailed."""
+        If the whole batch failed, raises an error, which the span records. If the errors of all messages have the same
+        type, this is the error of the first message. Otherwise, it is the BatchFailed."""
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
@@ -201,8 +201,8 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
 
 
 def _batch_failure(error: BaseException, count: int) -> BaseException | None:
-    """Return the error of a batch: the BatchFailed if the handler raised one, alone or in an exception group, otherwise
-    the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
+    """Return the error of a batch. If the handler raised a BatchFailed, alone or in an exception group, returns the
+    BatchFailed, otherwise the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
     failures: dict[int, BaseException] = {}
     for each in leaves(error):
         if not isinstance(each, BatchFailed):

@@ -42,7 +42,7 @@ local function idle_entry(name, milliseconds)
 end
 local function for_each(names, step, use)  -- at most MAX_SEARCHED names, beginning at another name each time
   local count = #names / step
-  local first = count > MAX_SEARCHED and redis.call('TIME')[2] % count or 0
+  local first = redis.call('TIME')[2] % count
   for i = first, first + math.min(count, MAX_SEARCHED) - 1 do use(names[(i % count) * step + 1]) end
 end
 local function scan(key)

@@ -14,11 +14,11 @@ local saved_at = tonumber(redis.call('HGET', snapshot, 'at'))
 if saved_at and now - saved_at < MIN_AGE and now >= saved_at then return 'recent' end
 local created = redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
 if type(created) == 'table' then return 'skipped' end  -- the group is missing, or the server is out of memory
+local info = group_info(stream, group)
 if created == 1 then
-  redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1)
+  redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1, 'begin', info['last-delivered-id'])
   return 'restoring'
 end
-local info = group_info(stream, group)
 local lines = redis.call('XPENDING', stream, group)[4] or {}
 if info.consumers > MAX_CONSUMERS or #lines > MAX_OWNERS then return 'skipped' end
 local ids = {}
