@@ -66,7 +66,7 @@ async def test_liveness_fails_while_all_threads_hang(group: Group) -> None:
 async def test_message_that_waits_for_a_thread_does_not_start_during_a_drain(
     group: Group, max_deliveries: int, is_batch: bool
 ) -> None:
-    """The drain releases the message at once, and its attempt does not count."""
+    """The drain releases the message immediately, and its attempt does not count."""
     long_backoff = Backoff(min_delay=timedelta(seconds=60), max_delay=timedelta(seconds=60))
     group.delivery = Delivery(timeout=timedelta(milliseconds=50), max_deliveries=max_deliveries, backoff=long_backoff)
     release, started = threading.Event(), list[str]()
