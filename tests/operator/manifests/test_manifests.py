@@ -426,13 +426,11 @@ def test_a_cloud_identity_is_an_annotation_of_the_service_account() -> None:
 
 
 def test_another_cloud_identity_replaces_the_pods() -> None:
-    templates = [
-        template(consumer(**spec))
-        for spec in (
-            {},
-            {"serviceAccountAnnotations": IDENTITY},
-            {"serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/other"}},
-        )
+    specs: list[dict[str, Any]] = [
+        {},
+        {"serviceAccountAnnotations": IDENTITY},
+        {"serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/other"}},
     ]
+    templates = [template(consumer(**spec)) for spec in specs]
     assert "annotations" not in templates[0]["metadata"]
     assert all(one != other for one in templates for other in templates if one is not other)
