@@ -1,4 +1,4 @@
--- uses: entry_keys, now_milliseconds, is_id
+-- uses: entry_keys, create_postponed, now_milliseconds, is_id
 -- Restores one page of the entries of a lost group. Returns 1 if more entries must be restored, otherwise 0.
 --
 -- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored.
@@ -7,6 +7,7 @@
 local snapshot, ids, done = KEYS[6], {}, true
 local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', snapshot, 'cursor')
 if not stage then return 0 end
+if create_postponed(snapshot) == 1 then return 1 end  -- another program has created the group meanwhile
 if stage == 'delivered' then
   local last = redis.call('HGET', snapshot, 'until')
   while #ids < PAGE and is_id(cursor) and is_id(last) do
