@@ -156,12 +156,19 @@ def coroutine_name(task: asyncio.Task[Any]) -> str:
 
 def check_readiness(simulation: "Simulation") -> None:
     """Report pods that are not ready although no fault is active."""
+    for name, reason in unready_pods(simulation).items() if simulation.has_been_calm else ():
+        simulation.ledger.report("not_ready", f"{name} is not ready: {reason}")
+
+
+def unready_pods(simulation: "Simulation") -> dict[str, str]:
+    """Return the names of the pods that are not ready although they had time to start, and the reasons."""
+    unready: dict[str, str] = {}
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
         is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
-        may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
-        if may_be_ready and not is_ready and simulation.has_been_calm:
-            simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
+        if pod.is_listening and pod.can_start_threads and not is_new and not is_ready:
+            unready[pod.plan.name] = reason
+    return unready
 
 
 def check_connects(simulation: "Simulation") -> None:

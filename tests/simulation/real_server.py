@@ -112,7 +112,7 @@ class RealConnection:
 
     def _round_trip(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
         self._socket.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
-        parser, raw = hiredis.Reader(notEnoughData=_INCOMPLETE), b""
+        parser, raw = hiredis.Reader(notEnoughData=_INCOMPLETE), bytearray()
         replies: list[Any] = []
         while len(replies) < len(commands):
             data = self._socket.recv(262_144)
@@ -122,7 +122,7 @@ class RealConnection:
             parser.feed(data)
             while (reply := parser.gets()) is not _INCOMPLETE:
                 replies.append(reply)
-        return raw, replies
+        return bytes(raw), replies
 
     def execute(self, *arguments: Any) -> Any:
         """Execute one command and return its reply. Raises hiredis.ReplyError for an error reply."""

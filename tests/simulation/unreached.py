@@ -26,7 +26,7 @@ class Reason:
 UNREACHED = (
     Reason(r": async with asyncio\.timeout", "starting and ending a timeout never suspends a task"),
     Reason(
-        r": await (self\._close|self\._disconnect|self\._connection\.disconnect)\("
+        r": await (self\._close|self\._disconnect|(self\._)?connection\.disconnect)\("
         r"|(RedisConsumer\._disconnect|DedicatedConnection\._close): await connection\.close\(",
         "a connection is closed without waiting for the server, which suspends no task",
     ),
@@ -64,8 +64,8 @@ UNREACHED = (
         "schedule_deleted|companion_deleted",
     ),
     Reason(
-        r"AckBuffer\.flush_final:|RedisConsumer\.(close|interrupt_read):|BlockingReads\.(interrupt|_unblock):|InFlightTable\.drain:"
-        r"|RecoveryLoop\.finish_claim:|Settler\.release:",
+        r"AckBuffer\.flush_final:|RedisConsumer\.close:|PollingConsumer\.interrupt_read:|^pipeline/drain"
+        r"|StreamManager\.aclose:|RecoveryLoop\.finish_claim:|Settler\.release:",
         "the processor is stopping, and a program starts it again only after it has stopped",
         "restart_listening",
     ),

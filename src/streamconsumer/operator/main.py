@@ -154,8 +154,8 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Become the leader, then list all objects. The lists come before the first reconcile, because a reconcile
-        assumes that an object does not exist if the cache does not contain the object."""
+        """Become the leader, then list all objects. The lists come before the first reconcile. A reconcile assumes that
+        objects that are not in the cache do not exist."""
         if self.lease:
             await self._acquire_leadership(self.lease)
         while not await self._try_resync():  # noqa: ASYNC110 - there is no event to wait for

@@ -244,7 +244,7 @@ class RedisStreamProcessor:
             await self._telemetry.wait_for_export()
         if self._stopping.is_set():
             return
-        is_replay = not is_check and has_failed and replay is not None and replay.is_pending  # proves no other read
+        is_replay = not is_check and has_failed and replay is not None and replay.is_pending  # reads no new entries
         self._liveness_monitor.reading_since = self._runtime.clock()
         try:
             count = 0 if is_check else max(1, in_flight.read_count(self.batch_count))

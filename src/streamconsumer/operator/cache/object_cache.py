@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.operator.cache.namespace_budget import MAX_OBJECT_BYTES, NamespaceBudget, size_of
-from streamconsumer.operator.cache.transform import reduce, strip_unused
+from streamconsumer.operator.cache.transform import as_mapping, reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
@@ -19,10 +19,10 @@ ObjectId = tuple[str, str]
 
 MAX_CONSUMERS = 2500
 """Maximum number of StreamConsumers in a namespace. Each StreamConsumer needs about 20 kB of memory, even if the cache
-stores only few fields of the StreamConsumer and of its children."""
+stores only a few fields of the StreamConsumer and of its children."""
 
 TOO_MANY = (
-    f"the namespace has more than {MAX_CONSUMERS} StreamConsumers, and the operator serves no more than this; delete "
+    f"the namespace has more than {MAX_CONSUMERS} StreamConsumers, the maximum that the operator serves; delete "
     "StreamConsumers, or move them to another namespace"
 )
 
@@ -31,8 +31,8 @@ class ObjectCache:
     """The latest known version of each object. Lists, watch events and the operator's own writes update the cache."""
 
     def __init__(self, on_admitted: Callable[[Key], None]) -> None:
-        """`on_admitted` is called with the key of a StreamConsumer that the operator serves from now on. Before, the
-        namespace had more than MAX_CONSUMERS StreamConsumers, and the cache refused this StreamConsumer."""
+        """If a namespace has more than MAX_CONSUMERS StreamConsumers, the cache refuses the excess. When the cache
+        later admits a refused StreamConsumer, the cache calls `on_admitted` with its key."""
         self.consumers: dict[Key, Manifest] = {}
         self._on_admitted = on_admitted
         self._admitted: defaultdict[str, set[str]] = defaultdict(set)
@@ -80,8 +80,8 @@ class ObjectCache:
             self._owned[key][object_id], self._keys[uid] = latest, key
 
     def _is_admitted(self, key: Key, manifest: Manifest) -> bool:
-        """Return True for a child or pod, and for a StreamConsumer that is one of the MAX_CONSUMERS in its
-        namespace."""
+        """Return True for a child, a pod, and a StreamConsumer that the operator serves. Each namespace has room for
+        MAX_CONSUMERS StreamConsumers."""
         if manifest["kind"] != names.KIND:
             return True
         namespace, name = key
@@ -191,23 +191,26 @@ class ObjectCache:
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Return the children that have an owner reference with this uid. Children that have matching labels but no
-        such owner reference are not returned."""
+        """Return the children that have an owner reference with this uid. Children that have only matching
+        labels are not returned."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Return all pods of the StreamConsumer."""
-        return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
+        """Return the pods of the StreamConsumer that have not ended. A pod whose phase is Failed or Succeeded, for
+        example after an eviction or the shutdown of its node, never runs again. Kubernetes has already replaced this
+        pod, and may keep the object for a long time."""
+        pods = (manifest for (kind, _), manifest in self._items(key) if kind == "Pod")
+        return [pod for pod in pods if as_mapping(pod.get("status")).get("phase") not in ("Failed", "Succeeded")]
 
     def _items(self, key: Key) -> Iterable[tuple[ObjectId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
 def _replaces(manifest: Manifest, cached: Manifest, is_reduced: bool) -> bool:
-    """Return True if the manifest has a higher resourceVersion than the cached object, or is another object. After the
-    operator has written an object, a watch may still report the state before the write. Each write increases the
-    object's resourceVersion. If the cached object is stored only in part, a manifest with the same resourceVersion
-    replaces the object too."""
+    """Return True if the manifest has a higher resourceVersion than the cached object, or another uid. Each write of an
+    object increases its resourceVersion. After the operator has written an object, a watch may still report the
+    object's state before the write. If the cached object is stored only in part, a manifest with the same
+    resourceVersion replaces the object too."""
     if not _same_uid(cached, manifest):
         return True
     return _version(manifest) > _version(cached) or (is_reduced and _version(manifest) == _version(cached))

@@ -4,6 +4,7 @@ Arguments and results are manifests, not model classes. `paths.py` contains the 
 needs no API discovery.
 """
 
+import json
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
@@ -51,6 +52,13 @@ class KubeClient:
             return await self._request("get", object_path(api_version, kind, namespace, name))
         return None
 
+    async def get_with_field_owners(self, manifest: Manifest) -> Manifest | None:
+        """Return the live object with `metadata.managedFields`, or None if the object does not exist."""
+        with suppress(NotFound):
+            live: Manifest = json.loads(await self._api.request_text("get", _path_of(manifest)))
+            return live
+        return None
+
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return a Secret or ConfigMap that pods refer to, or None if the object does not exist. Raises
         PermissionDenied if the operator is not allowed to read the object."""
@@ -66,7 +74,7 @@ class KubeClient:
     ) -> AsyncIterator[Manifest]:
         """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all namespaces.
 
-        If the list starts again, objects are yielded again, see `PageQuery`."""
+        If the list expires, the list starts again, and some objects are yielded a second time, see `PageQuery`."""
         path, query, has_next = collection_path(api_version, kind, namespace), PageQuery(selector), True
         while has_next:
             page = ListPage(self._api.get_chunks(path, query=query.parameters))
@@ -83,8 +91,8 @@ class KubeClient:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
         manifest, and reverts changes that other clients made to these fields.
 
-        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry of such a
-        request would fail again."""
+        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy. An immediate retry would
+        fail again."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:

@@ -30,7 +30,7 @@ TARGET_PAGE_BYTES = 4_000_000
 
 
 MAX_LISTED_GROUPS = 20
-"""Maximum number of existing groups that the error about a missing group names."""
+"""Maximum number of existing groups that the error message about a missing group lists."""
 
 
 class DeadLetterStore:

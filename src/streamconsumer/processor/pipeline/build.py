@@ -121,12 +121,13 @@ def build_pipeline(
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed, in_flight.on_full = consumer.on_entry_removed, consumer.end_long_read
     consumer.on_stream_recreated = in_flight.drop_all
+    hooks.thread_pool.is_stopping, in_flight.on_closed = False, hooks.thread_pool.stop_waiting
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)
     preparation = Preparation(*collaborators, consumer_id, metrics, runtime.clock)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
-    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
+    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
     batch_runner = BatchRunner(
         hooks.require_handler,
         in_flight,
@@ -169,7 +170,7 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     can get a span, or the consumer uses a custom stream manager."""
     if hooks.fast_path_handler is None or attempt_runner.trace_fields is None or isinstance(consumer, PollingConsumer):
         return None
-    collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer, hooks.thread_pool)
     fast_path = FastPath(hooks.fast_path_handler, *collaborators, metrics, runtime.clock)
     in_flight.fast_path = fast_path.run
     return fast_path

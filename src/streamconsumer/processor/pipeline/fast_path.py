@@ -18,7 +18,7 @@ from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, 
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
 from streamconsumer.processor.message import AsciiEntry, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
@@ -40,13 +40,14 @@ class FastPath:
         settler: Settler,
         breaker: CircuitBreaker,
         consumer: RedisConsumer,
+        thread_pool: HandlerThreadPool,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self.handler = handler
         """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
-        self._breaker, self._consumer = breaker, consumer
+        self._breaker, self._consumer, self._thread_pool = breaker, consumer, thread_pool
         self._encoding = consumer.encoding
         self._metrics, self._clock = metrics, clock
 
@@ -59,6 +60,7 @@ class FastPath:
         ready, due, claimed, suspects = queue.ready, queue.due, queue.claimed, queue.suspects
         ack, duration_counts, clock = consumer.ack_buffer.add, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
+        thread_pool, abandoned = self._thread_pool, self._thread_pool.abandoned  # without them, a thread is free
         data: dict[Any, Any] | None
         token, started, pid = set_current([]), clock(), os.getpid()
         try:
@@ -69,6 +71,8 @@ class FastPath:
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
                 if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):
+                    return entry
+                if abandoned and thread_pool.is_exhausted:
                     return entry
                 tasks[message_id := entry.message_id], entry.state = task, running
                 if not ready:

@@ -1,5 +1,5 @@
 -- uses: entry_keys
--- Returns the state of a delivered entry for the consumer `me`, and the delivery count of the entry:
+-- Returns the state of a delivered entry for the consumer `me`:
 --   mine       pending with `me`
 --   peer       pending with another consumer, or settled by another consumer that claimed the entry from `me`
 --   postponed  pending with ~postponed until its due time
@@ -10,11 +10,11 @@
 -- with .5.
 local function entry_state(id)
   local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
-  local owner, deliveries = pending and pending[2], pending and pending[4] or 0
-  if owner == me then return 'mine', deliveries end
-  if owner and owner ~= POSTPONED then return 'peer', deliveries end
-  if owner and tonumber(redis.call('ZSCORE', schedule, id) or 0) % 1 == 0 then return 'postponed', deliveries end
+  local owner = pending and pending[2]
+  if owner == me then return 'mine' end
+  if owner and owner ~= POSTPONED then return 'peer' end
+  if owner and tonumber(redis.call('ZSCORE', schedule, id) or 0) % 1 == 0 then return 'postponed' end
   local claimer = redis.call('HGET', claimed, id) or redis.call('HGET', claimed_before, id)
-  if claimer and claimer ~= me then return 'peer', deliveries end
-  return owner and 'restored' or 'orphaned', deliveries
+  if claimer and claimer ~= me then return 'peer' end
+  return owner and 'restored' or 'orphaned'
 end
