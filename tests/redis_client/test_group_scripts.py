@@ -359,9 +359,16 @@ def test_a_snapshot_without_its_fields_restores_nothing(database: Database) -> N
     lost_group(database, "1-0", stage="delivered")
     assert [restore_entries(database) for _ in range(3)] == [1, 1, 0]
     assert snapshot(database) == {}
-    set_snapshot(database, stage="pending")
+    set_snapshot(database, stage="pending", cursor="text")
     assert [restore_entries(database) for _ in range(2)] == [1, 0]
     assert database.pending() == {}
+
+
+@pytest.mark.parametrize("cursor", ["1", "text", None])
+def test_entries_are_restored_from_the_first_if_the_cursor_is_unusable(database: Database, cursor: str | None) -> None:
+    lost_group(database, *ids(1, 2), stage="pending", pending="1-0 2-0", **({"cursor": cursor} if cursor else {}))
+    assert restore_entries(database) == 1
+    assert list(database.pending()) == ids(1, 2)
 
 
 @pytest.mark.parametrize("count", [PAGE - 1, PAGE, PAGE + 1, 2 * PAGE + 30])
