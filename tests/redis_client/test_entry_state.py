@@ -207,30 +207,6 @@ async def test_companion_keys_of_a_previous_stream_are_deleted_with_it(any_group
     assert not await any_group.client.exists(CLAIMED, CLAIMED_BEFORE, COMMITTED)
 
 
-async def test_postponed_entry_that_the_restored_group_delivers_again_is_not_claimed_later(any_group: Group) -> None:
-    """The snapshot does not contain the entry, and only the schedule contains its due time."""
-    await any_group.create_group()
-    me = Member(any_group, ME)
-    await me.snapshot.save()
-    [message_id] = await any_group.add(1)
-    await any_group.read_as(ME, 1)
-    assert await me.leases.postpone([(message_id, 1, timedelta(hours=1))]) == [Outcome.DONE]
-    await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await Member(any_group, "peer").restore()
-    assert await any_group.read_as("peer", 1) == [message_id]
-    await any_group.client.xack(STREAM, GROUP, message_id)
-    await any_group.client.zadd(SCHEDULE, {message_id: 1}, xx=True)
-    assert await me.claim_due() == []
-
-
-async def test_renamed_stream_keeps_the_due_times_of_its_postponed_entries(any_group: Group) -> None:
-    message_id = await postponed(any_group)
-    await any_group.client.rename(STREAM, f"{STREAM}:old")
-    await Member(any_group, "peer").restore(message_id)
-    await any_group.client.rename(f"{STREAM}:old", STREAM)
-    assert await any_group.client.zscore(SCHEDULE, message_id) is not None
-
-
 # -- records of claims -------------------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,17 @@ class Ledger:
         """Record that the stream was deleted and created again."""
         self._aware.clear()
 
+    def on_replaced(self) -> None:
+        """Record that a fault has replaced the stream, so that entries of a previous stream can be back."""
+        for name, fields in self._inspect("XRANGE", self._stream, "-", "+"):
+            entry_id, record = _text(name), self.records.get(int(to_dict(fields)[b"n"]))
+            present = self._by_id.get(entry_id)
+            if record is not None and record is not present:
+                self._by_id[entry_id] = record
+                if present is not None and present.is_open:
+                    present.state = "gone"
+        self._lengths = (-1, -1)
+
     def on_restored(self, process: Process, position: str, *, is_new_stream: bool) -> None:
         """Record that a process has created the missing group. If the group starts at its position in the previous
         stream, the new stream has reached this position, and entries before the position count as delivered."""
@@ -256,6 +267,8 @@ class Ledger:
                 state, record.is_given_up = "gone", True
             if (state, owner) != (record.state, record.owner):
                 self._on_change(record, state, owner, cause, process)
+            if state == "settled" and last_delivered and parse_id(record.entry_id) <= last_delivered:
+                record.is_unsaved = False  # the group does not deliver the entry again
             self._check_orphaned(record, cause)
 
     def _on_change(self, record: EntryRecord, state: str, owner: str, cause: str, process: Process | None) -> None:

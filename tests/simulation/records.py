@@ -118,8 +118,8 @@ class EntryRecord:
     previous: "EntryRecord | None" = None
     """Entry with the same id in the previous life of the stream. None if there is none."""
     is_unsaved: bool = False
-    """True if the entry was delivered after the last snapshot of a group that was lost. The restored group can deliver
-    the entry again."""
+    """True if the entry was delivered after the last snapshot of a group that was lost, until it is settled behind the
+    position of the restored group. Before, the restored group can deliver the entry again."""
     is_mistaken: bool = False
     """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
     is_given_up: bool = False

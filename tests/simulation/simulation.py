@@ -286,6 +286,7 @@ class Simulation:
         self.snapshot_times = [each for each in self.snapshot_times if each <= begin]
         self.ledger.on_foreign("lost_writes")
         self.server.replace_data(keys)
+        self.ledger.on_replaced()
         self.server.serve_parked()
 
     # -- trace ---------------------------------------------------------------------------------------------------------
