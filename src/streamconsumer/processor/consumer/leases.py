@@ -27,9 +27,9 @@ ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
 
 _RENEWAL, _POSTPONEMENT = "the script that renews leases", "the script that postpones entries"
 
-PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 190
+PAGE_SIZE, RENEWAL_PAGE_SIZE = 120, 160
 """RENEWAL_PAGE_SIZE is the maximum number of entries in one call of the script that renews leases. PAGE_SIZE is the
-maximum for all other scripts. The script that renews leases calls up to five Redis commands per entry, other scripts up
+maximum for all other scripts. The script that renews leases calls up to six Redis commands per entry, other scripts up
 to eight. The server needs 2 ms to renew 190 leases."""
 
 T = TypeVar("T")

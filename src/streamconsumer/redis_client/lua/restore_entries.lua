@@ -22,7 +22,7 @@ if stage == 'delivered' then
   end
   done = #ids < PAGE
 elseif stage == 'pending' then
-  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor) or 1
+  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor)
   while #ids < PAGE do
     local from, to = text:find('%S+', at)
     if not from then break end
