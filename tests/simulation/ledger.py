@@ -317,7 +317,7 @@ class Ledger:
             return "foreign"
         if record.is_given_up and record.has_previous_outcome(process, self._aware):
             return "previous outcome"
-        if run.process.is_stopping:
+        if run.has_stopped:
             return "stopping"
         silent = self._loop.time() - heard_at
         if not self._activity.is_connected(run.process) and silent >= DISCONNECTED_SECONDS:
