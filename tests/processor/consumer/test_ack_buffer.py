@@ -155,12 +155,15 @@ async def test_failed_flush_is_repeated_once(sender: Sender, monkeypatch: pytest
         await sender.buffer.flush()
 
 
-async def test_acknowledgement_during_a_failing_flush_sets_the_time_of_the_next(sender: Sender) -> None:
+async def test_acknowledgement_during_a_failing_flush_sets_the_time_of_the_next(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second timer would send acknowledgements although the first one is replaced by the next read."""
     sender.gate.clear()
     sender.error = RedisConnectionError("no connection")
     sender.buffer.add("1-0")
     await eventually(lambda: sender.sent)
+    monkeypatch.setattr(ack_buffer, "LINGER_SECONDS", 60)
     sender.buffer.add("2-0")
     timer = sender.buffer._timer
     sender.gate.set()
