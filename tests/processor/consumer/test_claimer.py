@@ -761,7 +761,7 @@ async def test_peer_is_woken_once_for_each_dead_consumer(claims: Claims) -> None
 
 async def test_too_many_consumers_are_reported_once(claims: Claims, caplog: pytest.LogCaptureFixture) -> None:
     found = claims.found
-    for is_over_limit in (True, True, False, True):
+    for is_over_limit in (True, True, False, False, True):
         found.is_over_limit, found.consumer_count = is_over_limit, MAX_CONSUMERS + 1
         await claims.pages()
     assert [vars(record)["error"] for record in caplog.records] == [f"found {MAX_CONSUMERS + 1} consumers"] * 2
