@@ -142,14 +142,16 @@ class Ledger:
                     present.state = "gone"
         self._lengths = (-1, -1)
 
-    def on_restored(self, process: Process, position: str, *, is_new_stream: bool) -> None:
-        """Record that a process has created the missing group. If the group starts at its position in the previous
-        stream, the new stream has reached this position, and entries before the position count as delivered."""
+    def on_restored(self, process: Process, position: str, *, is_new_stream: bool, has_snapshot: bool) -> None:
+        """Record that a process has created the missing group. If the group starts at its position in another stream,
+        the stream has reached this position, and entries before the position count as delivered. `has_snapshot` is
+        True if a snapshot of this stream exists."""
         if is_new_stream:
             self._aware.add(process)
         elif not self._has_group:
             for record in self._by_id.values():
-                record.is_mistaken |= record.previous is not None and parse_id(record.entry_id) <= parse_id(position)
+                is_from_other = record.previous is not None or (record.has_returned and not has_snapshot)
+                record.is_mistaken |= is_from_other and parse_id(record.entry_id) <= parse_id(position)
 
     def on_group_lost(self, saved_at: float) -> None:
         """Record that the group is about to be lost. The time of its last snapshot is `saved_at` or later."""
@@ -287,6 +289,7 @@ class Ledger:
             self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
         if record.foreign and state == "owned" and not self._is_foreign(record):
             record.foreign = ""
+        record.has_returned |= record.is_removed and record.foreign == "stream_renamed"
         if record.state == "unread":
             record.reader = process
         elif process is not None and state != "owned":

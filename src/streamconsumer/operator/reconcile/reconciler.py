@@ -80,7 +80,7 @@ class Reconciler:
         API server fails, raises the error, and the work queue retries."""
         manifest = self.cache.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            self._forget(key)  # Kubernetes deletes the children by their owner references
+            self.forget(key)  # Kubernetes deletes the children by their owner references
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
         try:
@@ -153,12 +153,13 @@ class Reconciler:
         """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
-            self._forget(key)  # the resource was deleted and created again between two reconciles
+            self.forget(key)  # the resource was deleted and created again between two reconciles
             state = self.states[key] = ConsumerState(key, uid)
         return state
 
-    def _forget(self, key: Key) -> None:
-        """Drop the state of a StreamConsumer that no longer exists, and stop polling its stream."""
+    def forget(self, key: Key) -> None:
+        """Drop the state of a StreamConsumer that no longer exists or whose namespace is not served, and stop polling
+        its stream."""
         if state := self.states.pop(key, None):
             self._stop_monitoring(state)
 
