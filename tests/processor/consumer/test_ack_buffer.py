@@ -45,7 +45,7 @@ async def test_acknowledgements_are_sent_together_after_a_short_wait(sender: Sen
     sender.buffer.add("3-0")
     await eventually(lambda: sender.metrics.acknowledged == 3)
     assert sender.sent == [["1-0", "2-0"], ["3-0"]]
-    assert not sender.buffer._flushing
+    await eventually(lambda: not sender.buffer._flushing)
 
 
 async def test_read_takes_the_acknowledgements_so_that_no_other_command_sends_them(sender: Sender) -> None:
