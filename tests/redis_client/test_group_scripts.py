@@ -245,6 +245,9 @@ def test_a_group_that_cannot_be_created_is_an_error(database: Database) -> None:
     database.client.set(STREAM, "text")
     with pytest.raises(ResponseError, match=r"^WRONGTYPE"):
         restore_group(database)
+    database.client.delete(STREAM)
+    with pytest.raises(ResponseError, match="Invalid stream ID"):
+        restore_group(database, start="text")
     assert not snapshot(database)
 
 
