@@ -11,7 +11,6 @@ from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import PROBE_NUMBER, busy_seconds
 from tests.simulation.loop import START_MICROSECONDS
-from tests.simulation.plan import SECOND
 from tests.simulation.pod import Pod
 from tests.simulation.records import EntryRecord, Run
 
@@ -73,10 +72,6 @@ class Deadlines:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
         self._busy_seconds = busy_seconds(simulation.plan)
-        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
-        self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
-        jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
-        self._retry_seconds += sum(jumps) / SECOND  # the server's clock decides when a postponed entry is due
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""
@@ -85,6 +80,13 @@ class Deadlines:
         self._slots, self._full_at = 1, 0.0
         """Number of slots, and the last time at which no slot was free."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
+
+    @property
+    def _retry_seconds(self) -> float:
+        """Time within which a retry starts after its delay. The server's clock decides when a retry is due."""
+        plan = self._simulation.plan  # with the faults that were added at await points
+        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in plan.faults}
+        return plan.clock_jump_seconds + (REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS)
 
     def check(self) -> None:
         """Check all entries at this moment."""
@@ -130,9 +132,10 @@ class Deadlines:
         is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
         listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
         slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
-        limit = FOREIGN_OWNER_SECONDS
-        if previous:
-            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
+        plan = self._simulation.plan
+        limit = (NODE_LOSS_SECONDS if previous else FOREIGN_OWNER_SECONDS) + plan.clock_jump_seconds
+        if previous and is_provable:  # by its connections; otherwise by its idle time on the server's clock
+            limit = plan.take_over_seconds
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         if self._is_late(since, limit) and record.is_new("take_over"):
             seconds = self._ledger.now - since

@@ -31,7 +31,7 @@ UNREACHED = (
         "a connection is closed without waiting for the server, which suspends no task",
     ),
     Reason(
-        r"DedicatedConnection\.connect: async with self\._lock"
+        r"DedicatedConnection\.(connect|close): async with self\._lock"
         r"|RedisConsumer\.(read|_read_new|close): await self\._reader\.close"
         r"|Observer\.close:|PendingClaimer\.close:|RecoveryLoop\.run: await claimer\.close"
         r"|HeartbeatThread\._heartbeat_loop: await connection\.close",
