@@ -220,8 +220,9 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
     starts = sum(not isinstance(run.outcome, Defer) for run in record.runs)
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
     is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
-    previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
-    attempts = starts + is_unstarted_read + record.lost_attempts + any(run.is_thread for run in previous)
+    # The delivery count of an entry in the previous stream can be restored, and its thread can still occupy the id.
+    previous = 1 + len(record.previous.runs) if record.previous else 0
+    attempts = starts + is_unstarted_read + record.lost_attempts + previous
     if attempts < needed and {"MaxDeliveries", "Crashed"} & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")

@@ -197,8 +197,6 @@ class Ledger:
             self.excuses[other.loss.excuse] += 1
         elif record.owner != run.consumer and self._cannot_know(run.process, record.since):
             self.excuses["stale"] += 1
-        elif run.consumer == other.consumer and (excuse := self._excuse(record, other, run.process)):
-            self.excuses[excuse] += 1  # the other process has lost its consumer name
         elif other.process.is_stopping or self._is_foreign(record):
             self.excuses["stopping" if other.process.is_stopping else "foreign"] += 1
         else:
@@ -267,7 +265,7 @@ class Ledger:
             is_unsettled = bool(owner) and run.is_success and not run.process.is_dead and record.owner == run.consumer
             if (run.is_live or (is_unsettled and not is_undone)) and run.loss is None and owner != run.consumer:
                 is_acknowledged = state == "settled" and any(other.is_success for other in record.runs)
-                excuse = "acknowledged" if is_acknowledged else self._excuse(record, run, process)
+                excuse = "acknowledged" if is_acknowledged else self.excuse(record, run, process)
                 self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
             record.settled_at = self.now
@@ -293,7 +291,7 @@ class Ledger:
             text = f"{name} took {record.entry_id} from {run.process.name}, which is connected and handles it"
             self.report(invariant, f"{text}; the server heard of it {silent:.1f} s ago")
 
-    def _excuse(self, record: EntryRecord, run: Run, process: Process | None) -> str:
+    def excuse(self, record: EntryRecord, run: Run, process: Process | None) -> str:
         """Return why a process may take an entry from the process that handles it. Empty if it must not."""
         heard_at = self._activity.heard_at(run.process)
         if process is run.process:

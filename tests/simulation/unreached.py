@@ -65,7 +65,8 @@ UNREACHED = (
     ),
     Reason(
         r"AckBuffer\.flush_final:|RedisConsumer\.close:|PollingConsumer\.interrupt_read:|^pipeline/drain"
-        r"|StreamManager\.aclose:|RecoveryLoop\.finish_claim:|Settler\.release:",
+        r"|StreamManager\.aclose:|RecoveryLoop\.finish_claim:|Settler\.release:"
+        r"|RedisConsumer\.postpone: await self\.registration\.wake_peer",
         "the processor is stopping, and a program starts it again only after it has stopped",
         "restart_listening",
     ),
