@@ -71,7 +71,7 @@ ALERTS = [
         "warning",
         f"An entry of {_RESOURCE_TEXT} has been pending for more than an hour",
         "Find the entry with `XPENDING`. Possible causes: the entry is retried with long waits, its handler is very "
-        "slow, or its consumer belongs to another program, which has ended.",
+        "slow, or its consumer belongs to another program and that program has ended.",
     ),
     Alert(
         "StreamConsumerRetriesMany",
@@ -114,7 +114,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
         "0m",
         "warning",
-        f"Messages for {_GROUP_TEXT} failed in a row; the circuit breaker opened, and pods try one message at a time",
+        f"The circuit breaker opened after consecutive failures for {_GROUP_TEXT}; pods try one message at a time",
         "A dependency of the handler is down, or a new version of the handler is broken.",
     ),
     Alert(
@@ -181,8 +181,8 @@ PANELS = [
             (f"streamconsumer_group_lag{{{_OPERATOR_FILTER}}}", "{{stream}} unread"),
             (f"streamconsumer_group_pending{{{_OPERATOR_FILTER}}}", "{{stream}} pending"),
         ],
-        "Unread entries of the group, and entries that were read but not acknowledged. A gap in the first line means "
-        "that the lag is unknown.",
+        "Unread entries of the group, and entries that were read but not acknowledged. A gap in the line of unread "
+        "entries means that the lag is unknown.",
     ),
     Panel(
         "Time in the stream",
@@ -229,8 +229,8 @@ PANELS = [
             (_rate("abandoned"), "{{stream}} unfinished at shutdown"),
             (_rate("lost_to_trimming"), "{{stream}} lost to trimming"),
         ],
-        "Entries that other pods take over after pods stop or die, and entries lost to trimming. The line for entries "
-        "lost to trimming should stay at zero.",
+        "Entries that other pods take over after a pod has stopped or died, and entries lost to trimming. The line for "
+        "entries lost to trimming should stay at zero.",
     ),
     Panel(
         "In flight",

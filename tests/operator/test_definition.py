@@ -14,7 +14,7 @@ from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.reconcile.drift import contains_applied
+from streamconsumer.operator.reconcile.drift import differences
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
@@ -405,7 +405,7 @@ def test_an_applied_deployment_is_stored_without_drift(api_namespace: Namespace,
     """Otherwise the operator would see drift in every reconcile and apply the Deployment without end."""
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
-    assert contains_applied(api_namespace.create(deployment), deployment)
+    assert not differences(api_namespace.create(deployment), deployment)
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)

@@ -12,6 +12,7 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.read_size import ReadSize
+from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.group import GROUP, STREAM, Group
@@ -86,6 +87,14 @@ async def orphaned(group: Group) -> str:
     return message_id
 
 
+async def committed(group: Group) -> str:
+    """The dead letter of the entry is written, and the reply may be lost."""
+    message_id = await mine(group)
+    writer = DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, group_key(STREAM, GROUP, "dead"), 10)
+    assert await writer.write_many(ME, [(message_id, [b"n", b"0"])]) == [Outcome.DONE]
+    return message_id
+
+
 async def trimmed(group: Group) -> str:
     message_id = await orphaned(group)
     await group.client.xdel(STREAM, message_id)
@@ -93,7 +102,7 @@ async def trimmed(group: Group) -> str:
 
 
 State = Callable[[Group], Awaitable[str]]
-STATES: tuple[State, ...] = (mine, peer, settled_by_peer, postponed, restored, orphaned, trimmed)
+STATES: tuple[State, ...] = (mine, peer, settled_by_peer, postponed, restored, committed, orphaned, trimmed)
 
 
 async def owner(group: Group, message_id: str) -> str:
@@ -124,6 +133,7 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
         postponed: ("lost", "~postponed"),
+        committed: ("done", ""),
         trimmed: ("done", ""),
     },
     start: {
@@ -131,12 +141,14 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
         postponed: ("lost", "~postponed"),
+        committed: ("lost", ""),
         trimmed: ("trimmed", ""),
     },
     postpone: {
         **dict.fromkeys((mine, postponed, restored, orphaned), ("done", "~postponed")),
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
+        committed: ("lost", ""),
         trimmed: ("trimmed", ""),
     },
     count: {
@@ -144,6 +156,7 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("done", "peer"),
         settled_by_peer: ("done", ""),
         postponed: ("done", "~postponed"),
+        committed: ("done", ""),
         trimmed: ("done", ""),
     },
 }

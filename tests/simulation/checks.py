@@ -1,4 +1,4 @@
-"""Checks that need more than one moment: deadlines, outcomes, and what must be free after all entries are settled."""
+"""Checks of the outcomes of all entries, and of what must be free after all entries are settled."""
 
 import asyncio
 from collections import Counter
@@ -8,37 +8,17 @@ from typing import TYPE_CHECKING, Any
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
-from streamconsumer.redis_client.replies import parse_id
-from tests.simulation.handlers import PROBE_NUMBER, busy_seconds
+from tests.simulation.deadlines import has_open_breaker, loses_delay, max_delay
+from tests.simulation.handlers import PROBE_NUMBER
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
-from tests.simulation.records import EntryRecord, Run
+from tests.simulation.records import EntryRecord
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-NODE_LOSS_SECONDS = 40.0
-"""Time without a fault within which another pod claims the entries of another process that ended."""
-
-FOREIGN_OWNER_SECONDS = 60.0
-"""Time without a fault within which a pod claims the entries of another program's consumer."""
-
-RETRY_SECONDS = 20.0
-"""Time without a fault within which a retry starts after its delay, if a slot is free."""
-
-REPAIR_SECONDS = 60.0
-"""Time within which a retry starts after the schedule of the postponed entries was lost."""
-
 READY_SECONDS = 5.0
 """Time after the start within which a pod becomes ready."""
-
-UNREAD_SECONDS = 15.0
-"""Time without a fault within which a pod without running handlers reads an entry."""
-
-MAX_WAITING = 20
-"""If more entries wait, a late retry may only wait for the others."""
-
-MAX_BACKOFF_SECONDS = 4.0
 
 BACKGROUND_TASKS = {
     "HeartbeatThread._run": 1,
@@ -63,138 +43,6 @@ GROUP_FAULTS = {
     *("stream_deleted", "stream_recreated", "companion_deleted", "out_of_memory", "foreign_set_id"),
 }
 """Faults after which numbers that the engine counts may differ from the number of entries."""
-
-
-class Deadlines:
-    """Reports entries that wait longer than promised although no fault is active."""
-
-    def __init__(self, simulation: "Simulation") -> None:
-        self._simulation, self._ledger = simulation, simulation.ledger
-        kinds = {plan.handler for plan in simulation.plan.pods}
-        self._busy_seconds = busy_seconds(simulation.plan)
-        self._can_hang = "hung_thread" in kinds
-        self._crowded_at = 0.0
-        """Last time at which more than `MAX_WAITING` entries waited."""
-        self._waiting = 0
-        """Maximum number of entries that waited at the same time."""
-        self._slots, self._full_at = 1, 0.0
-        """Number of slots, and the last time at which no slot was free."""
-        self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
-
-    @property
-    def _retry_seconds(self) -> float:
-        """Time within which a retry starts after its delay. The server's clock decides when a retry is due."""
-        plan = self._simulation.plan  # with the faults that were added at await points
-        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in plan.faults}
-        return plan.clock_jump_seconds + (REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS)
-
-    def check(self) -> None:
-        """Check all entries at this moment."""
-        calm_since = self._ledger.calm_since()
-        pods = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        if calm_since is None or self._can_hang or self._has_own_manager or not pods:
-            return
-        if any(has_open_breaker(pod) for pod in pods):
-            return
-        live_names = {pod.consumer for pod in self._simulation.all_pods if not pod.has_ended}
-        runs = [run for record in self._ledger.records.values() for run in record.runs]
-        busy_at = max((self._ledger.now if run.is_live else run.ended_at or 0.0 for run in runs), default=0.0)
-        listening_since = max(calm_since, min(pod.started_at or 0.0 for pod in pods) + 2.0)
-        waiting = [
-            record
-            for record in self._ledger.records.values()
-            if record.is_open and not any(run.is_live for run in record.runs)
-        ]
-        self._waiting, self._slots = max(self._waiting, len(waiting)), sum(pod.plan.concurrency for pod in pods)
-        if all(has_no_free_slot(pod) for pod in pods):
-            self._full_at = self._ledger.now
-        if len(waiting) > MAX_WAITING:
-            self._crowded_at = self._ledger.now
-        for record in waiting:
-            self._check_owner(record, listening_since, live_names)
-            self._check_retry(record, max(listening_since, self._crowded_at))
-            if record.state == "unread":
-                self._check_unread(record, max(listening_since, busy_at))
-
-    def _check_unread(self, record: EntryRecord, calm_since: float) -> None:
-        seconds = self._ledger.now - max(calm_since, record.since)
-        if seconds > UNREAD_SECONDS and record.is_new("not_read"):
-            self._ledger.report("not_read", f"{record.entry_id} is unread after {seconds:.1f} s; no handler is running")
-
-    def _check_owner(self, record: EntryRecord, calm_since: float, live_names: set[str]) -> None:
-        if record.state != "owned" or record.owner in live_names:
-            return
-        previous = [
-            pod for pod in self._simulation.all_pods if pod.consumer == record.owner and pod.died_at is not None
-        ]
-        since = max([calm_since, record.since, *(pod.died_at or 0.0 for pod in previous)])
-        observers = self._observers(record.owner)
-        is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
-        listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
-        slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
-        plan = self._simulation.plan
-        limit = (NODE_LOSS_SECONDS if previous else FOREIGN_OWNER_SECONDS) + plan.clock_jump_seconds
-        if previous and is_provable:  # by its connections; otherwise by its idle time on the server's clock
-            limit = plan.take_over_seconds
-        limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
-        if self._is_late(since, limit) and record.is_new("take_over"):
-            seconds = self._ledger.now - since
-            self._ledger.report("take_over", f"{record.entry_id} still belongs to {record.owner} after {seconds:.1f} s")
-
-    def _observers(self, name: str) -> list[Pod]:
-        """Return the pods that have seen the connections of a consumer, so that they can prove that they have ended."""
-        return [pod for pod in self._simulation.all_pods if pod.is_listening and has_seen(pod, name)]
-
-    def _count_before(self, record: EntryRecord, since: float, live_names: set[str]) -> int:
-        """Return the number of entries that may start before an entry of a dead consumer: the entries of all dead
-        consumers, and older entries that have started since the death. New entries must not start before it."""
-        records = self._ledger.records.values()
-        dead = sum(each.state == "owned" and each.owner not in live_names for each in records)
-        started = [each for each in records if any(run.started_at > since for run in each.runs)]
-        return dead + sum(parse_id(each.entry_id) < parse_id(record.entry_id) for each in started)
-
-    def _check_retry(self, record: EntryRecord, calm_since: float) -> None:
-        runs = [run for run in record.runs if run.ended_at is not None and not run.process.is_dead]
-        if record.state not in {"owned", "postponed"} or not runs or runs[-1].is_success:
-            return
-        due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
-        since = max(calm_since, due_at, record.foreign_at + 20 if record.foreign_at else 0.0)
-        if self._is_late(since, self._retry_seconds) and record.is_new("late_retry"):
-            seconds = self._ledger.now - since
-            self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
-
-    def _is_late(self, since: float, seconds: float) -> bool:
-        """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
-        until a slot is free."""
-        busy_seconds = self._busy_seconds * (1 + self._waiting // self._slots)
-        return (
-            self._ledger.now - max(since, self._full_at) > seconds or self._ledger.now - since > seconds + busy_seconds
-        )
-
-
-def has_no_free_slot(pod: Pod) -> bool:
-    """Return True if all slots of the pod are occupied, or if the pod has none yet."""
-    return pod.processor is None or pod.processor._pipeline.in_flight.running >= pod.plan.concurrency
-
-
-def has_seen(pod: Pod, name: str) -> bool:
-    """Return True if the pod has seen the connections of a consumer."""
-    claimer = pod.processor._pipeline.consumer.claimer if pod.processor else None
-    return claimer is not None and claimer._observer.has_seen(name)
-
-
-def max_delay(run: Run) -> float:
-    """Return the longest delay after which the next attempt is due."""
-    if isinstance(run.outcome, Defer):
-        return run.outcome.after.total_seconds()
-    if isinstance(run.outcome, Retry) and run.outcome.after is not None:
-        return run.outcome.after.total_seconds()
-    return MAX_BACKOFF_SECONDS
-
-
-def has_open_breaker(pod: Pod) -> bool:
-    """Return True if the circuit breaker of the pod is open."""
-    return pod.processor is not None and pod.processor._pipeline.settler._breaker.is_open
 
 
 def check_outcomes(simulation: "Simulation") -> None:
@@ -253,10 +101,10 @@ def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
 
 def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
     """Report a retry that started before its delay, although Redis or a running processor knew the delay."""
-    if any(fault.kind in {"schedule_deleted", "companion_deleted", "clock_jump"} for fault in simulation.plan.faults):
-        return
     for run, next_run in zip(record.runs, record.runs[1:], strict=False):
         if run.ended_at is None or run.loss or (next_run.is_after_stop and not run.was_postponed):
+            continue
+        if any(loses_delay(fault, run.ended_at, next_run.started_at) for fault in simulation.plan.faults):
             continue
         if isinstance(run.outcome, Defer | Retry) and next_run.started_at < run.ended_at + max_delay(run) - 0.05:
             seconds = next_run.started_at - run.ended_at
@@ -309,12 +157,19 @@ def coroutine_name(task: asyncio.Task[Any]) -> str:
 
 def check_readiness(simulation: "Simulation") -> None:
     """Report pods that are not ready although no fault is active."""
+    for name, reason in unready_pods(simulation).items() if simulation.has_been_calm else ():
+        simulation.ledger.report("not_ready", f"{name} is not ready: {reason}")
+
+
+def unready_pods(simulation: "Simulation") -> dict[str, str]:
+    """Return the names of the pods that are not ready although they had time to start, and the reasons."""
+    unready: dict[str, str] = {}
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
         is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
-        may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
-        if may_be_ready and not is_ready and simulation.has_been_calm:
-            simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
+        if pod.is_listening and pod.can_start_threads and not is_new and not is_ready:
+            unready[pod.plan.name] = reason
+    return unready
 
 
 def check_connects(simulation: "Simulation") -> None:

@@ -38,9 +38,9 @@ def group_destroyed(simulation: "Simulation", fault: FaultPlan) -> None:
 
 
 def _lose_group(simulation: "Simulation", name: str = "group_destroyed") -> None:
-    now = simulation.ledger.now
-    has_snapshot = simulation.has_been_calm and not any(pod.manager for pod in simulation.plan.pods)
-    begin = now - SNAPSHOT_SECONDS if has_snapshot else 0.0
+    now, begin = simulation.ledger.now, simulation.snapshot_times[-1] if simulation.snapshot_times else 0.0
+    if simulation.has_been_calm and not any(pod.manager for pod in simulation.plan.pods):
+        begin = max(begin, now - SNAPSHOT_SECONDS)
     simulation.ledger.allow_reruns(begin, now + AFTER_LOSS_SECONDS)
     simulation.ledger.on_group_lost(begin)
     for record in simulation.ledger.records.values():  # only the schedule still contains the postponed entries
@@ -96,12 +96,16 @@ def stream_renamed(simulation: "Simulation", fault: FaultPlan) -> End:
     """The stream is renamed, and renamed back."""
     _lose_group(simulation, "stream_renamed")
     simulation.foreign("stream_renamed", "RENAME", STREAM, OTHER_STREAM)
+    renamed_at = simulation.ledger.now
 
     def end() -> None:
+        if simulation.snapshot_times and simulation.snapshot_times[-1] > renamed_at:
+            simulation.snapshot_times.clear()  # the snapshot describes the other stream
         _lose_group(simulation, "stream_renamed")
         if simulation.server.inspect("EXISTS", OTHER_STREAM):
             simulation.server.administer("DEL", STREAM)
             simulation.foreign("stream_renamed", "RENAME", OTHER_STREAM, STREAM)
+            simulation.ledger.on_replaced()
 
     return end
 
@@ -134,6 +138,8 @@ def companion_deleted(simulation: "Simulation", fault: FaultPlan) -> None:
     """DEL of one companion key."""
     suffix = COMPANION_SUFFIXES[fault.amount % len(COMPANION_SUFFIXES)]
     simulation.server.administer("DEL", group_key(STREAM, GROUP, suffix))
+    if suffix == "last-known":
+        simulation.snapshot_times.clear()
 
 
 def foreign_claim(simulation: "Simulation", fault: FaultPlan) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from hiredis import ReplyError
 
 from tests.simulation.activity import Activity
-from tests.simulation.checks import Deadlines, check_connects
+from tests.simulation.checks import check_connects
+from tests.simulation.deadlines import Deadlines
 from tests.simulation.engine_errors import engine_log, error_text, unexpected_error
 from tests.simulation.foreign_faults import FAULTS
 from tests.simulation.ledger import FOREIGN_SECONDS, Ledger
@@ -63,6 +64,8 @@ class Simulation:
         self.all_pods: list[Pod] = []
         self.trimmed_pending: list[int] = []
         """Numbers of the messages whose entries were trimmed while they were pending."""
+        self.snapshot_times: list[float] = []
+        """Times at which pods have saved a snapshot of the group. Empty if the server has no snapshot."""
         self.received_bytes: Counter[Process] = Counter()
         """Bytes of the replies to each process since the last `clear`."""
         self.is_ending = False
@@ -280,8 +283,10 @@ class Simulation:
         """Replace all data of the server by its data at the time `begin`."""
         self.ledger.allow_reruns(begin, self.ledger.now + SETTLING / SECOND)
         self.ledger.on_group_lost(begin)
+        self.snapshot_times = [each for each in self.snapshot_times if each <= begin]
         self.ledger.on_foreign("lost_writes")
         self.server.replace_data(keys)
+        self.ledger.on_replaced()
         self.server.serve_parked()
 
     # -- trace ---------------------------------------------------------------------------------------------------------
@@ -308,8 +313,13 @@ class Simulation:
     def _on_script(self, process: Process, arguments: Arguments, reply: Any) -> None:
         """Record what the scripts of a process have done, if the state of the group does not show it."""
         match operation_name(arguments), reply:
+            case "SAVE", b"saved":
+                self.snapshot_times.append(self.ledger.now)
             case "RESTORE_GROUP", list():
-                self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
+                is_new, has_snapshot = reply[1] == 1, bool(self.snapshot_times)
+                self.ledger.on_restored(process, reply[0].decode(), is_new_stream=is_new, has_snapshot=has_snapshot)
+                if is_new:
+                    self.snapshot_times.clear()  # the script deletes the snapshot of the previous stream
             case "START_ATTEMPT", b"done":
                 self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
             case "REGISTER", bytes():

@@ -127,8 +127,8 @@ def render(files: tuple[Path, ...]) -> None:
     \b
     Exit codes:
       0  all StreamConsumers were rendered
-      2  invalid StreamConsumers were rejected and only valid
-         StreamConsumers were rendered, or FILES contain no StreamConsumer
+      2  some StreamConsumers are invalid and were not rendered,
+         or FILES contain no StreamConsumer
     """
     from streamconsumer.cli.render import render_files
 

@@ -117,8 +117,8 @@ class Autoscaling(
 
     target: ScalingTarget = ScalingTarget()
     """Target of the autoscaling. If unset, the target is a backlog of 100 entries per pod. Once the operator has
-    measured the throughput of one pod, it also runs enough pods to handle new entries as fast as these entries arrive.
-    The number of pods never exceeds `maxReplicas`."""
+    measured the throughput of one pod, it also runs enough pods to handle new entries as fast as they arrive. The
+    number of pods never exceeds `maxReplicas`."""
 
     activation: Activation = Activation()
     """Condition for starting the first pod."""

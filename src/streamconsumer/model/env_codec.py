@@ -53,7 +53,8 @@ def field_paths(model: type[BaseModel], parent: tuple[str, ...] = ()) -> Iterato
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
     """Return the names of the variables that begin with STREAMCONSUMER_ and are not known, each with a remedy.
 
-    Variables that Kubernetes sets for a Service whose name begins with `streamconsumer` are no settings."""
+    Kubernetes also sets variables for each Service. If the name of a Service begins with `streamconsumer`, its
+    variables are ignored."""
     known_names = list(known)
     unknown = {
         name
@@ -64,7 +65,8 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> dict[
 
 
 def _remedy(name: str, known: list[str]) -> str:
-    """Suggest the most similar known name. A part of a path, such as MAX_DELIVERIES, suggests the whole path."""
+    """Suggest the most similar known name. If `name` is only a part of a path, such as MAX_DELIVERIES, suggests the
+    whole path."""
     suffix = name.upper().removeprefix(names.ENVIRONMENT_PREFIX)
     by_suffix = {each.removeprefix(names.ENVIRONMENT_PREFIX): each for each in known}
     paths = [each for each in by_suffix if suffix and each.endswith(f"_{suffix}")]

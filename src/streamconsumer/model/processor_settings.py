@@ -55,7 +55,7 @@ class Backoff(
     `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
-    """Maximum wait between two attempts. The upper limit of the wait stops doubling at this value."""
+    """Maximum wait between two attempts. The limit that starts at `minDelay` and doubles never exceeds this value."""
 
     @model_validator(mode="after")
     def _check_delays(self) -> Self:
@@ -100,7 +100,8 @@ class Delivery(Model):
 
     terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
     """Names of exceptions after which a retry cannot succeed, such as `ValueError` or `shop.errors.Unknown`. Subclasses
-    of these exceptions are included. A message that fails with such an exception becomes a dead letter immediately."""
+    of these exceptions are included. A message that fails with one of these exceptions becomes a dead letter
+    immediately."""
 
     max_entry_bytes: int = Field(default=16_777_216, ge=1024, le=536_870_912)
     """Maximum size of an entry in bytes: the sum of all field names and values. A larger entry becomes a dead letter
@@ -177,9 +178,10 @@ class SharedSettings(Model):
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Interval between reads if the server ignores the option `BLOCK`. Otherwise, the duration of a blocking read after
-    entries were received, but at most 5s. While no entries are received, the duration doubles up to 1m. A new entry or
-    a shutdown ends a blocking read immediately, so a long duration adds no latency."""
+    """Maximum duration of a blocking read that follows a read with entries. Values above 5s have the same effect as 5s.
+    While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
+    immediately, so a long duration adds no latency. If the server ignores the option `BLOCK`, `pollInterval` is the
+    pause between two reads."""
 
     concurrency: Concurrency = 1
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the

@@ -243,9 +243,9 @@ class HandlerSpec(
 
     http: HttpHandlerSpec | None = None
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
-    the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
-    message. Without a Retry-After header, 429 and 503 are failures. 408, 425 and every status outside 2xx and 4xx are
-    always failures. Failures are retried. Every 4xx status except 408, 425 and 429 makes the message a dead letter."""
+    the response determines the result. 2xx acknowledges the message. 4xx, except 408, 425 and 429, makes the message a
+    dead letter. 429 or 503 with a Retry-After header postpones the message. All other responses are failures, and the
+    message is retried."""
 
     batch: bool = False
     """If true, each call of the handler function receives a list with the data of up to `batchCount` messages. If

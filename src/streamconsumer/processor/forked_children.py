@@ -48,8 +48,8 @@ def fork_count() -> int:
 
 
 def start_nothing_in_children(table: Any) -> None:
-    """Close an in-flight table in each child, so that no other message starts before a child ends that has left its
-    handler."""
+    """Close an in-flight table in each child. A child that has left its handler then starts no other message before it
+    ends."""
     _tables.add(table)
 
 

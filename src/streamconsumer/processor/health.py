@@ -34,9 +34,10 @@ class Health:
         self._last_heartbeat = self._clock()
         self._not_ready_reason = "starting"
         self.problems: dict[str, str] = {}
-        """Reasons why the pod is not ready although it can read, by the component that reports the reason."""
+        """Reasons why the pod is not ready although it can read. Each key is the component that reports the reason."""
         self.failures: dict[str, str] = {}
-        """Reasons why the pod is not alive although its event loop runs, by the component that reports the reason."""
+        """Reasons why the pod is not alive although its event loop runs. Each key is the component that reports the
+        reason."""
 
     def heartbeat(self) -> None:
         """Record that the event loop is running."""

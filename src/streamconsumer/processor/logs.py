@@ -62,7 +62,8 @@ class _ProtectedLogger(logging.Logger):
     @property
     def propagate(self) -> bool:
         """True if the records also go to the handlers of the parent logger. A logger that has its own handler does not
-        need the handlers of the parent. If a configuration names the logger, it removes this handler."""
+        need the handlers of the parent. A logging configuration that names the logger removes the logger's own
+        handler."""
         return not self.handlers
 
     @propagate.setter

@@ -136,7 +136,7 @@ class Entry:
 
     @property
     def previous_attempts(self) -> int:
-        """Number of attempts before the next one, if the entry is not running."""
+        """Number of attempts before the next attempt. Valid only while the entry is not running."""
         return self.deliveries - (self.origin is NEW)
 
     def apply(self, transition: Transition) -> None:

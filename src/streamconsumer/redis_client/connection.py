@@ -41,8 +41,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """Base class that sets address and credentials before each connect.
 
-    The base class in redis-py calls `_connect` to open the socket. Then redis-py performs the handshake with the
-    attributes that `_connect` has set.
+    redis-py calls `_connect` to open the socket. Then redis-py performs the handshake with the attributes that
+    `_connect` has set.
     """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
@@ -181,7 +181,7 @@ range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:
-    """Return connection options without retries, for raw replies that must not exceed the limits."""
+    """Return the options of a connection that returns raw replies within the limits and never retries."""
     return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
 
 

@@ -70,8 +70,9 @@ class RedisCredentials:
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
         """Read the settings, and check all settings except certificates. Raises InvalidSettings for an invalid setting.
 
-        The operator and the CLI pass a `resolve_host`, because they do not run where the pods run, so a host name may
-        have another meaning. Certificates are verified against the host name in the URL, not against the resolved host.
+        The operator and the CLI run outside the namespace of the pods. Outside this namespace, a host name may refer to
+        another host. The operator and the CLI therefore pass a `resolve_host`. Certificates are verified against the
+        host name in the URL, not against the resolved host.
         """
         self.settings = settings
         self.resolve_host = resolve_host

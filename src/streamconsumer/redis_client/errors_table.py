@@ -2,9 +2,9 @@
 
 The functions in this module have no side effects; they use only the class and the text of an error.
 
-The first word of a Redis error is its code, except for a few errors that have only the general code `ERR`. If a group
-is deleted while a reader is blocked, Redis 7.0 replies UNBLOCKED to the reader. In all other cases, the error for a
-missing group is NOGROUP.
+The first word of a Redis error is its code. A few errors have only the general code `ERR`. If a group is deleted while
+a reader is blocked, Redis 7.0 replies UNBLOCKED to the reader. In all other cases, the error for a missing group is
+NOGROUP.
 """
 
 import re

@@ -51,8 +51,8 @@ COMPANION_SUFFIXES = (*ENTRY_SUFFIXES, *CONSUMER_SUFFIXES, "last-known")
 are messages."""
 
 CLAIM_HASH_SIZE, CLAIM_SECONDS = 5000, 86_400
-"""Maximum number of claims in each of the two companion hashes that record claims, and the time after which a hash
-expires if no claim is added."""
+"""Limits of the two companion hashes that record claims: the maximum number of claims in each hash, and the time
+without a new claim after which a hash expires."""
 
 MAX_REMEMBERED_COMMITS = 50_000
 """Maximum number of remembered commits and dead letters per group. The ids of 50,000 commits occupy about 6 MB."""

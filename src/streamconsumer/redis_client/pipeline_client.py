@@ -118,7 +118,7 @@ class PipelineClient:
         for command in commands:
             replies.append(await self._read_reply(connection, command))
             if time.monotonic() - turn_began > MAX_TURN_SECONDS:
-                await asyncio.sleep(0)  # parsing replies that are already received awaits nothing
+                await asyncio.sleep(0)  # reading received replies does not suspend this task
                 turn_began = time.monotonic()
         return replies
 

@@ -26,7 +26,8 @@ limit of its own. For 10,000 consumers, the command takes 10 ms, and a script wi
 million consumers, the script takes 15 s."""
 
 MAX_REGISTRATIONS = 20_000
-"""Maximum number of registrations that the script `DELETE_GROUP` checks. The script needs 20 ms to check them."""
+"""Maximum number of registrations that the script `DELETE_GROUP` checks. The script needs 20 ms to check this number of
+registrations."""
 
 MAX_FIELD_BYTES = 1024
 """Maximum size of a name or a value in a companion hash that a script returns. Longer names and values are ignored,

@@ -1,9 +1,9 @@
 """Copies of the connection pool of redis-py's Sentinel client.
 
 The connections of a Sentinel pool ask the sentinels for the address of the primary. For these queries, the pool
-contains clients that belong to one event loop. Each connection has only a weak reference to its pool, so the pool is
-freed together with the redis client of the user. A stream manager therefore uses a copy of the pool, with new clients
-for the sentinels.
+contains clients that belong to one event loop. Each connection has only a weak reference to its pool. If the user's
+redis client is freed, the pool is freed too. A stream manager therefore uses a copy of the pool, with new clients for
+the sentinels.
 """
 
 from copy import copy

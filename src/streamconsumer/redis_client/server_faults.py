@@ -14,7 +14,7 @@ Line = tuple[int, int]
 """Release line: major and minor version."""
 
 TLS, CLIENT_EVICTION, DEFRAGMENTATION = "TLS", "maxmemory-clients", "activedefrag"
-"""Features without which some faults have no effect. The last two are settings of the server."""
+"""Features that the server must use for some faults to have an effect. The last two are settings of the server."""
 
 FEATURE_SETTINGS = (CLIENT_EVICTION, DEFRAGMENTATION)
 """Settings that enable a feature if they have another value than `0` or `no`."""

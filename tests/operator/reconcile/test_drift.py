@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.reconcile.drift import contains_applied
+from streamconsumer.operator.reconcile.drift import describe, differences
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer
 
@@ -43,6 +43,12 @@ CONTAINED: dict[str, tuple[Any, Any]] = {
     "half a processor": ({"limits": {"cpu": "500m"}}, {"limits": {"cpu": "0.5"}}),
     "1024 mebi": ({"limits": {"memory": "1Gi"}}, {"limits": {"memory": "1024Mi"}}),
     "one and a half gibi": ({"limits": {"memory": "1536Mi"}}, {"limits": {"memory": "1.5Gi"}}),
+    "a third of a processor, rounded up": (
+        {"limits": {"cpu": "334m"}},
+        {"limits": {"cpu": "0.3333"}},
+    ),
+    "a number with an exponent": ({"limits": {"memory": "1k"}}, {"limits": {"memory": "1e3"}}),
+    "a quantity that is a number": ({"limits": {"cpu": 2}}, {"limits": {"cpu": "2"}}),
     "a volume's size": ({"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {"sizeLimit": "1024Mi"}}),
     "a plain list": ({"drop": ["ALL"]}, {"drop": ["ALL"]}),
 }
@@ -83,15 +89,35 @@ DRIFTED: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize(("live", "applied"), CONTAINED.values(), ids=CONTAINED)
 def test_live_object_contains_the_applied_manifest(live: Any, applied: Any) -> None:
-    assert contains_applied(live, applied)
+    assert not differences(live, applied)
 
 
 @pytest.mark.parametrize(("live", "applied"), DRIFTED.values(), ids=DRIFTED)
 def test_live_object_has_drifted(live: Any, applied: Any) -> None:
-    assert not contains_applied(live, applied)
+    assert differences(live, applied)
 
 
 def test_a_manifest_contains_itself_and_no_other() -> None:
     children = desired(consumer(handler={"source": "x = 1"}, replicas=2), OperatorSettings())
-    assert all(contains_applied(child, child) for child in children)
-    assert not any(contains_applied(one, other) for one in children for other in children if one is not other)
+    assert all(not differences(child, child) for child in children)
+    assert all(differences(one, other) for one in children for other in children if one is not other)
+
+
+def test_each_field_that_differs_is_named_with_its_live_value() -> None:
+    live = {"spec": {"replicas": 3, "template": container(image="mirror/shop:1", env=[{"name": "A", "value": "1"}])}}
+    applied = {"spec": {"replicas": 2, "template": container(env=[{"name": "A", "value": "2"}], command=["run"])}}
+    found = {describe(path): value for path, value in differences(live, applied).items()}
+    prefix = "spec.template.containers[processor]"
+    assert found == {
+        "spec.replicas": 3,
+        f"{prefix}.image": "mirror/shop:1",
+        f"{prefix}.env[A].value": "1",
+        f"{prefix}.command": None,
+    }
+
+
+def test_the_name_of_an_annotation_is_in_brackets() -> None:
+    found = differences({"metadata": {}}, {"metadata": {"annotations": {"example.com/a": "1"}}})
+    assert [describe(path) for path in found] == ["metadata.annotations"]
+    found = differences({"annotations": {}}, {"annotations": {"example.com/a": "1"}})
+    assert [describe(path) for path in found] == ["annotations[example.com/a]"]

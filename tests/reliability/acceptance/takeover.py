@@ -4,7 +4,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -66,12 +66,7 @@ def measure_takeover(
     for name in PEERS:
         group.start_pod(name)
     group.wait(lambda: group.blocked_reads() == len(PEERS) + is_queueing, "the peers do not wait for messages")
-
-    def peers_have_started() -> bool:
-        group.add(1, lambda _: {"ms": "0"})
-        return set(PEERS) <= {consumer for starts in group.starts().values() for consumer, _ in starts}
-
-    group.wait(peers_have_started, "a peer got no message, so its control timer does not run")
+    start_control_timers(group, PEERS)
     time.sleep(random.uniform(*settle))
     failed_at = time.time()
     fail(victim)
@@ -83,6 +78,16 @@ def measure_takeover(
     lateness = max_lateness(group.ledger.handled_file, set(PEERS), failed_at, max(times))
     twice = sum(len(starts[n]) > 1 for n in held)
     return Sample(min(times) - failed_at, max(times) - failed_at, lateness, twice)
+
+
+def start_control_timers(group: Group, peers: Collection[str]) -> None:
+    """Add messages until each of these pods has started one."""
+
+    def peers_have_started() -> bool:
+        group.add(1, lambda _: {"ms": "0"})
+        return {*peers} <= {consumer for starts in group.starts().values() for consumer, _ in starts}
+
+    group.wait(peers_have_started, "a peer got no message, so its control timer does not run")
 
 
 def _started_by_peers(group: Group) -> dict[str, list[float]]:

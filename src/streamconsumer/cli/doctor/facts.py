@@ -110,7 +110,7 @@ class PassedCheck(Model):
 
 class CheckResult(Model):
     """Results of the checks. The lists have no defaults, so that a document without these lists is rejected. Another
-    version may print such a document."""
+    version may print a document without these lists."""
 
     passed: list[PassedCheck]
     findings: list[Finding]

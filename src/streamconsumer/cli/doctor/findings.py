@@ -34,8 +34,8 @@ PERMISSIONS: dict[str, str] = {
 """Permissions that the commands require of the caller, each with the feature that needs the permission."""
 
 _REQUIRED_PERMISSIONS = {f"get {_RESOURCE}", "list pods"}
-"""Required permissions. If one of them is missing, `doctor` reports an error. For an optional permission, `doctor`
-reports a warning."""
+"""Required permissions. If a required permission is missing, `doctor` reports an error. For an optional permission,
+`doctor` reports a warning."""
 
 CheckOutcome = PassedCheck | Finding
 

@@ -32,7 +32,8 @@ def delete(**options: Any) -> None:
     """Delete a consumer group and its pending entries.
 
     The command deletes the consumer group of the StreamConsumer NAME, its pending entries and its companion keys.
-    Companion keys are the other Redis keys of the group. The stream and the dead letters are kept.
+    Companion keys are the Redis keys in which StreamConsumer stores the state of the group. The stream and the dead
+    letters are kept.
 
     If the StreamConsumer no longer exists, give --redis-url, --stream and --group instead of NAME.
 

@@ -1,9 +1,9 @@
 """Removes secrets from texts and counts the removals: values of Secrets, PEM blocks, credentials in URLs, and texts
 with the shape of a secret.
 
-For each value, one regular expression matches all spellings of the value. In a spelling, each character is plain,
-percent-encoded, or escaped as in JSON or Python, once or several times. Further expressions find the base64 encoding of
-the value, at any position in a longer encoded text.
+For each value, one regular expression matches all spellings of the value. In each spelling, every character is plain,
+percent-encoded, or escaped as in JSON or Python. A character can be encoded or escaped several times. Further
+expressions find the base64 encoding of the value, at any position in a longer encoded text.
 """
 
 import json
@@ -96,8 +96,8 @@ def _merge(spans: Iterable[Span]) -> list[Span]:
 def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
     """Yield the parts of a span that are outside the known spans, so that a known value keeps its own label.
 
-    If an opaque token contains a known value, the function yields nothing, because the whole token is an encoding of
-    this value.
+    If an opaque token contains a known value, the token as a whole is an encoding of this value. The function yields
+    nothing for such a token.
     """
     position, end, label = span
     index = bisect_right(known, position, key=lambda each: each[1])
@@ -149,8 +149,8 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Yield a pattern for a part of a secret value, and patterns for the base64 encoding of the plain, JSON-escaped and
-    percent-encoded part."""
+    """Yield several patterns for a part of a secret value. The first pattern matches all spellings of the part. The
+    other patterns match the base64 encoding of the part, of the JSON-escaped part and of the percent-encoded part."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
@@ -182,8 +182,8 @@ def _base64_pattern(part: bytes, offset: int) -> str:
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """Return a pattern for base64 digits. The bits that are equal in `minimum` and `maximum` must have this value. All
-    other bits can have any value."""
+    """Return a pattern that matches the possible base64 digits at one position. A bit that is equal in `minimum` and
+    `maximum` has the same value in each of these digits. All other bits can have any value."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

@@ -1,8 +1,8 @@
 """Patterns for secrets whose values the report does not know: tokens of providers, headers, assignments and commands.
 
 In doubt, a pattern matches too much rather than too little. In an assignment, a quoted value ends at its closing quote.
-An unquoted value ends at white space. If the assignment begins its line, the unquoted value ends at the end of the
-line. All patterns are linear in the length of the text.
+An unquoted value ends at the end of the line if the assignment begins the line, and otherwise at white space. All
+patterns are linear in the length of the text.
 """
 
 import re

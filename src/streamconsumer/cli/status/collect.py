@@ -105,7 +105,7 @@ async def map_concurrently(
 ) -> list[Result]:
     """Call the function with each item, with up to `limit` calls at the same time. Returns the results in order.
 
-    Because of the concurrent calls, a slow server delays the other StreamConsumers of a large cluster only a little."""
+    The calls are concurrent, so that a slow Redis server delays the results of other StreamConsumers only a little."""
     semaphore = asyncio.Semaphore(limit)
 
     async def call(item: Item) -> Result:

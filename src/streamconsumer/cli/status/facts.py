@@ -59,8 +59,8 @@ class RedisView(Model):
     """State of the stream and the group in Redis."""
 
     source: Literal["redis", "operator", "unknown"]
-    """Source of the stats: `redis` if this command read the stats, `operator` if the stats come from the status that
-    the operator wrote, `unknown` if there are no stats."""
+    """Source of the stats. `redis`: this command read the stats from Redis. `operator`: the stats come from the status
+    that the operator wrote. `unknown`: there are no stats."""
     problem: str = ""
     """Reason why this command could not read Redis, or the problem that Redis reported for the group."""
     stats: StreamStats | None = None

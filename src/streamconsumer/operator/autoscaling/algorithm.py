@@ -59,18 +59,18 @@ class ScalingHistory:
     """State of one StreamConsumer between two scaling decisions. Times are in seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """Recent decisions, each with its time and the required number of pods. The decisions cover the longer of the two
-    stabilization windows."""
+    """The time and the required number of pods of each recent decision. Decisions that are older than both
+    stabilization windows are dropped."""
     changes: tuple[tuple[float, int], ...] = ()
-    """Recent changes of the number of pods, each with its time and its size. The changes cover the maximum period of a
-    policy."""
+    """The time and the size of each recent change of the number of pods. Changes that are older than MAX_PERIOD_SECONDS
+    are dropped."""
     last_busy_seconds: float | None = None
     """Time of the last probe that found work, or None before the first probe."""
     unreachable_since_seconds: float | None = None
     """Start of the current outage: the time of the first probe to which Redis did not reply. The value is None if Redis
     replied to the last probe."""
     last_delivered_id: str | None = None
-    """Id of the entry that was last delivered to the group, in the last probe that found work."""
+    """Id of the last entry that was delivered to the group, as read by the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
 
 
@@ -94,9 +94,9 @@ def decide(
 ) -> tuple[Decision, ScalingHistory]:
     """Compute the number of pods. Returns the decision, and the history for the next decision.
 
-    `backlog` is None if Redis did not reply, or if the operator is not allowed to read the Secrets with the Redis
-    credentials. If the operator is not allowed to read the Secrets, `secrets_problem` explains the missing permission.
-    In all other cases, `secrets_problem` is empty. `current` is the desired number of pods before this decision."""
+    `backlog` is None in two cases: Redis did not reply, or the operator is not allowed to read the Secrets with the
+    Redis credentials. `secrets_problem` explains the missing permission to read the Secrets, and is empty if the
+    operator has the permission. `current` is the desired number of pods before this decision."""
     if backlog is None:
         return _decide_without_data(rules, current, history, now_seconds, secrets_problem)
     if history.last_busy_seconds is None:  # after a restart of the operator, wait for the full windows
@@ -147,8 +147,8 @@ def _decide_without_data(
 def _required_replicas(
     rules: Autoscaling, backlog: Backlog, current: int, throughput: Throughput
 ) -> tuple[int, ScalingReason]:
-    """Compute the number of pods that the backlog requires, without bounds, stabilization windows and scaling
-    policies."""
+    """Compute the number of pods that the backlog requires, before bounds, stabilization windows and scaling policies
+    are applied."""
     total = backlog.total
     if current == 0 and backlog.is_known and backlog.pending == 0 and total <= rules.activation.backlog:
         return 0, ScalingReason.BELOW_ACTIVATION if total else ScalingReason.NOTHING_TO_DO
@@ -185,8 +185,8 @@ class _Evaluation:
 
     def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
         """Apply the bounds, stabilization windows and scaling policies to the required number of pods. Returns the
-        resulting number, and the last rule that changed the number. If no rule changed the number, `reason` is returned
-        in place of the rule."""
+        resulting number and its reason. The returned reason is the last rule that changed the number, or `reason` if no
+        rule changed the number."""
         rules = self.rules
         replicas = required
         if replicas > rules.max_replicas:
@@ -237,7 +237,7 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """Return the largest number of pods that may be added or removed now under the policies. Returns None if there are
+    """Return the maximum number of pods that the policies allow to be added or removed now. Returns None if there are
     no policies.
 
     If there are several policies, the policy that allows the largest change applies."""

@@ -1,10 +1,10 @@
 """Arrival rate and throughput per pod, computed from the counters of Redis. The functions have no side effects.
 
-The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero, as if
-one pod were sufficient. The throughput per pod can be measured only while there is a backlog. Without a backlog, the
-measured value is only a lower bound. This module therefore measures the throughput during a backlog, and keeps the
-result. Until the next measurement, the assumed throughput per pod grows slowly, because the old result becomes less
-reliable.
+The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero,
+whether one pod or many pods are required. The throughput per pod can be measured only while there is a backlog. Without
+a backlog, the measured value is only a lower bound. This module therefore measures the throughput during a backlog, and
+keeps the result. Until the next measurement, the assumed throughput per pod grows slowly, because the old result
+becomes less reliable.
 """
 
 import math
@@ -14,7 +14,7 @@ ARRIVAL_WINDOW_SECONDS = 300.0
 """Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
 the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""Newer measurements of this total duration halve the weight of an earlier measurement."""
+"""A measurement has half of its original weight if the measurements after it have this duration in total."""
 MIN_ENTRIES = 10
 """Earlier measurements keep their full weight until all measurements together cover this number of entries."""
 CONFIDENCE_DECAY_SECONDS = 14400.0

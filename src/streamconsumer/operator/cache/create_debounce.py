@@ -11,7 +11,7 @@ from datetime import timedelta
 from streamconsumer.operator.cache.workqueue import Key
 
 QUIET_PERIOD = timedelta(milliseconds=100)
-"""A burst of creations counts as ended if no creation has followed for this time."""
+"""A burst of creations has ended if no StreamConsumer has been created for this time."""
 
 MAX_DELAY = timedelta(seconds=5)
 """The collected StreamConsumers are enqueued no later than this time after the first creation, even if the burst

@@ -58,10 +58,14 @@ def _strip_pod(pod: Manifest) -> Manifest:
         "status": {
             **({"phase": status["phase"]} if "phase" in status else {}),
             "conditions": _strip_conditions(status),
-            "containerStatuses": [
-                {key: value for key, value in each.items() if key in _CONTAINER_FIELDS}
-                for each in status.get("containerStatuses", [])
-            ],
+            **{
+                name: [
+                    {key: value for key, value in each.items() if key in _CONTAINER_FIELDS}
+                    for each in status.get(name, [])
+                ]
+                for name in ("initContainerStatuses", "containerStatuses")
+                if name in status
+            },
         },
     }
 
@@ -83,8 +87,8 @@ _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_po
 
 
 def reduce(manifest: Manifest) -> Manifest:
-    """Return only the fields that the operator needs outside of a reconcile, and between the steps of a reconcile. The
-    result has a bounded size."""
+    """Return the manifest with two kinds of fields: fields that the operator needs outside of a reconcile, and fields
+    that it needs between the steps of a reconcile. The result has a bounded size."""
     metadata = manifest["metadata"]
     owners = metadata.get("ownerReferences", [])
     label = metadata.get("labels", {}).get(names.LABEL_CONSUMER)
@@ -124,11 +128,14 @@ def _reduce_deployment_spec(spec: Manifest) -> Manifest:
         }
         for each in spec["template"]["spec"]["containers"]
     ]
-    return {"replicas": spec.get("replicas", 1), **_drop_large({"template": {"spec": {"containers": containers}}})}
+    paused = {"paused": True} if spec.get("paused") is True else {}
+    template = _drop_large({"template": {"spec": {"containers": containers}}})
+    return {"replicas": spec.get("replicas", 1), **paused, **template}
 
 
 def _reduce_pod_spec(spec: Manifest) -> Manifest:
-    """Return the name of the ConfigMap with the source, because this ConfigMap is kept as long as the pod runs."""
+    """Return the field that names the ConfigMap with the source code. The operator keeps this ConfigMap as long as the
+    pod runs."""
     sources = [each["configMap"]["name"] for each in spec["volumes"] if each["name"] == SOURCE_VOLUME]
     return {"volumes": [{"name": SOURCE_VOLUME, "configMap": {"name": name}} for name in sources]}
 

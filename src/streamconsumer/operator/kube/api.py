@@ -122,7 +122,8 @@ class KubeApi:
     async def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
     ) -> RESTResponse:
-        """Send a request and return the response before its body is read. Raises an error for an error response."""
+        """Send a request and return the response before its body is read. Raises an error if the response is an
+        error."""
         configuration = self._client.configuration
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         authorization = {"Authorization": token} if token else {}

@@ -26,14 +26,15 @@ PAGE_SIZE = 20
 the time limit of a request."""
 
 EXPIRED = 410
-"""The HTTP status code of the response if the API server no longer has the version of the list."""
+"""The HTTP status code that the API server returns if it no longer has the version of the list."""
 
 
 class PageQuery:
     """The query of the next page of a list.
 
     The API server keeps the version of a list for a limited time (5 minutes by default). If reading the pages takes
-    longer, the list starts again, as a single page, and the caller receives some objects a second time."""
+    longer, the list starts again. The new list is a single page, so that the caller receives some objects a second
+    time."""
 
     def __init__(self, selector: str = "") -> None:
         self._limit = {"limit": str(PAGE_SIZE)}

@@ -33,7 +33,7 @@ _PLURALS = {
 
 
 def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
-    """Return the path of all objects of a kind. `namespace` is None to select all namespaces, or if the kind has no
+    """Return the path of all objects of a kind. `namespace` is None for all namespaces, and for a kind without
     namespaces. Raises InvalidResource if the namespace is not a valid name."""
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = "" if namespace is None else f"/namespaces/{_segment('namespace', namespace, NAMESPACE, MAX_LABEL_LENGTH)}"

@@ -39,7 +39,7 @@ class StatusWriter:
         self._kube, self._clock = kube, clock
         self._rechecked_seconds = clock()
         self.undeclared: Fields = frozenset()
-        """Fields that the CRD in the cluster lacks. Empty if no write has found such a field."""
+        """Fields that the CRD in the cluster lacks. Empty if no write has found a missing field."""
 
     async def write(self, namespace: str, name: str, status: Status) -> Manifest | None:
         """Write the whole status, without the fields that the CRD lacks. Returns the object, or None if the object no

@@ -74,8 +74,8 @@ def _handler_settings(consumer: StreamConsumer) -> HandlerSettings:
 
 
 def http_url(handler: HttpHandlerSpec, host: str) -> str:
-    """Return the URL to which a pod sends its messages. In a cluster, `host` ends with `svc`, because such a name does
-    not depend on the cluster domain."""
+    """Return the URL to which a pod sends its messages. In a cluster, `host` ends with `svc`, because a host name that
+    ends with `svc` does not depend on the cluster domain."""
     return f"http://{host}:{handler.port}{handler.path}"
 
 

@@ -75,7 +75,7 @@ def digest(value: object) -> str:
 
 
 def with_applied_hash(manifest: Manifest) -> Manifest:
-    """Return the manifest with an annotation that contains the hash of the manifest. If the live object has the same
-    annotation, the operator applied the same manifest last."""
+    """Return the manifest with an annotation that contains the hash of the manifest. If the annotation of the live
+    object contains the same hash, the last manifest that the operator applied was the same."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

@@ -6,8 +6,8 @@ does not watch these objects, because the watch would include all Secrets and Co
 
 The operator may lose and regain the permission to read Secrets. Such a change of permissions must not start a rollout.
 An annotation of the Deployment therefore contains the hash of each object that was readable in the last reconcile. The
-hash in the pod template changes only if an object's hash in this annotation differs from the object's current hash. If
-a Secret changes while the operator is not allowed to read the Secret, no rollout starts.
+operator compares these hashes with the current hashes of the objects. Only a difference changes the hash in the pod
+template. If a Secret changes while the operator is not allowed to read the Secret, no rollout starts.
 
 Each hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
 hash would not be safe: a user who can read the pod but not the Secret could guess a short password and compare the

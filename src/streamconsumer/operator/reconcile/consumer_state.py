@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.reconcile.applied_outcomes import AppliedOutcomes
 from streamconsumer.operator.reconcile.repair_limit import RepairLimit
 from streamconsumer.operator.reconcile.status_debounce import PendingChanges
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, ObservationEffect
@@ -30,6 +31,9 @@ class ConsumerState:
     """Autoscaler of the StreamConsumer, or None if the number of pods is fixed or the operator does not poll the
     stream."""
     repairs: RepairLimit = field(init=False)
+    failures: int = 0
+    """Number of reconciles in a row in which a request to the API server failed."""
+    outcomes: AppliedOutcomes = field(default_factory=AppliedOutcomes)
 
     def __post_init__(self) -> None:
         self.repairs = RepairLimit(self.key)

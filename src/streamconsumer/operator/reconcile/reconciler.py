@@ -6,42 +6,45 @@ caused the reconcile. Children are applied server-side, and objects of other own
 writes the status at most once, and only if the status has changed.
 """
 
-import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
-from streamconsumer.errors import ChildRejected, InvalidResource, NameConflict
+from streamconsumer.errors import ApiThrottled, ChildRejected, InvalidResource, NameConflict
 from streamconsumer.model import names
 from streamconsumer.model.fields import format_errors
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Readiness, Reason, Status, build_conditions
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
-from streamconsumer.operator.autoscaling.pod_deletion_cost import deletion_costs
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.paths import label_selector
 from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, ReferenceHashes, desired
-from streamconsumer.operator.manifests.metadata import child_name, owned_by
+from streamconsumer.operator.manifests.metadata import child_name
+from streamconsumer.operator.reconcile.child_applier import UPDATED, ChildApplier, kind_and_name
 from streamconsumer.operator.reconcile.config_hash import ConfigReader, next_references, read_reference_hashes
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
-from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.reconcile.readiness import (
     effective,
     evaluate_readiness,
     is_observed,
-    mounted_config_maps,
 )
 from streamconsumer.operator.reconcile.status_debounce import Change, StatusDebounce
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.redis_monitor.monitored_stream import PollTarget
 from streamconsumer.operator.settings import OperatorSettings
+
+REPORTED_FAILURES = 3
+"""Number of failed reconciles in a row after which the status reports the error. Single failures are normal, for
+example during an upgrade of the API server."""
 
 REJECTED_RETRY = timedelta(minutes=1)
 """The delay before a rejected child is applied again, because a quota or a policy may have changed."""
@@ -49,12 +52,6 @@ REJECTED_RETRY = timedelta(minutes=1)
 CONFLICT_RETRY = timedelta(seconds=5)
 """The delay before the operator checks again whether a conflicting object exists. No watch reports the deletion of this
 object, because the object does not have the operator's labels."""
-
-UPDATED = "Updated"
-"""The reason of a change for which no Event is recorded. An Event would be an unnecessary write, because the user who
-edited the StreamConsumer knows about the edit, and the status shows the progress."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -71,6 +68,10 @@ class Reconciler:
     status_debounce: StatusDebounce = field(default_factory=StatusDebounce)
     states: dict[Key, ConsumerState] = field(default_factory=dict)
     """The state of every known StreamConsumer."""
+    children: ChildApplier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.children = ChildApplier(self.kube, self.cache)
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Reconcile one StreamConsumer.
@@ -79,9 +80,23 @@ class Reconciler:
         API server fails, raises the error, and the work queue retries."""
         manifest = self.cache.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            self._forget(key)  # Kubernetes deletes the children by their owner references
+            self.forget(key)  # Kubernetes deletes the children by their owner references
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
+        try:
+            delay = await self._reconcile(state, manifest)
+        except ApiThrottled:
+            raise
+        except Exception as error:
+            state.failures += 1
+            if state.failures >= REPORTED_FAILURES:
+                await self._report_failure(state, manifest, error)
+            raise
+        state.failures = 0
+        return delay
+
+    async def _reconcile(self, state: ConsumerState, manifest: Manifest) -> timedelta | None:
+        key = state.key
         try:
             self.cache.check_admitted(key)
             whole = await self._read_whole(manifest)
@@ -113,6 +128,18 @@ class Reconciler:
         await self._write_status(state, manifest, readiness, state.pending_changes.pop())
         return repair_delay
 
+    async def _report_failure(self, state: ConsumerState, manifest: Manifest, error: Exception) -> None:
+        """Report in the status that requests to the API server fail. The readiness is that of the existing pods. If the
+        status cannot be written either, the error is only logged."""
+        readiness = Readiness(
+            ready=_has_desired_pods(self._deployment(state)),
+            reason=Reason.RECONCILE_FAILED,
+            message=f"A request of the operator to the API server fails repeatedly: {api_error_message(error)}",
+            reconciling=True,
+        )
+        with suppress(Exception):  # the caller raises the first error, and the work queue logs it
+            await self._write_status(state, manifest, readiness, [])
+
     async def _read_whole(self, manifest: Manifest) -> Manifest | None:
         """Return the StreamConsumer with all fields. Returns None if the StreamConsumer was deleted in the meantime,
         which the watch will report."""
@@ -122,24 +149,17 @@ class Reconciler:
         whole = await self.kube.get(names.API_VERSION, names.KIND, metadata["namespace"], metadata["name"])
         return whole if whole and self.cache.contains(whole) else None
 
-    async def _live_child(self, key: Key, api_version: str, kind: str, name: str) -> Manifest | None:
-        """Return the live object, or None. The object is read from the API server in two cases: the object is not in
-        the cache, because a user may have removed its labels, or the cache stores only a few fields of the object."""
-        cached = self.cache.child(key, kind, name)
-        if cached is not None and not self.cache.is_reduced(cached):
-            return cached
-        return await self.kube.get(api_version, kind, key[0], name)
-
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
         """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
-            self._forget(key)  # the resource was deleted and created again between two reconciles
+            self.forget(key)  # the resource was deleted and created again between two reconciles
             state = self.states[key] = ConsumerState(key, uid)
         return state
 
-    def _forget(self, key: Key) -> None:
-        """Drop the state of a StreamConsumer that no longer exists, and stop polling its stream."""
+    def forget(self, key: Key) -> None:
+        """Drop the state of a StreamConsumer that no longer exists or whose namespace is not served, and stop polling
+        its stream."""
         if state := self.states.pop(key, None):
             self._stop_monitoring(state)
 
@@ -160,6 +180,11 @@ class Reconciler:
         message = f"The API server rejected {error}"
         await self._write_status(state, manifest, _stalled(Reason.CHILD_REJECTED, message), [])
         return REJECTED_RETRY
+
+    def _deployment(self, state: ConsumerState) -> Manifest | None:
+        """Return the StreamConsumer's own Deployment, or None."""
+        children = self.cache.owned(state.key, state.uid)
+        return next((child for child in children if child["kind"] == "Deployment"), None)
 
     def _start_monitoring(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> None:
         """Start polling the stream before pods exist, so that a new group includes entries that are added from now on.
@@ -209,8 +234,7 @@ class Reconciler:
             manifests = desired(consumer, self.settings, references)
         except ValidationError as error:  # the settings of the pod reject a value that the spec accepts
             raise InvalidResource("; ".join(format_errors(error, lambda path: ".".join(map(str, path))))) from None
-        changes = [change for child in manifests if (change := await self._apply_child(state, consumer, child))]
-        return [*changes, *await self._prune(state.key, consumer, manifests)]
+        return await self.children.apply(state, consumer, manifests)
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
         """Return the annotations with the hashes of referenced Secrets and ConfigMaps, computed from the current hashes
@@ -218,57 +242,8 @@ class Reconciler:
         hashes = await read_reference_hashes(consumer, self.secrets)
         if hashes is None:
             return ReferenceHashes()
-        live = await self._live_child(state.key, "apps/v1", "Deployment", child_name(consumer))
+        live = await self.children.live(state.key, "apps/v1", "Deployment", child_name(consumer))
         return next_references(live, hashes)
-
-    async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
-        """Apply one child if the child is missing or differs from the manifest. Returns the change, or None if there is
-        no change. Raises NameConflict and ChildRejected."""
-        kind, name = manifest["kind"], manifest["metadata"]["name"]
-        live = await self._live_child(state.key, manifest["apiVersion"], kind, name)
-        if live is not None and not owned_by(consumer.uid, live):
-            raise NameConflict(
-                f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
-                f"delete the {kind}, or give the StreamConsumer another name"
-            )
-        if live is not None and contains_applied(live, manifest):
-            self.cache.upsert({"apiVersion": manifest["apiVersion"], "kind": kind, **live})
-            return None
-        child, applied_hash = _kind_and_name(manifest), manifest["metadata"]["annotations"][names.ANNOTATION_APPLIED]
-        if live is not None and not state.repairs.may_apply(child, applied_hash):
-            return None
-        if live is not None and _scales_down(live, manifest):
-            await self._set_deletion_costs(state)
-        self.cache.upsert(await self.kube.apply(manifest))
-        state.repairs.record(child, applied_hash)
-        return _describe_change(state.autoscaler, live, manifest)
-
-    async def _set_deletion_costs(self, state: ConsumerState) -> None:
-        """Annotate each pod with its number of pending entries before Kubernetes chooses the pods to delete. A failure
-        is only logged, because every deleted pod drains in any case."""
-        pending_by_pod = state.autoscaler.pending_by_pod if state.autoscaler else {}
-        namespace = state.key[0]
-        for name, cost in deletion_costs(self.cache.pods(state.key), pending_by_pod).items():
-            try:
-                await self.kube.annotate_pod(namespace, name, {names.ANNOTATION_DELETION_COST: str(cost)})
-            except Exception:
-                extra = {"namespace": namespace, "pod": name}
-                log.info("failed to annotate a pod with its deletion cost", exc_info=True, extra=extra)
-                return
-
-    async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
-        """Delete the owned children that are no longer desired, except ConfigMaps that a running pod mounts."""
-        keep = {(child["kind"], child["metadata"]["name"]) for child in manifests}
-        keep |= {("ConfigMap", name) for name in mounted_config_maps(self.cache.pods(key))}
-        obsolete = [
-            child
-            for child in self.cache.owned(key, consumer.uid)
-            if (child["kind"], child["metadata"]["name"]) not in keep
-        ]
-        for child in obsolete:
-            await self.kube.delete(child)
-            self.cache.remove(child)
-        return [Change("Pruned", f"deleted {_kind_and_name(child)}, which is no longer needed") for child in obsolete]
 
     async def _write_status(
         self, state: ConsumerState, manifest: Manifest, readiness: Readiness, changes: list[Change]
@@ -288,13 +263,13 @@ class Reconciler:
         for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
             message = "; ".join(dict.fromkeys(change.message for change in changes if change.reason == reason))
             self.events.record(manifest, reason, message, warning=reason == "DriftRepaired")
-        if readiness.stalled and _event_key(status) != _event_key(previous):
+        is_problem = readiness.stalled or readiness.reason is Reason.RECONCILE_FAILED
+        if is_problem and _event_key(status) != _event_key(previous):
             self.events.record(manifest, readiness.reason, readiness.message, warning=True)
 
     def _build_status(self, state: ConsumerState, manifest: Manifest, readiness: Readiness, previous: Status) -> Status:
         generation = manifest["metadata"].get("generation", 0)
-        children = self.cache.owned(state.key, state.uid)
-        deployment = next((child for child in children if child["kind"] == "Deployment"), None)
+        deployment = self._deployment(state)
         counts = deployment.get("status", {}) if deployment else {}
         observation, autoscaler = state.published, state.autoscaler
         stream_conditions = observation.conditions if observation else ()
@@ -321,33 +296,11 @@ def _owned_by_previous_uid(consumer: StreamConsumer, live: Manifest) -> bool:
     return bool(namesakes) and all(owner.get("uid") != consumer.uid for owner in namesakes)
 
 
-def _scales_down(live: Manifest, manifest: Manifest) -> bool:
-    return manifest["kind"] == "Deployment" and bool(manifest["spec"]["replicas"] < live["spec"].get("replicas", 1))
-
-
-def _describe_change(autoscaler: Autoscaler | None, live: Manifest | None, manifest: Manifest) -> Change:
-    """Describe the change to an applied child. If the autoscaler decided the number of pods, use the message of the
-    autoscaler's decision."""
-    decision = autoscaler.published if autoscaler else None
-    if live is not None and decision is not None and manifest["kind"] == "Deployment":
-        step = manifest["spec"]["replicas"] - live["spec"].get("replicas", 1)
-        if step and manifest["spec"]["replicas"] == decision.desired_replicas:
-            return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
-    return _describe_apply(live, manifest)
-
-
-def _describe_apply(live: Manifest | None, manifest: Manifest) -> Change:
-    child = _kind_and_name(manifest)
-    if live is None:
-        return Change("Created", f"created {child}")
-    hashes = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, manifest)]
-    if hashes[0] == hashes[1]:
-        return Change("DriftRepaired", f"reverted changes to {child}")
-    return Change(UPDATED, f"updated {child}")
-
-
-def _kind_and_name(child: Manifest) -> str:
-    return f"{child['kind']} {child['metadata']['name']}"
+def _has_desired_pods(deployment: Manifest | None) -> bool:
+    if deployment is None:
+        return False
+    available = deployment.get("status", {}).get("availableReplicas", 0)
+    return bool(available >= deployment["spec"].get("replicas", 1))
 
 
 def _stalled(reason: Reason, message: str) -> Readiness:
@@ -355,7 +308,7 @@ def _stalled(reason: Reason, message: str) -> Readiness:
 
 
 def _waiting_for_deletion(children: list[Manifest]) -> Readiness:
-    objects = ", ".join(map(_kind_and_name, children))
+    objects = ", ".join(map(kind_and_name, children))
     message = f"Waiting for {objects}, owned by a previous StreamConsumer of the same name, to be deleted."
     return Readiness(ready=False, reason=Reason.PODS_STARTING, message=message, reconciling=True)
 

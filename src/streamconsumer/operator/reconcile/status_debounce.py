@@ -2,9 +2,9 @@
 
 The Deployment controller, the scheduler and the kubelet each react to a Deployment write with an update. Without the
 debounce, each update would cause a status write, and most of the statuses would be outdated before a user reads them.
-The status write also waits until the Deployment controller has reacted, because until that reaction, the Deployment's
-status describes the pods before the write. If no Deployment controller has ever reacted, the status write does not wait
-for a reaction.
+The status write also waits until the Deployment controller has reacted. Before this reaction, the Deployment's status
+describes the pods as they were before the write. If no Deployment controller has ever reacted, the status write does
+not wait for a reaction.
 """
 
 import time

@@ -61,7 +61,7 @@ class Destinations:
     """Decides whether the operator may connect to an address."""
 
     def __init__(self, allowed: Iterable[Network] = ()) -> None:
-        """`allowed` lists exceptions from all rules except the rule about the API server."""
+        """`allowed` lists exceptions from the rules. The rule about the API server has no exceptions."""
         self._allowed = tuple(allowed)
         self.api_servers: frozenset[Endpoint] = frozenset()
         """Endpoints of the API server. The operator never connects to these endpoints for a StreamConsumer, because no
@@ -93,7 +93,7 @@ def dangerous_addresses(exception: Network) -> list[str]:
 
 
 def _embedded_networks(network: Network) -> list[Network]:
-    """Return the IPv4 networks whose addresses are the last 32 bits of an address in the network."""
+    """Return the IPv4 networks that the last 32 bits of the addresses in the network form."""
     if isinstance(network, IPv4Network):
         return []
     prefixes = [prefix for prefix in _LAST_32_BITS if _overlap(network, prefix)]

@@ -51,7 +51,8 @@ class ConnectionLimits:
 
 
 def max_connections() -> int:
-    """Return the number of connections to Redis servers that the limit of open files allows.
+    """Return the maximum number of connections to Redis servers: MAX_CONNECTIONS, but at most half of the limit of open
+    files.
 
     The other half of the file descriptors is for the API server, the probe port and the name servers."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -71,7 +72,8 @@ class NamespaceNetwork:
         these values needs several megabytes."""
         self.tls_setup = asyncio.Lock()
         """Lock for building a TLS context, which occupies a thread for up to 0.2 s. All namespaces share the threads.
-        One namespace therefore delays other namespaces by at most the time for one TLS context."""
+        The lock lets a namespace use only one thread at a time, so that the namespace delays other namespaces by at
+        most the time for one TLS context."""
         self._kept = 0
 
     @asynccontextmanager

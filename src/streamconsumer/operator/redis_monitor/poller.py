@@ -342,7 +342,8 @@ def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
 
 
 def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
-    """Return the reply. If the reply is an error, values from Secrets are removed from its unquoted message."""
+    """Return the reply. If the reply is an error, `redact` removes values from Secrets from the attribute `unquoted` of
+    the error."""
     return replace(reply, unquoted=redact(reply.unquoted)) if isinstance(reply, RedisErrorInfo) else reply
 
 

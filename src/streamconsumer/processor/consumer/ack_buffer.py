@@ -166,10 +166,11 @@ class AckBuffer:
     def record_renewed(self, message_ids: Collection[str]) -> set[str]:
         """Record that leases were renewed. Returns the renewed ids that are also in `ids_in_scripts`.
 
-        If Redis ran the script before the renewal, the renewal may have made an acknowledged entry pending again. The
-        heartbeat thread therefore calls this method before it reads the set from `acked_during`. If the reply of the
-        script has arrived, the heartbeat thread finds the id in the set from `acked_during` and acknowledges the entry
-        again. If the reply arrives later, `record_acked` finds the recorded renewal and acknowledges the entry again.
+        A renewal that Redis runs after the script may make an acknowledged entry pending again. The entry must then
+        be acknowledged again. If the reply to the script arrives before the heartbeat thread reads the set from
+        `acked_during`, the heartbeat thread finds the id in this set and acknowledges the entry again. If the reply
+        arrives later, `record_acked` finds the recorded renewal and acknowledges the entry again. The heartbeat
+        thread must therefore call `record_renewed` before it reads the set.
         """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)
@@ -196,7 +197,6 @@ class AckBuffer:
             task.cancel()
 
     def _flush_soon(self) -> None:
-        self._timer = None
         task = asyncio.create_task(self._flush_quietly())
         self._flushing.add(task)
         task.add_done_callback(self._flushing.discard)

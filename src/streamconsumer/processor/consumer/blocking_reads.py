@@ -1,11 +1,12 @@
 """Blocking reads: how long they block, and how they are ended.
 
-A read of a consumer that stays idle blocks longer and longer, because each read is a command that the server executes.
-Such a long read ends early if there is a reason:
+While a consumer stays idle, each read blocks longer than the previous read, so that the server executes fewer commands.
+A long read ends early in three cases:
 
-- The consumer stops, must not read more entries, or has detected that the group is missing (CLIENT UNBLOCK).
+- The consumer stops, must not read more entries, or has detected that the group is missing. The consumer then sends
+  CLIENT UNBLOCK.
 - The server does not reply to another command, so that the connection is probably dead.
-- A proxy cuts the connection, because no data has flown for a while. Later reads then block for a shorter time.
+- A proxy cuts the connection, because no data was transferred for a while. Later reads then block for a shorter time.
 
 Some managed services and proxies ignore BLOCK. Each read then returns immediately. Without a pause, an idle consumer
 would send hundreds of reads per second.
@@ -32,7 +33,7 @@ READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """If no reply arrives within this time after the end of the BLOCK duration, the connection counts as dead."""
 
 OVERDUE_AFTER = timedelta(seconds=1)
-"""Time after the BLOCK duration until CLIENT UNBLOCK ends the read."""
+"""Time after the end of the BLOCK duration at which CLIENT UNBLOCK ends the read."""
 
 MAX_EARLY_READS = 10
 """Number of consecutive early reads after which the server counts as ignoring BLOCK. Fewer early reads prove nothing,
@@ -42,7 +43,7 @@ EARLY_SHARE = 0.9
 """An empty read counts as early if it ends before this share of the BLOCK duration has passed."""
 
 MAX_LIMITED_READS = 100
-"""Number of empty reads after a cut until reads of the maximum duration are tried again, because a single cut does not
+"""After this number of empty reads since a cut, reads of the maximum duration are tried again. A single cut does not
 prove that a proxy cuts each long read."""
 
 MAX_UNBLOCKS, UNBLOCK_INTERVAL = 50, timedelta(milliseconds=10)
@@ -74,8 +75,8 @@ class BlockDuration:
         return self._early_count < MAX_EARLY_READS
 
     def record(self, reply: Any, elapsed: float) -> bool:
-        """Record a read that took `elapsed` seconds. Returns True if another consumer may have ended the read, because
-        it was empty and early.
+        """Record a read that took `elapsed` seconds. Returns True if the read was empty and early, so that another
+        consumer may have ended the read.
 
         If the whole BLOCK duration has passed, the next read blocks twice as long.
         """
@@ -97,8 +98,8 @@ class BlockDuration:
     def on_lost(self, elapsed: float) -> None:
         """Record that the connection was lost during a read.
 
-        If no read has lasted as long before, a proxy may cut each read that lasts as long. Later reads are therefore
-        shorter, until MAX_LIMITED_READS reads have ended.
+        If no earlier read has lasted this long, a proxy may cut each read that lasts this long. Later reads are
+        therefore shorter, until MAX_LIMITED_READS reads have ended.
         """
         self.reset()
         if elapsed > self._survived:
@@ -106,7 +107,7 @@ class BlockDuration:
             self._limited_reads = 0
 
     def reset(self) -> None:
-        """Let the next read be short."""
+        """Make the next read short."""
         self.seconds = self._first
 
 
@@ -159,7 +160,7 @@ class BlockingReads:
 
     @contextmanager
     def waiting(self, connection: RawConnection) -> Iterator[None]:
-        """Context of the command that waits for entries. Limits its time."""
+        """Context of the command that waits for entries. Limits the duration of the command."""
         loop, seconds = asyncio.get_running_loop(), self.duration.seconds
         connection.start_timer(seconds + READ_TIMEOUT_MARGIN.total_seconds())
         overdue = loop.call_later(seconds + OVERDUE_AFTER.total_seconds(), self._end_overdue)
@@ -230,7 +231,8 @@ class BlockingReads:
     def _end_overdue(self) -> None:
         """End a read whose BLOCK duration has passed.
 
-        Redis 7.2.0 to 7.2.4 start the duration again whenever another consumer receives the entry."""
+        Redis 7.2.0 to 7.2.4 start the BLOCK duration of a waiting read again whenever another consumer receives a new
+        entry."""
         self._task = asyncio.create_task(self._unblock(), name="end read")
 
     def _drop(self) -> None:
@@ -239,7 +241,7 @@ class BlockingReads:
             self._reader.abort()
 
     async def _unblock(self) -> bool:
-        """Send CLIENT UNBLOCK. Returns False if it is not available."""
+        """Send CLIENT UNBLOCK. Returns False if the command is not available."""
         identity = self._registration.identities.get("reader")
         if identity is None:
             return False

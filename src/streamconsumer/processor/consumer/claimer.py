@@ -1,7 +1,7 @@
 """Claims entries of dead consumers, entries that are idle longer than `min_idle`, and postponed entries that are due.
 
-One call claims at most one page of entries, because the processor takes only as many entries as it has free slots, and
-because the liveness checks continue while many entries are claimed.
+One call claims at most one page of entries. The processor takes only as many entries as it has free slots, and the
+liveness checks continue between two pages.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class ClaimedPage(NamedTuple):
 
     entries: list[Entry]
     has_more: bool
-    """True if entries may be left. A page without entries can have more, because it contained only trimmed entries."""
+    """True if entries may be left to claim. Entries may also be left after an empty page, because the page may have
+    contained only trimmed entries."""
 
 
 NOTHING_LEFT = ClaimedPage([], has_more=False)
@@ -51,12 +52,13 @@ NOTHING_LEFT = ClaimedPage([], has_more=False)
 
 @dataclass(frozen=True, slots=True)
 class ClaimPage:
-    """Work that a check has found. It is done page by page, so that one kind of work does not delay the others."""
+    """Work that a check has found. The work is done page by page, so that one kind of work does not delay the other
+    kinds."""
 
     claim: Callable[[int], Awaitable[ClaimedPage]]
-    """Claims up to the given number of entries."""
+    """Function that claims up to the given number of entries."""
     kind: Literal["dead", "due", "upkeep"]
-    """Entries of a dead consumer, postponed entries that are due, or work that claims nothing."""
+    """Kind of work: entries of a dead consumer, postponed entries that are due, or work that claims nothing."""
 
 
 class PendingClaimer:
@@ -73,6 +75,8 @@ class PendingClaimer:
         self._trim_at_seconds = 0.0
         self._known_missing: frozenset[str] = frozenset()
         """Consumers whose connections had ended in the previous check."""
+        self._shared_dead: frozenset[str] = frozenset()
+        """Dead consumers because of which this consumer has woken another consumer."""
         self._repair_after: str | None = None
         """Id after which the repair of the schedule continues. None if no repair is in progress."""
 
@@ -115,8 +119,8 @@ class PendingClaimer:
         return self._observer.is_busy
 
     async def save_snapshot(self) -> bool:
-        """Save the state of the group, so that the group can be restored if it is deleted. Returns False if a consumer
-        has just saved an earlier state."""
+        """Save the state of the group, so that the group can be restored if it is deleted. Returns False if the state
+        was not saved, because a consumer saved an earlier state a moment ago."""
         return await self._consumer.snapshot.save()
 
     def seconds_until_turn(self) -> float:
@@ -147,6 +151,7 @@ class PendingClaimer:
             self._consumer.replay.request()  # a reply with entries was lost: the read waits on a dead connection
             self._consumer.blocking_reads.end_long()
         now = observer.now_seconds
+        self._shared_dead &= {dead.name for dead in observer.dead}
         self._report_limit()
         await self._share_missing()
         pages = [ClaimPage(partial(self._claim_from_dead, dead), "dead") for dead in observer.dead]
@@ -159,7 +164,8 @@ class PendingClaimer:
         return [*pages, ClaimPage(partial(self._maintain, now), "upkeep")]
 
     async def _repair_schedule(self, _count: int) -> ClaimedPage:
-        """Make one page of postponed entries due that have no due time. Several checks can share the pages."""
+        """Make postponed entries due if they have no due time, one page per call. Several checks can share the
+        pages."""
         after = await self._consumer.leases.repair_schedule(self.min_idle, self._repair_after or "")
         self._repair_after = after or None
         return ClaimedPage([], has_more=bool(after))
@@ -171,13 +177,23 @@ class PendingClaimer:
         return NOTHING_LEFT
 
     async def _share_missing(self) -> None:
-        """Wake another consumer if this check has found that further consumers have ended.
-
-        Until the other consumer knows that they have ended, it waits for their turns."""
+        """Wake another consumer if this check has found more consumers that have ended. Without the wake-up, the other
+        consumer would still wait for the turns of these consumers."""
         known, self._known_missing = self._known_missing, self._observer.missing
         if self._observer.is_busy and self._known_missing - known:
             await self._consumer.registration.wake_peer(
                 self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._known_missing
+            )
+
+    async def share_dead(self) -> None:
+        """Wake another consumer if the last check has found dead consumers for the first time. Must be called if this
+        consumer has no room for their entries.
+
+        Until the other consumer knows that they are dead, a consumer with a free slot waits for its turn."""
+        known, self._shared_dead = self._shared_dead, frozenset(dead.name for dead in self._observer.dead)
+        if self._shared_dead - known:
+            await self._consumer.registration.wake_peer(
+                self._consumer.manager.execute_pipeline, self._runtime.random, absent=self._shared_dead
             )
 
     async def _delete_expired(self, now: float) -> None:
@@ -246,7 +262,7 @@ class PendingClaimer:
             limit = min(count, self._consumer.read_size.max_count)
             claimed = await self._consumer.pending_entries.claim_due(limit)
             self._consumer.record_claimed(claimed, count)
-        return self._to_page(claimed.entries, bool(claimed.entries or claimed.examined))
+        return self._to_page(claimed.entries, bool(claimed.examined))
 
     def _to_page(self, entries: list[Entry], has_more: bool) -> ClaimedPage:
         """Count the claimed entries."""

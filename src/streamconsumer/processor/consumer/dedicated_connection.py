@@ -32,7 +32,7 @@ class DedicatedConnection:
     ) -> None:
         """Prepare the connection. A command fails if the server does not begin to reply within `timeout_seconds`.
 
-        The default is `liveness.command_timeout`."""
+        By default, the timeout is `liveness.command_timeout`."""
         self._manager = manager
         self._timeout_seconds = timeout_seconds or command_timeout(manager.min_idle)
         self._max_reply_bytes, self._value_bytes = max_reply_bytes, value_bytes

@@ -6,9 +6,9 @@ The script therefore makes four checks before its first write.
 The first check is for the owner of the entry. The script applies no effect if another consumer owns the entry. If no
 consumer owns the entry, because the group was lost or the entry was trimmed, the script applies the effects.
 
-The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again. A lease
-renewal at the same time can have this effect, and so can the recreation of a lost group at an earlier position. A
-companion key therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+The second check is for an earlier commit. If the reply to a commit is lost, the entry may become pending again. Two
+events can have this effect: a lease renewal at the same time, and the recreation of a lost group at an earlier
+position. A companion key therefore stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
 
 The third check is for the types of the keys. SET would replace a value of any type, and the other commands would fail
 on a key of another type.

@@ -10,17 +10,17 @@ after the last snapshot may be handled again. The last snapshot is usually at mo
 An entry that is restored without a known owner is pending with the pseudo consumer `~postponed` for RESTORE_GRACE. If a
 consumer has the entry in flight, the consumer takes the entry back with its next lease renewal. If no consumer takes
 the entry back, the entry becomes due, and any consumer may claim it. The due time of a restored entry ends with half a
-millisecond (.5), and the due time of a postponed entry does not.
+millisecond (.5), so that restored entries can be distinguished from postponed entries.
 
 The restore of a group with many pending entries takes several scripts, each with one page of entries. The snapshot
-stores how far the restore has come, so that any consumer can continue it. Until all entries are restored, consumers may
-read, renew, settle and claim entries, and save no snapshot.
+stores how far the restore has come, so that any consumer can continue it. Until all entries are restored, consumers
+save no snapshot, but may read, renew, settle and claim entries.
 
 The consumer `~postponed` exists in every group that a processor created or restored. If a group does not have the
 consumer `~postponed`, another program created the group. In a group that another program created, a processor restores
 the missing entries before it saves the next snapshot.
 
-The snapshot also stores the format of the companion keys. A processor that finds a newer format does not read.
+The snapshot also stores the format of the companion keys. A processor that finds a newer format reads no entries.
 """
 
 from datetime import timedelta
@@ -44,8 +44,8 @@ MAX_SNAPSHOT_IDS = 10_000
 older but still correct."""
 
 MAX_DELIVERED = 900
-"""Maximum number of entries delivered after the snapshot that are restored one by one. If more entries were delivered,
-the restored group begins at the snapshot's position."""
+"""If more entries than this number were delivered after the snapshot, these entries are not restored one by one. The
+restored group then begins at the snapshot's position."""
 
 FORMAT = 1
 """Format of the companion keys that this version reads and writes."""

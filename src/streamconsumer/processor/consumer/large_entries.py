@@ -60,8 +60,9 @@ class Claimed:
     trimmed: int
     """Number of entries that the stream no longer contains."""
     examined: int = 0
-    """Number of listed entries that the script claimed or failed to claim. Listed entries beyond this number did not
-    fit into the reply. For postponed entries, the number of entries that are no longer due."""
+    """Number of listed entries that the script has examined, including entries that it could not claim. The remaining
+    listed entries did not fit into the reply. After a claim of postponed entries, the number of entries that are no
+    longer due."""
 
 
 class BoundedReads:

@@ -6,8 +6,8 @@ A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, 
 kinds of evidence that a consumer is dead:
 
 - Its connections have ended, and its entries have been idle for SILENCE_THRESHOLD. The observer must have seen these
-  connections before, on the same server and over the observer's present connection, and this present connection must
-  still be listed.
+  connections before, on the same server and over its present connection. The server must still list the observer's
+  present connection.
 - Its entries have been idle for `min_idle` in two checks. Each check includes a write. If the server delays the writes
   of all consumers, the check is delayed too, and no consumer counts as dead.
 
@@ -47,10 +47,10 @@ ANNOUNCE_INTERVAL = timedelta(seconds=15)
 """Time after which the next check of a consumer also announces the consumer in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer no longer takes turns in checking the group."""
+"""A consumer that has not announced itself for this time no longer takes turns in checking the group."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
-"""Time without an announcement after which a consumer without pending entries is deleted."""
+"""A consumer that has no pending entries and has not announced itself for this time is deleted."""
 
 Members = Mapping[str, float]
 """Consumers that have announced themselves, and the time of their last announcement, in seconds of the server's

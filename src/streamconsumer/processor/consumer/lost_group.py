@@ -44,7 +44,8 @@ class LostGroup:
             await consumer.snapshot.save()
 
     async def restore_ownership(self) -> None:
-        """Make all entries in flight pending again, even if they were received while the group was recreated."""
+        """Make all entries in flight pending again, including entries that were received while the group was
+        recreated."""
         await self._consumer.leases.renew(list(self._consumer.in_flight_ids()))
         await self._consumer.leases.register()
         self.is_unfinished = False

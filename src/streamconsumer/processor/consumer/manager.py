@@ -246,8 +246,8 @@ class StreamManager:
     async def connect(self) -> AbstractConnection:
         """Return a new connection that has completed its handshake and never retries.
 
-        If a handler forks a child meanwhile, the child may keep the socket open after this process has ended, so
-        another connection is opened."""
+        A child that a handler forks at the same time may keep the socket open after this process has ended. In this
+        case, another connection is opened and returned."""
         for _ in range(MAX_CONNECTS):
             count = fork_count()
             connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})

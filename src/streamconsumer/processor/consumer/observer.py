@@ -40,15 +40,16 @@ searches."""
 CHECK = load_script("check_consumers", MAX_SCANNED=MAX_SCANNED, MAX_SEARCHED=MAX_SEARCHED)
 
 LISTED_PER_CHECK = 1000
-"""Average number of consumers that one check lists. The server needs 6 ms to list them. The consumers of a larger group
-are listed less often. Meanwhile, the checks examine the entries of the registered consumers."""
+"""Average number of consumers that one check lists. The server needs 6 ms to list this number of consumers. The
+consumers of a larger group are listed less often. Meanwhile, the checks examine the entries of the registered
+consumers."""
 
 CHECKS_PER_LIST = 50
 """Number of checks after which all connections are listed again, even if nothing has changed."""
 
 MIN_LIST_SECONDS, LIST_SECONDS_PER_CONSUMER = 10.0, 0.3
-"""Time after which all connections are listed again while the group is busy: the minimum, and the time for each
-registered consumer. Consumers whose connections have ended then no longer take turns."""
+"""Time after which all connections are listed again while the group is busy: the minimum time, and the time for each
+registered consumer. After the listing, consumers whose connections have ended no longer take turns."""
 
 MAX_PLAIN_GROUPS = 50
 """If the stream has at most this number of groups, a single command checks whether the group is idle. With more groups,
@@ -143,16 +144,16 @@ class Observer:
         """The server's time.
 
         The clock of the event loop stops while a virtual machine is suspended, and the server's clock may be set. Each
-        announcement therefore measures the difference again."""
+        announcement therefore measures the difference between the two clocks again."""
         return asyncio.get_running_loop().time() + self._clock_offset_seconds
 
     async def check(self) -> None:
         """Check the other consumers of the group. Every ANNOUNCE_INTERVAL, also announces this consumer, and reads all
         announcements.
 
-        Without the announcements of the last minute, the other consumers would count as absent, and each consumer
-        would check the group as often as if it were alone. Raises a ResponseError with the code NOGROUP if the group
-        is missing.
+        A consumer without an announcement in the last minute counts as absent. If all other consumers counted as
+        absent, each consumer would check the group as often as if it were alone. Raises a ResponseError with the code
+        NOGROUP if the group is missing.
         """
         now = asyncio.get_running_loop().time()
         self.dead, self.has_searched = [], False

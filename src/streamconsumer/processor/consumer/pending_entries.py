@@ -36,7 +36,8 @@ class Dead:
 
 
 AFTER_ALL_ENTRIES = f"{2**64 - 1}-{2**64 - 2}"
-"""Id for an XREADGROUP that returns no entries. Redis takes the greatest id for `>`, so this is the id before it."""
+"""Id for an XREADGROUP that returns no entries. Redis treats the greatest possible id like `>`, so the id before the
+greatest id is used."""
 
 PAGE_SIZE = 200
 """Maximum number of pending entries that one command lists or moves."""
@@ -76,7 +77,7 @@ class PendingEntries:
         ]
 
     async def claim(self, pending: Sequence[PendingEntry], dead: Dead, limit: int | None = None) -> Claimed:
-        """Claim up to `limit` entries of one consumer for this consumer, by default all.
+        """Claim up to `limit` entries of one consumer for this consumer. By default, claims all entries.
 
         Redis claims an entry only if the entry has been idle for at least `dead.idle`. A claim resets the idle time, so
         that only the first of several simultaneous claims of an entry succeeds. The delivery counts are set to the

@@ -36,9 +36,9 @@ MAX_RECEIVE_SECONDS = 30.0
 connection."""
 
 KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Seconds without data until the first probe, seconds between probes, number of probes without a reply after which the
-connection is lost, and milliseconds without an acknowledgement of sent data, because Linux sends no probes while sent
-data is not acknowledged. A dead connection is detected after 10 s."""
+"""Options of TCP keepalive, with which a dead connection is detected after 10 s. TCP_KEEPIDLE and TCP_KEEPINTVL are in
+seconds. TCP_USER_TIMEOUT is in milliseconds, and limits the time until sent data is acknowledged. This limit is needed
+because Linux sends no probes while sent data is not acknowledged."""
 
 _MIN_PROGRESS_BYTES = 1024
 """Minimum growth of a reply that counts as progress. The reply to XACK, which precedes the reply to a blocking read, is

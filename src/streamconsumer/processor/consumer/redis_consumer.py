@@ -81,7 +81,7 @@ class RedisConsumer:
         self.encoding = manager.encoding
         self.claimer: PendingClaimer | None = None
         """Claimer of pending entries. None if lease renewal, claims, dead letters and postponed retries are not
-        available; without a claimer, failed messages stay pending."""
+        available. Failed messages then stay pending."""
         self.in_flight_ids = in_flight_ids
         """Function that returns the ids of the entries in flight."""
         self.registration = OwnRegistration(
@@ -187,7 +187,8 @@ class RedisConsumer:
     async def _check_reads_are_accepted(self) -> None:
         """Read this consumer's pending entries after an id that no entry has, so that the read returns nothing.
 
-        Raises the error of a server that refuses XREADGROUP, such as a replica, but would reply to the replay."""
+        Raises an error if the server refuses XREADGROUP. The replay does not detect all of these servers, for example a
+        replica."""
         source = ("COUNT", 1, "STREAMS", self._stream, AFTER_ALL_ENTRIES)
         await self._reader.execute("XREADGROUP", "GROUP", self._group, self._consumer_name, *source)
 
@@ -233,7 +234,8 @@ class RedisConsumer:
         return self.bounded_reads.connection.is_receiving or self._reader.is_receiving
 
     async def _prepare_reader(self, connection: RawConnection) -> None:
-        """Prepare a new connection. Its keepalive notices within seconds that the network drops the connection."""
+        """Prepare a new connection. The keepalive probes of the connection detect within seconds that the network has
+        dropped the connection."""
         connection.keep_alive()
         self.replay.request()
         previous = self.registration.identities.get("reader")

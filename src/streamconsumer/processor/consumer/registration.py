@@ -5,9 +5,9 @@ hash. The process also sets the token as the name of these connections (CLIENT S
 connections therefore finds out whether the process still exists, see `liveness`. The field with the empty name counts
 the changes, so that other consumers read the hash only after a change.
 
-A consumer that releases entries ends the blocking read of another consumer with CLIENT UNBLOCK. A read that returns
-empty before its timeout lets its consumer claim due entries immediately. A consumer that is reading always has a free
-slot for a claimed entry.
+A consumer that releases entries ends the blocking read of another consumer with CLIENT UNBLOCK. If a read returns empty
+before its timeout, its consumer claims due entries immediately. A consumer that is reading always has a free slot for a
+claimed entry.
 
 Two processes must not use one consumer name at the same time, because Redis cannot distinguish their entries. A process
 that finds its name registered therefore waits until the other process has ended.
@@ -43,20 +43,20 @@ FORMAT = "1"
 """First word of a registration. A process that finds another format cannot read the registration."""
 
 UNKNOWN_RUN_ID = "-"
-"""Run id of a server that does not report one. The connections then cannot be listed."""
+"""Run id for a server that reports no run id. The connections to such a server cannot be listed."""
 
 NO_POD = "-"
 """Pod UID of a process that is not the main process of a Kubernetes pod."""
 
 LOOK_INTERVAL = timedelta(seconds=1)
-"""Before a process takes over a consumer name that is already registered, it checks the registration twice. This is the
-time between the two checks."""
+"""Time between two checks of a registration. Before a process takes over a consumer name that is already registered,
+the process checks the registration twice."""
 
 MAX_SCANNED = 2000
 """Approximate maximum number of registrations among which a consumer to wake is chosen."""
 
 MAX_WAKE_ATTEMPTS = 20
-"""Maximum number of consumers that are woken until one of them was reading."""
+"""Maximum number of attempts to wake a consumer. An attempt fails if the chosen consumer is not reading."""
 
 REGISTER, WAIT = load_script("register_consumer"), load_script("wait_for_name")
 FIND_CONSUMER = load_script("find_consumer")
@@ -213,7 +213,7 @@ class OwnRegistration:
     async def store(self, execute: Execute, judged: str = "") -> None:
         """Store the registration. If another process has the name, clears `has_name`.
 
-        A stored registration that equals `judged` is replaced, because its process was found to have ended. A server
+        A stored registration that equals `judged` is replaced, because the process that stored it has ended. A server
         that is out of memory rejects the registration. Without a registration, other consumers claim this consumer's
         entries only after `min_idle`.
         """
@@ -230,7 +230,8 @@ class OwnRegistration:
         one round trip.
 
         While a server delays writes (CLIENT PAUSE, a failover), CLIENT UNBLOCK for a delayed read crashes Redis 6.2 and
-        7.0. The XACK changes nothing. The server delays the XACK too, and executes CLIENT UNBLOCK only afterwards.
+        7.0. An XACK that changes nothing is therefore sent first. The server delays this XACK too, and executes CLIENT
+        UNBLOCK only after the XACK.
         """
         stream, group, _ = self.consumer_id
         _, reply = await execute_all([("XACK", stream, group, "0-0"), ("CLIENT", "UNBLOCK", client_id)])
@@ -246,7 +247,7 @@ class OwnRegistration:
         unknown, an outdated client id may belong to another client. The harm is small, because the blocking command of
         the other client ends as if it had timed out.
         """
-        with suppress(RedisError, OSError):  # the entries are released all the same
+        with suppress(RedisError, OSError):  # the entries are released even if no consumer is woken
             [reply] = await execute_all([("HSCAN", self.key, 0, "COUNT", MAX_SCANNED)])
             _, flat = replies.array(reply, "HSCAN", 2)
             found, own = replies.to_dict(flat, "HSCAN"), self.current

@@ -1,7 +1,7 @@
 """Replay of a consumer's own pending entries that are not in flight.
 
-An entry is replayed if it was received before a restart, or if the reply that contained the entry was lost or too
-large.
+Two kinds of entries are replayed: entries that were received before a restart, and entries in a reply that was lost or
+too large.
 """
 
 from __future__ import annotations
@@ -58,15 +58,14 @@ class OwnPendingReplay:
             pending = [uncount_lost_read(entry, last_delivered_id) for entry in page]
             pending = [entry for entry in pending if entry.message_id not in excluded]
             claimed = await consumer.claim(pending, Dead(consumer.consumer_id.consumer, ANY_IDLE_TIME))
-        if claimed.examined < len(pending):
-            self._after = pending[claimed.examined - 1].message_id
-        else:
+        if claimed.examined == len(pending):  # otherwise the next page contains the remaining entries
             self._after = page[-1].message_id if len(page) == count else None
         return consumer.mark_suspects([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
 
 def uncount_lost_read(pending: PendingEntry, last_delivered_id: str) -> PendingEntry:
-    """Return the entry unchanged, or with the delivery count 0 if its reply did not reach this process.
+    """If the reply with the entry did not reach this process, return the entry with the delivery count 0. Otherwise,
+    return the entry unchanged.
 
     XREADGROUP has set the delivery count of the entry to 1, although no attempt has started. If another process read
     the entry and has ended, it is unknown whether that process started an attempt, so the count stays 1."""

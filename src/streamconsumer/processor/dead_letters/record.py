@@ -285,7 +285,7 @@ def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
 
 
 def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the original fields, or one packed field if there are more than MAX_FIELDS.
+    """Return the original fields. If there are more than MAX_FIELDS fields, returns one packed field.
 
     If a producer's own field looks packed, the fields are packed once more, so that `_unpack` does not unpack the
     producer's field.

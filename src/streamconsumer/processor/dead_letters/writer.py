@@ -1,6 +1,7 @@
 """Writer of dead letters: a Lua script writes the dead letter and then acknowledges the entry.
 
-If the dead letter cannot be written (Redis is out of memory, or the key has another type), the entry stays pending.
+The entry stays pending if the dead letter cannot be written, for example because Redis is out of memory or the key has
+another type.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence

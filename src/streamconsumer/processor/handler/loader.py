@@ -47,17 +47,19 @@ class HandlerThreadPool:
         self._pool = runtime.create_thread_pool(self._max_threads)
         self._failures = {} if failures is None else failures
         self._calls: set[Future[Any]] = set()
-        self._abandoned: set[Future[Any]] = set()
+        self.abandoned: set[Future[Any]] = set()
         """Calls that are still running although the task that awaited them was cancelled."""
         self._reserved: set[asyncio.Task[Any]] = set()
         """Tasks for which a thread is reserved."""
         self._freed: asyncio.Event | None = None
         """Event that is set when a thread may have become free. None until a task has waited for a thread."""
+        self.is_stopping = False
+        """True if no task waits for a thread, because the processor is stopping."""
         self.busy_ids: set[str] = set()
         """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
         thread."""
         self._waiting_since: dict[str, float] = {}
-        """Time since which a message waits for its previous handler, by the id of the message."""
+        """Time at which each message started to wait for its previous handler. The keys are message ids."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -66,13 +68,20 @@ class HandlerThreadPool:
         return free <= 0 and free + (asyncio.current_task() in self._reserved) <= 0
 
     async def wait_for_thread(self) -> None:
-        """Wait until a call of the handler would start immediately. The timeout of a handler starts with its call."""
-        while True:
+        """Wait until a call of the handler would start immediately, or until `stop_waiting` is called. The timeout of a
+        handler starts with its call."""
+        while not self.is_stopping:
             if self._freed is None or self._freed.is_set():
                 self._freed = asyncio.Event()
             if not self.is_exhausted:
                 return
             await self._freed.wait()
+
+    def stop_waiting(self) -> None:
+        """End all waits for a thread, because the processor is stopping."""
+        self.is_stopping = True
+        if self._freed is not None:
+            self._freed.set()
 
     async def reserve_thread(self) -> None:
         """Wait for a free thread, and reserve the thread for the current task until the next call in this task."""
@@ -101,7 +110,7 @@ class HandlerThreadPool:
 
         def on_done(_: Any) -> None:  # called in the thread
             self._calls.discard(future)
-            self._abandoned.discard(future)
+            self.abandoned.discard(future)
             self._failures.pop("threads", None)
             for message_id in message_ids:
                 self.end(message_id)
@@ -134,14 +143,14 @@ class HandlerThreadPool:
         self._failures.pop(message_id, None)
 
     def _abandon(self, future: Future[Any]) -> None:
-        self._abandoned.add(future)
-        if len(self._abandoned) >= self._max_threads:
+        self.abandoned.add(future)
+        if len(self.abandoned) >= self._max_threads:
             self._failures["threads"] = (
                 f"all {self._max_threads} threads are busy with handlers that were cancelled, for example because they "
                 "exceeded delivery.timeout; set a timeout for each call in the handler"
             )
         if future.done():  # the call may have ended in its thread
-            self._abandoned.discard(future)
+            self.abandoned.discard(future)
             self._failures.pop("threads", None)
 
 

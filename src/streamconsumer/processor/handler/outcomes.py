@@ -18,7 +18,8 @@ class Outcome(Exception):
 
 
 class Retry(Outcome):
-    """The message failed and is retried after the duration `after`, or after the backoff if `after` is None.
+    """The message failed and is retried after the duration `after`. If `after` is None, the backoff determines the
+    delay.
 
     Raises TypeError if `after` is not a timedelta, and ValueError if it is negative."""
 

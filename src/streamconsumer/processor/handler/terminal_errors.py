@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 def import_terminal_errors(delivery: Delivery) -> Delivery:
     """Import the exceptions in `terminal_errors`. Logs a warning for each name that names no exception.
 
-    Returns the settings with the own name of each exception added, because a name can be an alias: the own name of
-    `json.JSONDecodeError` is `json.decoder.JSONDecodeError`."""
+    A name can be an alias. The returned settings therefore also contain the name under which each class is defined, for
+    example `json.decoder.JSONDecodeError` for `json.JSONDecodeError`."""
     own_names = []
     for name in delivery.terminal_errors:
         error_class, problem = _find(name)
@@ -33,7 +33,7 @@ def import_terminal_errors(delivery: Delivery) -> Delivery:
 
 
 def _find(name: str) -> tuple[type[BaseException] | None, str]:
-    """Return the exception class, and the reason if there is none."""
+    """Return the exception class, or None and the reason why there is no exception class."""
     found, problem = _import(name)
     if isinstance(found, type) and issubclass(found, BaseException):
         return found, ""
@@ -46,7 +46,8 @@ def _find(name: str) -> tuple[type[BaseException] | None, str]:
 
 
 def _import(name: str) -> tuple[Any, str]:
-    """Return the object with a dotted name, and the reason if there is none. A class may contain the object."""
+    """Return the object with a dotted name, or None and the reason why there is no object. The object may be an
+    attribute of a class."""
     parts = name.split(".")
     problem = ""
     for length in range(len(parts) - 1, 0, -1):

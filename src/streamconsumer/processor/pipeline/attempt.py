@@ -12,7 +12,7 @@ from typing import Any
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
+from streamconsumer.processor.handler.loader import AsyncHandler
 from streamconsumer.processor.message import Entry, MessageContext
 from streamconsumer.processor.pipeline.retry_policy import ToDeadLetter, process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
@@ -33,10 +33,8 @@ class AttemptRunner:
         settler: Settler,
         telemetry: MessageTracing | None,
         timeouts: HandlerTimeouts,
-        thread_pool: HandlerThreadPool,
     ) -> None:
         self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
-        self._thread_pool = thread_pool
         self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
         """Name of the trace context field, as text and as bytes. A message without this field gets no span.
 
@@ -87,8 +85,6 @@ class AttemptRunner:
         task = asyncio.current_task()
         if self._timeouts.timeout is None or entry.is_standalone or task is None:
             return await self._handler()(data)
-        if self._thread_pool.is_exhausted:
-            await self._thread_pool.wait_for_thread()
         self._timeouts.start(entry, task)
         try:
             return await self._handler()(data)

@@ -71,10 +71,7 @@ class BatchRunner:
                 else:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
-            # Another consumer may have claimed an entry while other entries were prepared.
-            batch = {entry: message for entry, message in batch.items() if entry.state is RUNNING}
-            if batch:
-                await self._handle(list(batch), list(batch.values()))
+            await self._handle_unless_closed(batch)
             # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
             # pending again. The first entry leaves the table only after this method returns, so it is settled last.
             failed = [entry for entry in batch if entry.state is SETTLING]
@@ -109,6 +106,18 @@ class BatchRunner:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
+    async def _handle_unless_closed(self, batch: Mapping[Entry, Message]) -> None:
+        """Handle the messages whose entries this consumer still owns. If the processor was stopped during the
+        preparation, keep them, so that the drain releases them."""
+        if self._thread_pool.is_exhausted:
+            await self._thread_pool.wait_for_thread()
+        entries = [entry for entry in batch if entry.state is RUNNING]
+        if self._in_flight.is_closed:
+            for entry in entries:
+                self._preparation.keep_unstarted(entry)
+        elif entries:
+            await self._handle(entries, [batch[entry] for entry in entries])
+
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
         """Call the handler. Raises only cancellations and process exits. After any other error, each failed entry has a
         decision that defines how it is settled."""
@@ -138,8 +147,8 @@ class BatchRunner:
     async def _run_attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
         """Call the handler, and decide for each failed message between a retry and a dead letter.
 
-        If the whole batch failed, raises the error that the span records: the first message's error if all errors have
-        the same type, otherwise the BatchFailed."""
+        If the whole batch failed, raises an error, which the span records. If the errors of all messages have the same
+        type, this is the error of the first message. Otherwise, it is the BatchFailed."""
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
@@ -158,8 +167,6 @@ class BatchRunner:
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
-            if self._thread_pool.is_exhausted:
-                await self._thread_pool.wait_for_thread()
             loop = asyncio.get_running_loop()
             timer = loop.call_later(timeout.total_seconds(), _cancel_timed_out, task, entries)
         failure: BaseException | None = None
@@ -194,8 +201,8 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
 
 
 def _batch_failure(error: BaseException, count: int) -> BaseException | None:
-    """Return the error of a batch: the BatchFailed if the handler raised one, alone or in an exception group, otherwise
-    the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
+    """Return the error of a batch. If the handler raised a BatchFailed, alone or in an exception group, returns the
+    BatchFailed, otherwise the error itself. Several BatchFailed are merged. Returns None if no message has failed."""
     failures: dict[int, BaseException] = {}
     for each in leaves(error):
         if not isinstance(each, BatchFailed):

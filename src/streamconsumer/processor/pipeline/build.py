@@ -126,7 +126,7 @@ def build_pipeline(
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)
     preparation = Preparation(*collaborators, consumer_id, metrics, runtime.clock)
     handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
-    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts, hooks.thread_pool)
+    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
     batch_runner = BatchRunner(
         hooks.require_handler,
         in_flight,
@@ -169,7 +169,7 @@ def _build_fast_path(  # noqa: PLR0917 - one per collaborator
     can get a span, or the consumer uses a custom stream manager."""
     if hooks.fast_path_handler is None or attempt_runner.trace_fields is None or isinstance(consumer, PollingConsumer):
         return None
-    collaborators = (in_flight, attempt_runner, settler, breaker, consumer)
+    collaborators = (in_flight, attempt_runner, settler, breaker, consumer, hooks.thread_pool)
     fast_path = FastPath(hooks.fast_path_handler, *collaborators, metrics, runtime.clock)
     in_flight.fast_path = fast_path.run
     return fast_path

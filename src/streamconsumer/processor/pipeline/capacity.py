@@ -1,8 +1,8 @@
 """Capacity of the in-flight table: the number of entries of each kind that the processor may read or claim.
 
-New entries, due entries and entries of dead consumers have their own room in the ready queue, so that a backlog of one
-kind does not keep the others from being read or claimed. A slot that becomes free can be reserved for a kind of entry
-that is still to be claimed. The functions in this module have no side effects.
+New entries, due entries and entries of dead consumers each have their own room in the ready queue. Despite a backlog of
+one kind, the processor can therefore read or claim entries of the other kinds. A slot that becomes free can be reserved
+for an entry that has not been claimed yet. The functions in this module have no side effects.
 """
 
 from collections.abc import Collection
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from streamconsumer.processor.message import Entry
 
 MAX_START_INTERVAL_SECONDS = 1.0
-"""Time since the last start of an entry after which the slots count as occupied for long, so that a new entry must not
-wait for them."""
+"""If no entry has started for this time, the slots count as occupied for a long time. A new entry must then not wait
+for a slot."""
 
 MAX_TRIAL_CANDIDATES, MAX_TRIAL_BYTES = 100, 32 * 1024 * 1024
 """While the circuit breaker is open, the processor reads entries for trials only if the in-flight table contains fewer
-entries and bytes."""
+entries than MAX_TRIAL_CANDIDATES and fewer bytes than MAX_TRIAL_BYTES."""
 
 MAX_SUSPECTS = 100
 """Number of waiting suspects at which the processor claims no further entries of dead consumers."""
@@ -33,7 +33,8 @@ class Load:
     """Numbers of entries of each kind that wait for a slot."""
 
     is_suspect_next: bool
-    """True if a suspect starts as soon as no other entry waits. The processor then lets the other entries run out."""
+    """True if a suspect starts as soon as no other entry waits. The processor then reads no entries, so that the other
+    entries are soon finished."""
 
     running: int
     """Number of slots that are in use."""
@@ -52,8 +53,8 @@ class Load:
 def read_count(load: Load, batch_count: int, *, has_due: bool = False) -> int:
     """Return the number of new entries that the next read may return.
 
-    `has_due` is True if due entries can be claimed, and slots become free again and again. One new entry may then wait
-    while all slots are busy, because due entries take the free slots otherwise."""
+    `has_due` is True if two conditions hold: due entries can be claimed, and slots become free regularly. In this case,
+    one new entry may wait while all slots are busy. Otherwise, due entries would take every slot that becomes free."""
     if load.is_suspect_next:
         return 0
     if load.has_free_slot or load.new <= load.prefetch_limit > 0:
@@ -72,18 +73,19 @@ def dead_count(load: Load, batch_count: int) -> int:
 
 
 def _claim_count(load: Load, waiting: int, batch_count: int, ahead: int = 0) -> int:
-    """Return the number of entries of one kind that the processor may claim, if `waiting` entries of this kind and
-    `ahead` entries of another kind wait for a slot.
+    """Return the number of entries of one kind that the processor may claim. `waiting` is the number of entries of this
+    kind that wait for a slot. `ahead` is the number of waiting entries of another kind that start first.
 
-    If handlers are slow and all slots are busy, other pods may start the entries sooner."""
+    The number is 0 if handlers are slow and all slots are busy, because other pods may start the entries sooner."""
     if load.has_free_slot or load.prefetch_limit:
         return max(0, batch_count - waiting)
     return max(0, min(batch_count, load.concurrency - load.running - waiting - ahead))
 
 
 def is_slot_reserved(load: Load, claimable: Collection[str], *, is_due_turn: bool) -> bool:
-    """Return whether a free slot waits for an entry that can be claimed: always for an entry of a dead consumer, and
-    for a due entry if it is its turn. `claimable` contains the kinds that can be claimed, `dead` and `due`."""
+    """Return whether a free slot is reserved for an entry that can be claimed. A slot is reserved for an entry of a
+    dead consumer at any time, and for a due entry only if it is the turn of due entries. `claimable` contains the kinds
+    of claimable entries: `dead`, `due` or both."""
     if load.claimed:
         return False
     is_due_next = not load.due and (is_due_turn or not load.new)

@@ -40,8 +40,8 @@ from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 log = logging.getLogger(__name__)
 
 BATCH_RETRY_SECONDS, SELF_CANCEL_RETRY_SECONDS = 0.1, 1.0
-"""Additional delay of a retry if other entries of the entry's batch are still running, and delay of the retry after a
-handler has cancelled its own task."""
+"""BATCH_RETRY_SECONDS is the additional delay of a retry if other entries of the same batch are still running.
+SELF_CANCEL_RETRY_SECONDS is the delay of the retry after a handler has cancelled its own task."""
 
 
 class InFlightTable:
@@ -80,18 +80,18 @@ class InFlightTable:
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
         self.owner: asyncio.Task[None] | None = None
-        """Task of the processor. If it is cancelled, no further entry starts."""
+        """Task of the processor. If this task is cancelled, no further entry starts."""
         self.trial: Entry | None = None
         """Entry that is running as the trial of the open circuit breaker. None if no trial is running."""
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Handles an ordinary entry and the ordinary entries that follow. Returns the first other entry."""
+        """Handles ordinary entries, beginning with this one. Returns the first entry that is not ordinary."""
         self.prefetch_limit = 0
         """Number of new entries that may wait for a slot while the processor reads, see `capacity`."""
         self.has_capacity, self.capacity_changed = asyncio.Event(), asyncio.Event()
-        """Events that are set while the processor may read more entries (and after `close`), and when it may be able to
-        claim more entries."""
+        """`has_capacity` is set while the processor may read more entries, and after `close`. `capacity_changed` is set
+        when the processor may be able to claim more entries."""
         self.has_capacity.set()
         self.reserved: frozenset[str] = frozenset()
         """Kinds of entries that can be claimed as soon as there is room, see `reserve`."""
@@ -100,7 +100,7 @@ class InFlightTable:
         self.on_busy: Callable[[], object] = lambda: None
         """Function that `admit` calls when it adds entries to an empty table."""
         self.on_full: Callable[[], object] = lambda: None
-        """Called when the processor must not read more entries, although a read may be waiting."""
+        """Function that is called when the processor must not read more entries. A read may be waiting."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -143,8 +143,8 @@ class InFlightTable:
         self._blocked.update(entry)
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Drop an entry that another consumer has claimed. Cancels its handler, except the handler of a batch of which
-        this consumer still owns entries. Returns False if the entry is not in the table or was dropped before."""
+        """Drop an entry that another consumer has claimed. Cancels the handler of the entry, unless this consumer still
+        owns other entries of the same batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.state is LOST:
             return False
@@ -172,7 +172,7 @@ class InFlightTable:
             self.drop_claimed(message_id)
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """Retry a running entry, which stays in the table, after `seconds`, unless another consumer has claimed it."""
+        """Retry a running entry after `seconds`. Does nothing if another consumer has claimed the entry."""
         if entry.state is LOST:
             return
         entry.apply("wait")
@@ -268,7 +268,7 @@ class InFlightTable:
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._gate.allows_attempt() else None
 
     def _is_slot_reserved(self) -> bool:
-        """Return whether a free slot waits for an entry that is still to be claimed."""
+        """Return whether a free slot is reserved for an entry that has not been claimed yet."""
         is_due_turn = self.ready_queue.is_due_turn
         return not self._is_full() and is_slot_reserved(self._load(), self.reserved, is_due_turn=is_due_turn)
 
@@ -276,7 +276,7 @@ class InFlightTable:
         return self._blocked.is_full or self._held_memory.is_full(self.entries)
 
     def reserve(self, kinds: frozenset[str]) -> None:
-        """Reserve slots that become free for entries that can be claimed: `dead` before all others, `due` in turns."""
+        """Reserve free slots for entries that can be claimed: for `dead` entries always, for `due` in turns."""
         if kinds != self.reserved:
             self.reserved = kinds
             self.dispatch()
@@ -356,8 +356,8 @@ class InFlightTable:
     def on_slot_error(self, entries: Collection[Entry], error: BaseException) -> None:
         """Process an error that ends a slot. Must be called before `finish_attempt`.
 
-        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The attempts of
-        its entries count, and the entries are retried."""
+        If the process ends, no further entry starts. Otherwise, a handler has cancelled its own task. The entries of
+        this handler are retried, and their attempts count."""
         if process_exit(error):
             self.close()
         if self._is_ending():

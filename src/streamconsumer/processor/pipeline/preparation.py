@@ -53,8 +53,8 @@ class Preparation:
         self._settler, self._consumer_id, self._metrics, self._clock = settler, consumer_id, metrics, clock
         self.marks_first_attempts = policy.max_deliveries == 1 and consumer.claimer is not None
         """True if the delivery counts in Redis distinguish two cases: an entry was only read (1), or its handler has
-        started (2). This distinction is needed if only one attempt is allowed. After its process has died, an entry
-        must start if it was only read, and must not start again if its handler has started."""
+        started (2). This distinction is needed if only one attempt is allowed. After the process has died, an entry
+        that was only read must start. An entry whose handler has started must not start again."""
 
     async def data_for_handler(self, entry: Entry) -> dict[Any, Any] | None:
         """Return the data for the handler. Returns None if the handler must not be called."""
@@ -65,8 +65,12 @@ class Preparation:
         is_verified = self._clock() <= self._consumer.leases_valid_until and not self.marks_first_attempts
         if not (is_ordinary and is_verified) and not await self._prepare_attempt(entry, is_verified=is_verified):
             return None
+        if self._thread_pool.is_exhausted:
+            await self._thread_pool.wait_for_thread()
         if self._in_flight.is_closed:
-            self._keep_unstarted(entry, is_counted=not (is_ordinary and is_verified))
+            self.keep_unstarted(entry)
+            return None
+        if entry.state is not RUNNING:  # claimed by another consumer during the wait
             return None
         try:
             return entry.data(self._consumer.encoding)
@@ -74,15 +78,16 @@ class Preparation:
             await self._on_undecodable(entry, error)
             return None
 
-    def _keep_unstarted(self, entry: Entry, *, is_counted: bool) -> None:
-        """Keep an entry, so that the drain releases it, because the processor was stopped during the preparation."""
-        if is_counted and entry.origin is not NEW:
+    def keep_unstarted(self, entry: Entry) -> None:
+        """Keep a prepared entry that the processor must not start, because the processor was stopped meanwhile. The
+        drain releases the entry."""
+        if entry.origin is not NEW:
             entry.deliveries -= 1
         self._in_flight.schedule_retry(entry, 0)
 
     async def _load(self, entry: Entry) -> bool:
         """Read a parked entry again, together with the next parked entries of its lane. Returns False if the entry must
-        not start, because it was settled, or because it is retried after a Redis error."""
+        not start. Either the entry was settled, or it is retried after a Redis error."""
         replay, table = self._consumer.replay, self._in_flight
         assert replay is not None
         try:
@@ -106,7 +111,8 @@ class Preparation:
 
     async def _prepare_attempt(self, entry: Entry, *, is_verified: bool) -> bool:
         """Check a redelivered, large or replayed entry, and count its attempt. If `is_verified` is False, another
-        consumer may own the entry by now. In this case, Redis is asked even if the read has counted the attempt.
+        consumer may own the entry by now. In this case, a script checks the owner in Redis, even if the read has
+        counted the attempt.
 
         Returns False if the handler must not be called."""
         try:
@@ -150,6 +156,9 @@ class Preparation:
             await self._settler.dead_letter(entry, DeadLetterReason.CRASHED, error)
             return False
         await self._thread_pool.reserve_thread()  # Otherwise, the counted attempt might wait for a thread.
+        if self._in_flight.is_closed:
+            self._in_flight.schedule_retry(entry, 0)
+            return False
         if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
         is_uncounted = is_trial and entry.origin is DUE and not self._breaker.counts_trials()
@@ -166,7 +175,8 @@ class Preparation:
         return False
 
     async def _postpone_busy(self, entry: Entry) -> None:
-        """Postpone an entry whose previous handler is still running in this process. Another process may handle it."""
+        """Postpone an entry whose previous handler is still running in this process. Another process may handle the
+        entry."""
         self._thread_pool.record_wait(entry.message_id)
         must_wait_here = self._consumer.claimer is None or entry.lane is not None
         if must_wait_here or not await self._settler.postpone([(entry, BUSY_RETRY)]):

@@ -1,16 +1,16 @@
 """Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
 Entries that were claimed from other consumers start first. Entries whose retry is due and new entries start in turns,
-so that neither kind takes more than half of the starts while the other waits. Entries of each kind start in order of
-arrival, except entries with an ordering key.
+so that neither kind takes more than half of the starts while entries of the other kind wait. Entries of each kind start
+in order of arrival, except entries with an ordering key.
 
 If an ordering key is set, entries with the same key value start one after another. While the first entry with a key
 value is not settled, later entries with this value wait in a queue, which is called a lane. If many entries wait, the
 process keeps only the ids of the later ones, and reads these entries again before they start.
 
 A suspect is an entry that may have crashed the process of a dead consumer. A suspect starts only if no other entry
-waits, so that a crash delays no other entry of this process, and suspects start one at a time. While a suspect is next,
-the processor reads no entries (`capacity`), so that the other entries soon run out.
+waits, so that a crash delays no other entry of this process. Suspects start one at a time. While a suspect is next, the
+processor reads no entries (`capacity`), so that the other entries soon run out.
 """
 
 from collections import deque
@@ -27,14 +27,15 @@ server."""
 
 MAX_LOADED = 1000
 MAX_LOADED_BYTES = 8 * 1024 * 1024
-"""Number and total size of blocked entries above which further entries that wait in a lane are parked."""
+"""If the blocked entries exceed this number or total size, further entries that wait in a lane are parked."""
 
 
 class BlockedEntries:
     """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    Both the number and the total size of blocked entries are limited. A new entry above a lower limit is parked: it
-    stays pending in Redis, and the process keeps only its id. When the entry may start, the process reads it again."""
+    Both the number and the total size of blocked entries are limited. New entries are parked at lower limits already. A
+    parked entry stays pending in Redis, and the process keeps only its id. When the entry may start, the process reads
+    it again."""
 
     def __init__(self, *, can_park: bool = False) -> None:
         """`can_park` is True if the process can read a pending entry again."""

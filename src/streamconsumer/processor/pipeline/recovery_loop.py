@@ -33,11 +33,12 @@ RETRY_DELAY_SECONDS = 1.0
 """Delay before the next check of the group while Redis is unavailable or claiming is paused."""
 
 MAX_CLAIM_SECONDS = 1.0
-"""Time after a check for which its proofs of death are used. If entries of dead consumers are left and there is room,
-the next check follows."""
+"""Entries of the consumers that a check has found dead are claimed for at most this time after the check. If such
+entries are left and there is room, the next check then follows."""
 
 MAX_UNWATCHED_SECONDS = 1.5
-"""Time until the next check above which a pod checks as soon as it gets entries, if the group was idle before."""
+"""If the group was idle and the time until the next check is longer than this time, a pod checks as soon as it gets
+entries."""
 
 
 class RecoveryLoop:
@@ -115,11 +116,13 @@ class RecoveryLoop:
                 pages, seconds = await self._check(claimer)
                 checked_at, self._next_check = loop.time(), loop.time() + seconds
             pages = await self._claim_pages(pages)
+            if any(page.kind == "dead" and not self._count(page) for page in pages):
+                await claimer.share_dead()
             self._in_flight.reserve(frozenset(page.kind for page in pages if page.kind != "upkeep"))
 
     def _on_busy(self) -> None:
-        """Check soon if this pod gets entries while the group is not observed closely, because the pods that share the
-        checks may have ended."""
+        """Check soon if this pod gets entries while checks of the group are rare. The pods that share the checks may
+        have ended."""
         claimer = self._consumer.claimer
         seconds_left = self._next_check - asyncio.get_running_loop().time()
         if claimer is not None and not claimer.is_watching and seconds_left > MAX_UNWATCHED_SECONDS:
@@ -134,7 +137,7 @@ class RecoveryLoop:
             await self._in_flight.capacity_changed.wait()
 
     async def _check(self, claimer: PendingClaimer) -> tuple[list[ClaimPage], float]:
-        """Run a check. Returns what can be claimed, and the seconds until the next check."""
+        """Run a check. Returns the claimable pages, and the seconds until the next check."""
         pages: list[ClaimPage] = []
         seconds = RETRY_DELAY_SECONDS
         if self._may_claim():
@@ -144,19 +147,24 @@ class RecoveryLoop:
         return pages, seconds
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
-        """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
-        delivered, is_busy, is_due = 0, False, False
+        """Save the snapshot while entries are in flight, and once more after all of these entries have been settled.
+
+        Also save it after a failed read, because another program may have created the group again meanwhile. In this
+        case, the claimer restores the entries in the previous snapshot first."""
+        counts, is_busy, is_due = (0, 0), False, False
         while not self.is_stopped:
             await asyncio.sleep(SNAPSHOT_INTERVAL_SECONDS)
-            was_busy, delivered_before = is_busy, delivered
-            is_busy, delivered = bool(self._in_flight.queued or self._in_flight.running), self._metrics.delivered
-            is_due = is_due or is_busy or was_busy or delivered != delivered_before
+            was_busy, counts_before = is_busy, counts
+            is_busy = bool(self._in_flight.queued or self._in_flight.running)
+            counts = self._metrics.delivered, self._metrics.redis_errors
+            is_due = is_due or is_busy or was_busy or counts != counts_before
             if is_due and self._may_claim():
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     is_due = not await claimer.save_snapshot()
 
     async def _claim_pages(self, pages: Collection[ClaimPage]) -> list[ClaimPage]:
-        """Claim one page of each kind for which there is room. Returns the kinds of which entries are left."""
+        """Claim one page of each kind for which there is room. Returns the pages of the kinds of which entries are
+        left."""
         with logging_redis_errors("failed to claim pending entries; retrying", self._log_context):
             return [page for page in pages if await self._claim_page(page)]
         return []

@@ -45,7 +45,7 @@ def process_exit(error: BaseException) -> BaseException | None:
 def main_error(error: BaseException, policy: Delivery) -> BaseException:
     """Return the error that determines the decision for an exception group. An error that needs a dead letter has the
     highest priority, followed by a Retry and any other failure. A Defer is returned only if the group contains no other
-    error. A group is returned only if `terminalErrors` names its class."""
+    error. The group itself is returned only if `terminalErrors` names the class of the group."""
 
     def rank(leaf: BaseException) -> int:
         if isinstance(leaf, Reject) or is_terminal(leaf, policy.terminal_errors):

@@ -50,13 +50,13 @@ class FailureDecision:
 
     action: Decision
     error: BaseException
-    """Error that decides. If the handler raised an exception group, one error of this group."""
+    """Error that determines the decision. If the handler raised an exception group, one error of this group."""
 
     traceparent: str = ""
     """Trace context of the attempt. Empty if the attempt was not traced."""
 
     other_errors: str = ""
-    """The other errors in the exception group that the handler raised. Empty if there are none."""
+    """The other errors in the exception group that the handler raised. Empty if there are no other errors."""
 
 
 class Settler:
@@ -79,9 +79,10 @@ class Settler:
         self._metrics, self._telemetry = metrics, telemetry
         self._random = runtime.random
         self.uncounted_trial: Entry | None = None
-        """Trial that the delivery count in Redis does not include. None if there is none."""
+        """Entry of a trial that the delivery count in Redis does not include. None if there is no such trial."""
         self._unreleased: list[tuple[Entry, float]] = []
-        """Entries whose release has failed, and the event loop's times from which another consumer may claim them."""
+        """Entries whose release has failed, each with the time (by the event loop's clock) from which another consumer
+        may claim the entry."""
 
     async def on_success(self, entry: Entry, result: Any) -> None:
         """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
@@ -206,7 +207,7 @@ class Settler:
                 entry.deliveries -= 1
                 entry.had_uncounted_attempt = True
                 counted = replace(decision, counts_as_attempt=True)
-                entry.decision = replace(entry.decision, action=counted)  # subtracted only once
+                entry.decision = replace(entry.decision, action=counted)  # the attempt must be subtracted only once
         self._metrics.retried += sum(not decision.is_deferred for _, decision in entries)
         postponed_ids = await self.postpone(
             [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]

@@ -42,7 +42,7 @@ local function idle_entry(name, milliseconds)
 end
 local function for_each(names, step, use)  -- at most MAX_SEARCHED names, beginning at another name each time
   local count = #names / step
-  local first = count > MAX_SEARCHED and redis.call('TIME')[2] % count or 0
+  local first = redis.call('TIME')[2] % count
   for i = first, first + math.min(count, MAX_SEARCHED) - 1 do use(names[(i % count) * step + 1]) end
 end
 local function scan(key)
@@ -60,7 +60,7 @@ end
 if info.pending > 0 and not is_listed then
   postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
   for_each(scan(registrations), 2, function(name)
-    local entry = name ~= '' and idle_entry(name, silence)
+    local entry = idle_entry(name, silence)
     if entry then silent[#silent + 1] = {name, entry[3]} end
   end)
   if idle ~= '' then for_each(scan(members), 2, search) end

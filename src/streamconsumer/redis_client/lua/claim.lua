@@ -27,7 +27,6 @@ for i = 10, #ARGV, 2 do
   local function claim()
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
     if not is_mine then claims[#claims + 1] = id end
-    return true
   end
   if entry then
     if not add(id, entry[2], deliveries, page_bytes, entry_bytes, claim) then break end

@@ -27,7 +27,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     leave_schedule(id)
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
     claims[#claims + 1] = id
-    return true
   end
   if entry then
     if not add(id, entry[2], deliveries, page_bytes, entry_bytes, claim) then break end

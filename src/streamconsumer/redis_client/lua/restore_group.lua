@@ -1,4 +1,4 @@
--- uses: entry_keys, call, dictionary, id_before, is_id, forget_claims
+-- uses: entry_keys, call, dictionary, id_before, is_id, forget_claims, group_info
 -- Creates the group at its previous position if the group is missing, and records in the snapshot KEYS[6] that its
 -- pending entries must be restored. If another program has created the group, the consumer ~postponed is missing, and
 -- the pending entries must be restored too. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start
@@ -23,7 +23,7 @@ local is_new_stream = id_before(last, position) or saved and id_before(last, sav
 if is_new_stream then
   saved, position, begin = false, '0-0', '0-0'
   redis.call('DEL', claimed, claimed_before, committed)
-  redis.call('HDEL', snapshot, 'at', 'position', 'pending', 'stage', 'cursor', 'until')
+  redis.call('HDEL', snapshot, 'at', 'position', 'pending', 'stage', 'cursor', 'until', 'begin')
 end
 if position ~= '0-0' then begin = position end
 local delivered = {}
@@ -43,7 +43,8 @@ if exists and not created.err:find('BUSYGROUP', 1, true) then return created end
 if redis.call('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED) == 1 then
   local stage, cursor = 'pending', 1
   if #delivered > 0 then stage, cursor = 'delivered', saved end
-  redis.call('HSET', snapshot, 'stage', stage, 'cursor', cursor, 'until', position)
+  local at = group_info(stream, group)['last-delivered-id']
+  redis.call('HSET', snapshot, 'stage', stage, 'cursor', cursor, 'until', position, 'begin', at)
 end
 if not exists then forget_claims(begin) end
 return {begin, is_new_stream and 1 or 0}

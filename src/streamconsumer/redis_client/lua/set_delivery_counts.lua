@@ -10,4 +10,3 @@ for i = 3, #ARGV, 2 do
     take(ARGV[i], 'RETRYCOUNT', ARGV[i + 1])
   end
 end
-return 0

@@ -4,4 +4,3 @@ if redis.call('HGET', KEYS[2], ARGV[2]) == ARGV[3] then
   redis.call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ' ' .. ARGV[4])
   redis.call('HSET', KEYS[2], '', (tonumber(redis.call('HGET', KEYS[2], '')) or 0) + 1)
 end
-return 0

@@ -23,13 +23,12 @@ local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
   local is_readable = size <= entry_bytes
   if not is_readable then size = MAX_NAMES_BYTES end
   if #entries > 0 and total + size > page_bytes then return false end
-  if claim() then
-    total = total + size
-    if is_readable then
-      entries[#entries + 1] = {id, deliveries, fields}
-    else
-      entries[#entries + 1] = {id, deliveries, describe(fields), bytes, #fields / 2}
-    end
+  claim()
+  total = total + size
+  if is_readable then
+    entries[#entries + 1] = {id, deliveries, fields}
+  else
+    entries[#entries + 1] = {id, deliveries, describe(fields), bytes, #fields / 2}
   end
   return true
 end
