@@ -137,6 +137,7 @@ async def test_stop_does_not_wait_for_a_claim_on_a_frozen_server(group: Group, m
     processor = await group.start(Recorder(), poll=60)
     await group.wait_until_reading()
     claimer, claim_started = processor._pipeline.consumer.claimer, asyncio.Event()
+    assert claimer
 
     async def claim(count: int) -> ClaimedPage:
         await claimer.claim_due(count)  # opens the connection
