@@ -103,9 +103,11 @@ class Deadlines:
         is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
         listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
         slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
-        limit = FOREIGN_OWNER_SECONDS
+        plan = self._simulation.plan
+        limit = FOREIGN_OWNER_SECONDS + plan.clock_jump_seconds
         if previous:
-            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
+            by_idle_time = NODE_LOSS_SECONDS + plan.clock_jump_seconds  # on the server's clock
+            limit = plan.take_over_seconds if is_provable else by_idle_time
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         if self._is_late(record, since, limit) and record.is_new("take_over"):
             seconds = self._ledger.now - since

@@ -29,7 +29,7 @@ from tests.simulation.phases import REPLACEMENT_DELAY, SETTLING, Phases
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
 from tests.simulation.real_server import RealServer
-from tests.simulation.records import EntryRecord, Result, Run, Violation
+from tests.simulation.records import EntryRecord, Loss, Result, Run, Violation
 from tests.simulation.server import WRITE_COMMANDS, Arguments, SimulatedServer
 from tests.simulation.trace import Show, Trace, command_text, operation_name, script_arguments, shortened
 from tests.simulation.triggers import Triggers
@@ -338,7 +338,17 @@ class Simulation:
             case "START_ATTEMPT", b"done":
                 self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
             case "REGISTER", bytes():
-                self.activity.on_registered(process, script_arguments(arguments)[3].decode(), reply.decode())
+                _, consumer, token, value, *_ = (each.decode() for each in script_arguments(arguments))
+                self.activity.on_registered(process, value, reply.decode())
+                if token in reply.decode():
+                    self._on_name_taken(process, consumer)
+
+    def _on_name_taken(self, process: Process, consumer: str) -> None:
+        """Record that other processes with the consumer name of a process have lost the entries that they handle."""
+        for record in self.ledger.records.values():
+            for run in record.runs:
+                if run.is_live and run.loss is None and run.consumer == consumer and run.process is not process:
+                    run.loss = Loss(self.ledger.now, "REGISTER", self.ledger.excuse(record, run, process))
 
     def _on_reply(self, connection: Connection, raw: bytes) -> None:
         self.received_bytes[connection.thread.process] += len(raw)

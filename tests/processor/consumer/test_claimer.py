@@ -563,7 +563,7 @@ async def claims(group: Group) -> AsyncIterator[Claims]:
     await group.create_group()
     claims = Claims(group)
     yield claims
-    await claims.consumer._bounded_reads.connection.close()
+    await claims.consumer.bounded_reads.close()
 
 
 async def test_heartbeat_gets_the_state_of_the_consumer(claims: Claims) -> None:
