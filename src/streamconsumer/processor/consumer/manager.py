@@ -272,7 +272,7 @@ class StreamManager:
     def address_text(self) -> str:
         """`host:port`, or the path of a Unix socket."""
         host, port = self.address
-        return host if port is None else f"{host}:{port}"
+        return host if port is None else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def skips_tls_verification(self) -> bool:
