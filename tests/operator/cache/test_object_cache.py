@@ -51,6 +51,16 @@ def test_upserted_objects_are_found() -> None:
     assert cache.child(KEY, "Deployment", "orders-consumer") == child()
 
 
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_pods_that_have_ended_are_not_listed(phase: str) -> None:
+    """An evicted pod keeps its object until a person or the garbage collector deletes it."""
+    cache = ObjectCache(ignore)
+    cache.upsert(child("Pod", status={"phase": phase, "reason": "Evicted"}))
+    assert cache.pods(KEY) == []
+    cache.upsert(child("Pod", version=2, status={"phase": "Running"}))
+    assert len(cache.pods(KEY)) == 1
+
+
 def test_pods_are_not_listed_as_children() -> None:
     cache = ObjectCache(ignore)
     cache.upsert(child())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.operator.cache.namespace_budget import MAX_OBJECT_BYTES, NamespaceBudget, size_of
-from streamconsumer.operator.cache.transform import reduce, strip_unused
+from streamconsumer.operator.cache.transform import as_mapping, reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
@@ -209,8 +209,11 @@ class ObjectCache:
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Return all pods of the StreamConsumer."""
-        return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
+        """Return the pods of the StreamConsumer that have not ended. A pod whose phase is Failed or Succeeded, for
+        example after an eviction or the shutdown of its node, never runs again. Kubernetes has already replaced this
+        pod, and may keep the object for a long time."""
+        pods = (manifest for (kind, _), manifest in self._items(key) if kind == "Pod")
+        return [pod for pod in pods if as_mapping(pod.get("status")).get("phase") not in ("Failed", "Succeeded")]
 
     def _items(self, key: Key) -> Iterable[tuple[ObjectId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
