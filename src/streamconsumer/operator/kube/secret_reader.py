@@ -102,8 +102,8 @@ class SecretReader:
                 log.warning("failed to check the permission to get Secrets; retrying", extra=extra)
 
     async def check_due(self) -> None:
-        """Check the permission in the namespaces whose last check is older than CHECK_INTERVAL. If checks fail, the last
-        results stay valid, the other namespaces are still checked, and the first error is raised."""
+        """Check the permission in the namespaces whose last check is older than CHECK_INTERVAL. If a check fails, the
+        last result stays valid, the other namespaces are still checked, and the first error is raised."""
         failure: Exception | None = None
         for namespace, access in [*self._accesses.items()]:
             now = self._clock()
