@@ -493,3 +493,25 @@ def test_a_group_of_the_maximum_size_is_checked(database: Database) -> None:
     database.create_group()
     database.create_consumers(MAX_CONSUMERS - 1)
     assert len(delete_group(database)[0]) == 100
+
+
+def test_an_entry_that_was_restored_without_memory_survives_a_second_loss(database: Database) -> None:
+    """The snapshot does not contain postponed entries, so each of them needs a due time."""
+    database.add("1-0")
+    database.deliver(ME, "1-0")
+    assert save(database) == "saved"
+    database.client.xgroup_destroy(STREAM, GROUP)
+    restore_group(database)
+    database.client.config_set("maxmemory", 1)
+    restore_entries(database)
+    database.client.config_set("maxmemory", 0)
+    while restore_entries(database):
+        pass
+    assert "1-0" in database.schedule()
+    database.client.hset(SNAPSHOT, "at", 0)
+    assert save(database) == "saved"
+    database.client.xgroup_destroy(STREAM, GROUP)
+    restore_group(database)
+    while restore_entries(database):
+        pass
+    assert database.client.xpending(STREAM, GROUP)["pending"] == 1
