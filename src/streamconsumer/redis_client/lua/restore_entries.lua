@@ -46,7 +46,7 @@ local function restore(id)
     if has_due_time and not (pending and pending[2] == POSTPONED) then redis.call('ZREM', schedule, id) end
   elseif not pending then
     redis.call('XCLAIM', stream, group, POSTPONED, 0, id, 'FORCE', 'JUSTID')
-    if not has_due_time then redis.call('ZADD', schedule, due, id) end
+    if not has_due_time then redis.pcall('ZADD', schedule, due, id) end
   end
 end
 for _, id in ipairs(ids) do
