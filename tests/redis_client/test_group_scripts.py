@@ -7,6 +7,7 @@ from redis.exceptions import ResponseError
 
 from streamconsumer.cli.group import deletion
 from streamconsumer.processor.consumer import group_snapshot
+from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE
 from streamconsumer.redis_client.scripts import MAX_CONSUMERS, MAX_REGISTRATIONS
 from tests.redis_client.script_database import (
     CLAIMED,
@@ -245,6 +246,9 @@ def test_a_group_that_cannot_be_created_is_an_error(database: Database) -> None:
     database.client.set(STREAM, "text")
     with pytest.raises(ResponseError, match=r"^WRONGTYPE"):
         restore_group(database)
+    database.client.delete(STREAM)
+    with pytest.raises(ResponseError, match="Invalid stream ID"):
+        restore_group(database, start="text")
     assert not snapshot(database)
 
 
@@ -259,6 +263,15 @@ def test_records_of_claims_after_the_position_are_deleted(
     restore_group(database, position, "0")
     assert database.client.hlen(key) == left + 2
     assert not database.client.hexists(key, "2000-1")
+
+
+@pytest.mark.parametrize(("count", "is_deleted"), [(4 * CLAIM_HASH_SIZE, False), (4 * CLAIM_HASH_SIZE + 1, True)])
+def test_records_of_claims_above_their_bound_are_deleted(database: Database, count: int, *, is_deleted: bool) -> None:
+    database.fill(CLAIMED, count)
+    database.client.hset(CLAIMED_BEFORE, "1-1", PEER)
+    restore_group(database, "0-0", "30000-0")
+    assert database.client.hlen(CLAIMED) == (0 if is_deleted else count)
+    assert database.client.hlen(CLAIMED_BEFORE) == 1
 
 
 def test_records_of_claims_are_kept_if_the_group_starts_at_the_end(database: Database) -> None:
