@@ -9,7 +9,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -58,13 +58,10 @@ def build_registry() -> kopf.OperatorRegistry:
     return registry
 
 
-async def login(**arguments: Any) -> kopf.ConnectionInfo:
-    """Return the connection of kopf's watches. kopf calls this function at the start, and again if the API server
-    rejects the credentials."""
-    if from_pod := await asyncio.to_thread(kopf.login_with_service_account, **arguments):
-        connection = WatchConnection(**{each.name: getattr(from_pod, each.name) for each in fields(from_pod)})
-    else:
-        connection = from_kubeconfig(await load_connection())
+async def login(**_: Any) -> kopf.ConnectionInfo:
+    """Return the connection of kopf's watches, with the address, the proxy and the credentials of all other requests.
+    kopf calls this function at the start, and again if the API server rejects the credentials."""
+    connection = to_watch_connection(await load_connection())
     await asyncio.to_thread(connection.as_ssl_context)
     return connection
 
@@ -186,7 +183,7 @@ async def _fetch_objects(
     yield [], page.metadata["resourceVersion"]
 
 
-def from_kubeconfig(connection: Connection) -> "WatchConnection":
+def to_watch_connection(connection: Connection) -> "WatchConnection":
     """Return the connection of kopf's watches. The address and the credentials are the same as for all other
     requests."""
     configuration = connection.configuration
@@ -200,6 +197,7 @@ def from_kubeconfig(connection: Connection) -> "WatchConnection":
         scheme=scheme or None,
         token=token or None,
         proxy_url=configuration.proxy,
+        tls_server_name=configuration.tls_server_name,
         impersonation=connection.impersonation,
     )
 
@@ -210,6 +208,8 @@ class WatchConnection(kopf.ConnectionInfo):
     3.13. A comment in `api.load_connection` explains the reason."""
 
     impersonation: Headers = ()
+    tls_server_name: str | None = None
+    """Name in the server's certificate. None if it is the host name of the address."""
 
     def as_http_headers(self) -> Any:
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
@@ -222,7 +222,26 @@ class WatchConnection(kopf.ConnectionInfo):
     def _context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.tls_server_name:
+            context.__class__ = _NamedContext
+            context.server_name = self.tls_server_name  # type: ignore[attr-defined] # of _NamedContext
         return context
+
+
+class _NamedContext(ssl.SSLContext):
+    """A TLS context for a server with another name than its host name. kopf cannot pass this name to aiohttp."""
+
+    server_name: str
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,  # noqa: ARG002 - ssl's signature
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
