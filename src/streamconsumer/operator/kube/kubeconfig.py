@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.fields import Pattern, format_errors, quote_name
+from streamconsumer.model.field_hints import field_path, quote_name
+from streamconsumer.model.fields import Pattern, format_errors
 
 DEFAULT_FILE = "~/.kube/config"
 HEADER_KEY_CHARACTERS = "!#$&'*+^`|"
@@ -173,7 +174,7 @@ def _section(
 
 def _errors(prefix: str, error: ValidationError) -> list[str]:
     """Return the error texts without the invalid values, because a value may be a credential."""
-    named = format_errors(error, lambda path: ".".join(map(quote_name, path)) or "the section")
+    named = format_errors(error, lambda path: field_path(path) or "the section")
     return [f"{prefix}: {each.partition(' is ')[0]}: {each.rpartition(': ')[2]}" for each in named]
 
 
