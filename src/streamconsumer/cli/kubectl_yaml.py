@@ -22,6 +22,17 @@ MAX_NODES = 1_000_000
 MAX_INTEGER = 2**63
 """Integers from this number on become floats, as in the API server."""
 
+_CONSTANTS = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+}
+_INTEGER = 2**63
+"""Integers from this number on become floats, as in the API server."""
+
 _BOOLEANS = {
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"), True),
     **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False),
@@ -71,7 +82,9 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise InvalidText(f"found the key {key!r:.80} twice in one object, expected unique keys; remove one of them")
+            raise InvalidText(
+                f"found the key {key!r:.80} twice in one object, expected unique keys; remove one of them"
+            )
         result[key] = value
     return result
 
@@ -100,9 +113,7 @@ class _Converter:
             raise _invalid(node, "found an anchor whose value contains itself; write the value out")
         self._open.append(node)
         value = (
-            [self.convert(item) for item in node.value]
-            if isinstance(node, yaml.SequenceNode)
-            else self._mapping(node)
+            [self.convert(item) for item in node.value] if isinstance(node, yaml.SequenceNode) else self._mapping(node)
         )
         self._open.pop()
         return value
@@ -168,15 +179,10 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _plain_scalar(text: str) -> Any:
-    if text in _NULLS:
-        return None
-    if text in _BOOLEANS:
-        return _BOOLEANS[text]
-    if text in _NOT_FINITE:
-        return _NOT_FINITE[text]
-    digits = text.replace("_", "")
-    if text[:1] not in "+-.0123456789":
-        return text
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    is_number = text[0] in "+-.0123456789"
+    digits = text.replace("_", "") if is_number else ""
     if _INTEGER.fullmatch(digits):
         return _parse_integer(digits)
     if _FLOAT.fullmatch(digits) and math.isfinite(float(digits)):

@@ -25,7 +25,9 @@ ONE_SOURCE = "set exactly one of secretRef and configMapRef"
 VariableName = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit", "DEBUG"),
+    Pattern(
+        "[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit", "DEBUG"
+    ),
 ]
 
 

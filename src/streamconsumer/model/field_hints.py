@@ -71,8 +71,7 @@ def _example(schema: Schema) -> Any:
     for keyword in ("examples", "enum"):
         if keyword in schema:
             return schema[keyword][0]
-    if schema.get("default") not in (None, ""):
-        return schema["default"]
+    scalars = {"integer": schema.get("minimum", 1), "number": 0.5, "boolean": True, "string": "text"}
     match schema.get("type"):
         case "object" if "properties" in schema:
             shown = schema.get("required") or list(schema["properties"])[:1]
@@ -81,15 +80,8 @@ def _example(schema: Schema) -> Any:
             return {"team": _example(values)}
         case "array":
             return [_example(schema["items"])]
-        case "integer":
-            return schema.get("minimum", 1)
-        case "number":
-            return 0.5
-        case "boolean":
-            return True
-        case "string":
-            return "text"
-    return None
+        case type_name:
+            return schema.get("default") or scalars.get(str(type_name))
 
 
 # -- unknown fields ----------------------------------------------------------------------------------------------------
@@ -139,7 +131,9 @@ def _suggestions(path: Path, root: Schema) -> list[str]:
     if elsewhere:
         return elsewhere if len(elsewhere) <= MAX_SUGGESTIONS else []
     containing = [
-        siblings[each] for each in siblings if min(len(each), len(wanted)) >= MIN_PART_LENGTH and _contains(each, wanted)
+        siblings[each]
+        for each in siblings
+        if min(len(each), len(wanted)) >= MIN_PART_LENGTH and _contains(each, wanted)
     ]
     if len(containing) == 1:
         return [field_path([*parent, containing[0]])]

@@ -10,7 +10,7 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from streamconsumer.model import names
 from streamconsumer.model.field_hints import MIN_SIMILARITY, field_path, quote_name
@@ -160,8 +160,6 @@ class OwnerReference(Model):
 class ManagedFieldsEntry(Model):
     """Fields that one manager owns."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
     manager: str = ""
     operation: str = ""
     api_version: str = ""
@@ -183,8 +181,8 @@ class ObjectMetadata(Model):
         default={}, examples=[{"note": "text"}]
     )
     finalizers: list[_QualifiedName] = Field(default=[], examples=[["example.com/cleanup"]])
-    owner_references: list[OwnerReference] = []
-    managed_fields: list[ManagedFieldsEntry] = []
+    owner_references: list[OwnerReference] = Field(default=[])
+    managed_fields: list[ManagedFieldsEntry] = Field(default=[])
     uid: str = ""
     resource_version: str = ""
     self_link: str = ""

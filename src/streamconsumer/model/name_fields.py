@@ -18,7 +18,8 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066
 """C0 and C1 control characters, DEL, line and paragraph separators, and all bidirectional controls."""
 
 OBJECT_NAME = Pattern(
-    _SUBDOMAIN, "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login",
+    _SUBDOMAIN,
+    "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login",
     "redis-login",
 )
 NAMESPACE = Pattern(_LABEL, "must be the name of a namespace: lower-case letters, digits and `-`, such as shop", "shop")
@@ -60,18 +61,26 @@ SentinelNode = Annotated[
     str,
     Field(min_length=3, max_length=261),
     Pattern(
-        rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{PORT_PATTERN}", "must be the address of a sentinel, as host:port", "sentinel:26379"
+        rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{PORT_PATTERN}",
+        "must be the address of a sentinel, as host:port",
+        "sentinel:26379",
     ),
 ]
 SentinelMaster = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    Pattern("[A-Za-z0-9._-]+", "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`", "mymaster"),
+    Pattern(
+        "[A-Za-z0-9._-]+", "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`", "mymaster"
+    ),
 ]
 ImageName = Annotated[
     str,
     Field(min_length=1, max_length=1024),
-    Pattern(r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]+-]*", "must be the name of an image, such as registry.example/shop:1.4", "registry.example/shop:1.4"),
+    Pattern(
+        r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]+-]*",
+        "must be the name of an image, such as registry.example/shop:1.4",
+        "registry.example/shop:1.4",
+    ),
 ]
 ServiceName = Annotated[
     str,

@@ -138,7 +138,6 @@ PLAIN_URL_PATTERN = (
 """Pattern of a URL without credentials, for the CRD."""
 
 
-
 def _shortest_prefix(name: str) -> str:
     """Return the shortest prefix that no other option has. The CRD has little space."""
     prefixes = (name[:length] for length in range(1, len(name) + 1))
@@ -147,11 +146,13 @@ def _shortest_prefix(name: str) -> str:
 
 _REPEATED_OPTION = "|".join(f"{prefix}.*&{prefix}" for prefix in map(_shortest_prefix, OPTIONS))
 _CEL_DATABASE, _CEL_DB = (f"int(self.find('{each}').find('[0-9]+$'))" for each in ("//[^/?]*/[0-9]+", "[?&]db=[0-9]+"))
+_SHORT_TIMEOUT = "0+([.](0|00[0-9]?))?(&|$)"
+_LONG_TIMEOUT = "3600[.]0*[1-9]|36(0[1-9]|[1-9][0-9])|3[7-9][0-9]{2}|[4-9][0-9]{3}"
 PLAIN_URL_RULE = " && ".join(
     [
         rf"self.find(r'//[^:/?\[]*').size() <= {len('//') + MAX_HOST_LENGTH}",
         r"!self.matches(r'\[[^:\]]+:([^:\]]*:){7,}[^:\]]+\]')",  # `::` stands for at least one group
-        "self.findAll('timeout=[0-9.]+').all(o, double(o.substring(8)) >= 0.01 && double(o.substring(8)) <= 3600.0)",
+        f"!self.matches('timeout=({_SHORT_TIMEOUT}|{_LONG_TIMEOUT})')",
         "(self.startsWith('rediss:') || !self.matches('[?&]ssl_'))",
         f"!self.matches('[?&]({_REPEATED_OPTION})')",
         f"(!self.matches('//[^/?]*/[0-9]+/?[?](.*&)?db=') || {_CEL_DATABASE} == {_CEL_DB})",

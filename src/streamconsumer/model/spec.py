@@ -6,7 +6,7 @@
 import json
 import re
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -93,7 +93,9 @@ RedisUrl = Annotated[
 HttpPath = Annotated[
     str,
     Field(max_length=1024),
-    Pattern(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and must not contain a query, such as /orders", "/orders"),
+    Pattern(
+        r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and must not contain a query, such as /orders", "/orders"
+    ),
 ]
 OtlpEndpoint = Annotated[
     str,
@@ -383,7 +385,9 @@ class StreamConsumer(Model):
             if isinstance(sections.get("metadata"), dict):
                 errors += file_metadata_errors(sections["metadata"], schema["properties"]["metadata"])
             try:
-                spec = StreamConsumerSpec.model_validate_json(json.dumps(sections.get("spec", {}), default=str), strict=True)
+                spec = StreamConsumerSpec.model_validate_json(
+                    json.dumps(sections.get("spec", {}), default=str), strict=True
+                )
             except ValidationError as error:
                 errors += format_errors(error, lambda path: field_path(path, "spec"), schema["properties"]["spec"])
         if errors:
