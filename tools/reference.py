@@ -14,7 +14,7 @@ from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Status
 from streamconsumer.model.structural_schema import structural_schema
 from streamconsumer.operator.health import Health
-from streamconsumer.operator.metrics import GAUGES, LABELS
+from streamconsumer.operator.metrics import GAUGES, LABELS, NamespaceGauges
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from streamconsumer.processor.metrics import Metrics, PrometheusCollector
 
@@ -148,7 +148,8 @@ def _pod_metrics() -> str:
 
 def _operator_metrics() -> str:
     gauges = ((f"`{name}`", "gauge", _label_text(LABELS), meaning) for name, meaning in GAUGES.items())
-    health = Health(queue_depth=lambda: 0)
+    health = Health(queue_depth=lambda: 0, readiness=lambda: (True, "ok"))
+    health.registry.register(NamespaceGauges(lambda: {"": True}))
     health.record_reconcile("success", 0.0)
     return _table(METRIC_COLUMNS, [*gauges, *map(_metric_row, health.registry.collect())])
 

@@ -25,6 +25,7 @@ from streamconsumer.model.pod_settings import (
     RESERVED_LABEL_PREFIXES,
     ROLLOUT_BLOCKED,
     SECONDS_NEED_NO_EXECUTE,
+    SERVICE_ACCOUNT_ANNOTATION_MESSAGE,
 )
 from streamconsumer.model.processor_settings import MIN_DELAY_ABOVE_MAX
 from streamconsumer.model.spec import (
@@ -166,6 +167,22 @@ RULES_WITH_MESSAGE = [
     *(
         _case(f"a label of {prefix}", "podLabels", RESERVED_LABEL_MESSAGE, podLabels={f"{prefix}x": "y", "a": "b"})
         for prefix in RESERVED_LABEL_PREFIXES
+    ),
+    *(
+        _case(
+            f"the annotation {key} of the ServiceAccount",
+            "serviceAccountAnnotations",
+            SERVICE_ACCOUNT_ANNOTATION_MESSAGE,
+            serviceAccountAnnotations={key: "x", "eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/orders"},
+        )
+        for key in (
+            "kubernetes.io/enforce-mountable-secrets",
+            "eks.amazonaws.com.example.com/role-arn",
+            "example.com/eks.amazonaws.com",
+            "secrets.infisical.com/auto-reload",
+            "iam.gke.io",
+            "app.kubernetes.io/name",
+        )
     ),
     *(
         _case(
@@ -497,6 +514,15 @@ VALID_MANIFESTS = {
     "labels and annotations": manifest(
         podLabels={"team": "shop", "example.com/Part": "", "x": "a.b_C-1"},
         podAnnotations={"sidecar.istio.io/inject": "true", "note": "any text, 1 $(x)\n"},
+    ),
+    "cloud identities": manifest(
+        serviceAccountAnnotations={
+            "eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/orders",
+            "iam.gke.io/gcp-service-account": "orders@project.iam.gserviceaccount.com",
+            "azure.workload.identity/client-id": "00000000-0000-0000-0000-000000000000",
+            "pod-identity.alibabacloud.com/role-name": "orders",
+        },
+        podLabels={"azure.workload.identity/use": "true"},
     ),
     "scheduling": manifest(
         nodeSelector={"kubernetes.io/arch": "arm64"},

@@ -13,8 +13,9 @@ Path = tuple[str | int, ...]
 
 KEY = "{key}"
 
-FREE_TEXTS = ("handler.source", "env.0.value", f"podAnnotations.{KEY}")
-"""Fields that name nothing: the content of a file, of a variable and of an annotation."""
+FREE_TEXTS = ("handler.source", "env.0.value", f"podAnnotations.{KEY}", f"serviceAccountAnnotations.{KEY}")
+"""Fields that name nothing: the content of a file, of a variable and of an annotation. The cloud, and not Kubernetes,
+interprets the annotations of a ServiceAccount."""
 
 ATTACKS = {
     "another namespace": "../../other/secrets/payroll",
@@ -106,6 +107,7 @@ FULL_SPECS: list[Manifest] = [
         "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}},
         "podLabels": {"a": "b"},
         "podAnnotations": {"a": "b"},
+        "serviceAccountAnnotations": {"eks.amazonaws.com/a": "b"},
         "nodeSelector": {"a": "b"},
         "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"}],
         "topologySpreadConstraints": [{"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],

@@ -33,8 +33,8 @@ ALL = dict(schemas(ROOT))
 SPEC_AND_STATUS = {path: schema for path, schema in ALL.items() if path.startswith((".spec", ".status"))}
 
 
-def test_crd_is_smaller_than_60_kilobytes() -> None:
-    assert len(json.dumps(CRD, separators=(",", ":")).encode()) < 60_000  # kubectl apply stores it in an annotation
+def test_crd_is_smaller_than_70_kilobytes() -> None:
+    assert len(json.dumps(CRD, separators=(",", ":")).encode()) < 70_000  # kubectl apply stores it in an annotation
 
 
 def test_crd_names_never_change() -> None:

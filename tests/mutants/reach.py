@@ -104,6 +104,8 @@ class TestRecorder:
         self.rows: list[Row] = []
         self._has_passed = True
         self._script_marks: set[str] = set()
+        self._log_sizes: dict[Path, int] = {}
+        """Logs of the running servers, and the number of bytes of each log that have been read."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -111,22 +113,37 @@ class TestRecorder:
         self._script_marks.clear()
         with traced() as lines:
             result = yield
+        for log in self._log_sizes:
+            self._read_log(log)
         marks = lines | self._script_marks
         if self._has_passed and marks:
             self.rows.append((item.nodeid, time.monotonic() - begin, sorted(marks)))
         return result
 
     def read_logs(self) -> None:
-        """Read the log of each server before the server is removed. A test removes its servers itself."""
-        remove = RedisServer.remove
+        """Read the log of each server after each test, and before the server is removed."""
+        start, remove = RedisServer.start, RedisServer.remove
+
+        def start_and_remember(server: RedisServer) -> RedisServer:
+            start(server)
+            self._log_sizes.setdefault(server._started.log, 0)
+            return server
 
         def remove_after_reading(server: RedisServer) -> None:
             if server._program is not None:
-                log = server._program.log.read_text(errors="replace")
-                self._script_marks.update(re.findall(rf"{CHANNEL} (\S+)", log))
+                self._read_log(server._program.log)
+                self._log_sizes.pop(server._program.log, None)
             remove(server)
 
+        RedisServer.start = start_and_remember  # type: ignore[assignment,method-assign]
         RedisServer.remove = remove_after_reading  # type: ignore[assignment,method-assign]
+
+    def _read_log(self, log: Path) -> None:
+        with log.open("rb") as file:
+            file.seek(self._log_sizes.get(log, 0))
+            added = file.read()
+        self._log_sizes[log] = self._log_sizes.get(log, 0) + len(added)
+        self._script_marks.update(re.findall(rf"{CHANNEL} (\S+)", added.decode(errors="replace")))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._has_passed = self._has_passed and report.passed
@@ -226,10 +243,14 @@ def _start_child(function: Callable[[], list[Row]]) -> IO[str]:
     return os.fdopen(read_end)
 
 
+_TEST_FOLDERS = ("simulation", "processor", "redis_client", "cli", "cluster", "mutants")
+"""Folders of the tests that can change the measurement."""
+
+
 def _cache_path(seed_count: int) -> Path:
     digest = hashlib.sha256(f"{seed_count} {sys.version}".encode())
-    for name in ("src/streamconsumer", "tests/simulation", "tests/processor", "tests/cluster", "tests/mutants"):
-        for path in sorted((ROOT / name).rglob("*.py")):
+    for name in ("src/streamconsumer", *(f"tests/{each}" for each in _TEST_FOLDERS)):
+        for path in sorted([*(ROOT / name).rglob("*.py"), *(ROOT / name).rglob("*.lua")]):
             if path.stem not in {"report", "run", "__main__"} or name != "tests/mutants":
                 digest.update(path.read_bytes())
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

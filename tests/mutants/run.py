@@ -1,9 +1,8 @@
-"""Runs mutants in forked processes: each process changes its loaded code, and runs seeds and then tests.
+"""Runs mutants in forked processes: each process changes its loaded code, and runs tests and then seeds.
 
 A slot is a process that runs one mutant after another, each in a child process of its own.
 """
 
-import gc
 import json
 import os
 import select
@@ -46,7 +45,7 @@ Work = tuple[Mutant | None, Sequence[Unit]]
 
 
 def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
-    """Return the units that may notice a mutant, in the order in which they run: seeds, then tests.
+    """Return the units that may notice a mutant, in the order in which they run: tests, then seeds.
 
     Tests in the test module of the mutated module come before others, and short units before long ones.
     """
@@ -56,7 +55,7 @@ def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
     tests = sorted(
         (unit for unit in reaching if unit.seed is None), key=lambda unit: (own_tests not in unit.name, unit.seconds)
     )
-    return [*_within(SEED_SECONDS, seeds), *_within(TEST_SECONDS, tests)]
+    return [*_within(TEST_SECONDS, tests), *_within(SEED_SECONDS, seeds)]
 
 
 def _within(seconds: float, units: Sequence[Unit]) -> Iterator[Unit]:
@@ -152,10 +151,9 @@ def _child(mutant: Mutant | None, units: Sequence[Unit], folder: str, pipe: int)
         if mutant is not None:
             targets.apply(mutant)
         seeds = [unit.seed for unit in units if unit.seed is not None]
-        failure = run_seeds(seeds, lambda unit: report("unit", unit))
-        gc.freeze()  # keeps the remains of the simulations until the end, because pytest reports how they end
+        failure = run_tests([unit.name for unit in units if unit.seed is None], lambda unit: report("unit", unit))
         if failure is None:
-            failure = run_tests([unit.name for unit in units if unit.seed is None], lambda unit: report("unit", unit))
+            failure = run_seeds(seeds, lambda unit: report("unit", unit))
         if failure is None:
             report("survived", f"{len(seeds)} seeds and {len(units) - len(seeds)} tests passed")
         else:

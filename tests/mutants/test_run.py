@@ -98,7 +98,7 @@ def test_the_plan_contains_what_reaches_the_code_within_the_time() -> None:
         Unit("seed 3", 0.1, elsewhere),
         Unit("seed 4", 0.5, here),
     ]
-    assert [unit.name.rpartition("::")[2] for unit in plan(chosen, units)] == ["seed 4", "seed 2", "test_b", "test_a"]
+    assert [unit.name.rpartition("::")[2] for unit in plan(chosen, units)] == ["test_b", "test_a", "seed 4", "seed 2"]
 
 
 def test_slots_run_all_mutants_and_stop_when_asked() -> None:

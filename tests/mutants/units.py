@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 TESTS = (
     *("tests/processor/consumer", "tests/processor/dead_letters", "tests/processor/pipeline"),
     *("tests/processor/test_attempt_counting.py", "tests/processor/test_interrupted_settlement.py"),
-    *("tests/cli/group/test_deletion.py", "tests/redis_client/test_scripts.py"),
+    "tests/cli/group/test_deletion.py",
+    *(f"tests/redis_client/test_{name}.py" for name in ("entry_state", "lua", "scripts")),
+    *(f"tests/redis_client/test_{name}_scripts.py" for name in ("entry", "claim", "group", "consumer")),
 )
 """Tests of the mutated modules and scripts. Tests that run pods as processes are too slow."""
 

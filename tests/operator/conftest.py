@@ -16,6 +16,11 @@ from tests.operator.operator_process import OperatorProcess, running_operator
 def install_crd(cluster: ApiServer, definition: Manifest | None = None) -> None:
     """Apply the CRD, or the given definition, and wait until StreamConsumers can be listed."""
     cluster.apply(definition or custom_resource_definition())
+    wait_until_listed(cluster)
+
+
+def wait_until_listed(cluster: ApiServer) -> None:
+    """Wait until StreamConsumers can be listed."""
 
     def listed() -> None:
         try:

@@ -4,7 +4,8 @@ from streamconsumer.operator.health import Health, serve
 
 
 async def test_probes_and_metrics_respond() -> None:
-    health = Health(queue_depth=lambda: 3)
+    readiness = (False, "waiting for the lists")
+    health = Health(queue_depth=lambda: 3, readiness=lambda: readiness)
     health.record_reconcile("success", 0.1)
     server = await serve(health, "127.0.0.1", 0)
     try:
@@ -12,8 +13,8 @@ async def test_probes_and_metrics_respond() -> None:
         async with aiohttp.ClientSession() as client:
             assert (await client.get(f"{address}/livez")).status == 200
             waiting = await client.get(f"{address}/readyz")
-            assert (waiting.status, await waiting.text()) == (503, "waiting for the first lists\n")
-            health.is_synced = True
+            assert (waiting.status, await waiting.text()) == (503, "waiting for the lists\n")
+            readiness = (True, "ok")
             assert (await client.get(f"{address}/readyz")).status == 200
             metrics = await (await client.get(f"{address}/metrics")).text()
     finally:

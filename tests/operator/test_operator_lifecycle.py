@@ -281,11 +281,11 @@ BROKEN = """
 import asyncio
 from streamconsumer.operator import main
 
-async def broken(self):
+async def broken(_):
     await asyncio.sleep(1)
     raise RuntimeError("a programming error")
 
-main.Operator._resync_loop = broken
+main.Resync.run = broken
 main.run()
 """
 

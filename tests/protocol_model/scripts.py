@@ -36,12 +36,16 @@ SILENCE_IS_DEATH = "a consumer that sends nothing for a short time counts as dea
 NO_SECOND_ACK = "a settled entry is not acknowledged again if the reply of its renewal was lost"
 RESTORED_TO_ANY = "a consumer takes each restored entry that it holds, even if another consumer claimed the entry"
 REMOVED_WHILE_RESTORING = "the claim of due entries removes entries that are not restored yet"
+RECORDED_IS_TAKEN = "a renewal makes an entry pending again whose dead letter or effects are recorded"
 UNREAD_STAYS_CLAIMED = "the claimed record keeps entries that are unread again in a restored group"
 
 Rules = frozenset[str]
 
 # Decisions
-MINE, PEER, POSTPONED, WAS_RESTORED, ORPHANED = "mine", "peer", "postponed", "restored", "orphaned"
+MINE, PEER, POSTPONED, WAS_RESTORED, RECORDED, ORPHANED = (
+    *("mine", "peer", "postponed", "restored"),
+    *("recorded", "orphaned"),
+)
 
 
 def decide(rules: Rules, entry: Entry, me: int) -> str:
@@ -54,7 +58,10 @@ def decide(rules: Rules, entry: Entry, me: int) -> str:
         return WAS_RESTORED if entry.schedule == RESTORED else POSTPONED
     if is_claimed_by_another(rules, entry, me):
         return PEER
-    return WAS_RESTORED if entry.parked else ORPHANED
+    if entry.parked:
+        return WAS_RESTORED
+    is_known = entry.recorded > 0 and rules.isdisjoint({NO_MEMORY_OF_COMMITS, RECORDED_IS_TAKEN})
+    return RECORDED if is_known else ORPHANED
 
 
 def is_claimed_by_another(rules: Rules, entry: Entry, me: int) -> bool:
@@ -110,7 +117,7 @@ def after_ack(entry: Entry, me: int) -> Entry:
 def on_start(rules: Rules, entry: Entry, me: int) -> tuple[Entry, bool]:
     """Apply the start script. Returns the entry, and True if the attempt may start."""
     decision = decide(rules, entry, me)
-    if decision in (PEER, POSTPONED):
+    if decision in (PEER, POSTPONED, RECORDED):
         return entry, False
     if not entry.in_stream:
         return owned_by(entry, None), False
@@ -120,7 +127,7 @@ def on_start(rules: Rules, entry: Entry, me: int) -> tuple[Entry, bool]:
 def on_postpone(rules: Rules, entry: Entry, me: int) -> Entry:
     """Apply the script that postpones an entry."""
     decision = decide(rules, entry, me)
-    if decision in (PEER, POSTPONED) or (decision == ORPHANED and ORPHANS_DROPPED in rules):
+    if decision in (PEER, POSTPONED, RECORDED) or (decision == ORPHANED and ORPHANS_DROPPED in rules):
         return entry
     if not entry.in_stream:
         return owned_by(entry, None)._replace(schedule="" if decision == ORPHANED else DUE)
@@ -143,7 +150,7 @@ def on_renew(rules: Rules, entry: Entry, me: int, *, is_answered: bool) -> Entry
     """
     decision, cell = decide(rules, entry, me), entry.cells[me]
     is_lost = decision in (PEER, POSTPONED)
-    if not is_lost and not entry.in_stream:
+    if not is_lost and decision != RECORDED and not entry.in_stream:
         entry = owned_by(entry, None)
     elif decision in (WAS_RESTORED, ORPHANED):
         entry = take(rules, entry, me)

@@ -26,7 +26,7 @@ RUNNING, ACKING, POSTPONING, RECORDING = "running", "acking", "postponing", "rec
 """The handler runs, or the process must repeat XACK, the script that postpones, or the script that records, because the
 reply was lost. A record is a dead letter or a commit of effects: the protocol treats both in the same way."""
 STARTABLE = (READY, CHECK)
-RENEWED = (READY, CHECK, RUNNING)
+RENEWED = (READY, CHECK, RUNNING, RECORDING)
 
 # Lease renewal of an entry
 SENT, ACKED_SINCE, OWES_ACK = "sent", "acked since", "owes ack"

@@ -343,9 +343,10 @@ def _unchanged(entry: Entry, _me: int) -> Entry:
 
 
 def _crashed(entry: Entry, me: int) -> Entry:
-    """Forget the in-flight table. A settled entry that a renewal has put back runs again."""
+    """Forget the in-flight table. An acknowledged entry that a renewal has put back runs again. A renewal puts back no
+    entry whose dead letter or effects are recorded."""
     cell = entry.cells[me]
-    outcome = UNDONE if cell.owns and entry.outcome else entry.outcome
+    outcome = UNDONE if cell.owns and entry.outcome and not entry.recorded else entry.outcome
     return with_cell(entry, me, phase=FREE, renewal="")._replace(outcome=outcome)
 
 

@@ -23,7 +23,7 @@ MINUTE = 60_000
 class Database:
     """An empty database with the commands that the tests of the scripts need."""
 
-    def __init__(self, client: "Redis[str]") -> None:
+    def __init__(self, client: Any) -> None:
         self.client = client
 
     def command(self, *words: Any) -> Any:
@@ -58,7 +58,7 @@ class Database:
         for message_id in ids:
             words = (owner, 0, message_id, "IDLE", idle, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")
             self.command("XCLAIM", STREAM, GROUP, *words)
-        self.command("XGROUP", "SETID", STREAM, GROUP, max(ids + (self.position(),), key=_number))
+        self.command("XGROUP", "SETID", STREAM, GROUP, max(*ids, self.position(), key=_number))
 
     def fill(self, key: str, count: int) -> None:
         """Add `count` fields to a hash, or members to a sorted set if the key is COMMITTED."""
@@ -123,7 +123,11 @@ end
         self.client.config_resetstat()
         self.run(script, *arguments, **options)
         stats = self.client.info("commandstats")
-        return sum(int(stat["calls"]) for name, stat in stats.items() if name not in {"cmdstat_eval", "cmdstat_config|resetstat"})
+        return sum(
+            int(stat["calls"])
+            for name, stat in stats.items()
+            if name not in {"cmdstat_eval", "cmdstat_config|resetstat"}
+        )
 
 
 def _number(message_id: str) -> tuple[int, int]:
@@ -134,7 +138,7 @@ def _number(message_id: str) -> tuple[int, int]:
 @contextmanager
 def connected(server: RedisServer) -> Iterator[Database]:
     """Yield the database of a server, emptied."""
-    client: Redis[str] = Redis.from_url(server.url, decode_responses=True)
+    client: Any = Redis.from_url(server.url, decode_responses=True)
     for option in ("maxmemory", "min-replicas-to-write"):
         client.config_set(option, 0)
     client.execute_command("ACL", "SETUSER", "default", "+@all")

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor.consumer import pending_entries
-from streamconsumer.processor.consumer.large_entries import MAX_NAME_BYTES, MAX_NAMES_BYTES, VALUE_BYTES
+from streamconsumer.processor.consumer.large_entries import MAX_NAME_BYTES, MAX_NAMES_BYTES
+from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE, CLAIM_SECONDS
 from tests.redis_client.script_database import (
     CLAIMED,
@@ -67,8 +68,12 @@ def test_only_idle_entries_of_the_given_owner_are_claimed(database: Database) ->
     reply = claim(database, "1-0", "2-0", "3-0", "4-0", "5-0", "9-0")
     assert reply == [6, 0, [["1-0", "7", fields("1-0")], ["5-0", "7", fields("5-0")]]]
     assert database.pending() == {
-        **{"1-0": (ME, 7), "2-0": (PEER, 1), "3-0": ("other", 1), "4-0": (POSTPONED, 1)},
-        **{"5-0": (ME, 7), "6-0": (PEER, 4)},
+        "1-0": (ME, 7),
+        "2-0": (PEER, 1),
+        "3-0": ("other", 1),
+        "4-0": (POSTPONED, 1),
+        "5-0": (ME, 7),
+        "6-0": (PEER, 4),
     }
     assert database.client.hgetall(CLAIMED) == {"1-0": ME, "5-0": ME}
     assert 0 < database.client.ttl(CLAIMED) <= CLAIM_SECONDS
@@ -161,7 +166,14 @@ def test_the_size_of_all_claimed_entries_is_limited(database: Database, page_byt
 
 # -- large entries -----------------------------------------------------------------------------------------------------
 
-MARKS = ["streamconsumer.replayed-from", "a", "streamconsumer.replayed-of", "b" * 2000, "streamconsumer.replayed-for", "c"]
+MARKS = [
+    "streamconsumer.replayed-from",
+    "a",
+    "streamconsumer.replayed-of",
+    "b" * 2000,
+    "streamconsumer.replayed-for",
+    "c",
+]
 LONG = "n" * (MAX_NAME_BYTES + 1)
 
 
@@ -320,7 +332,7 @@ KEPT, REMOVED, CLAIMED_NOW = "kept", "removed", "claimed"
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_due_entries_that_are_not_postponed(
-    database: Database, state: Any, score: float, trimmed: int, expected: str, is_restoring: bool
+    database: Database, state: Any, score: float, trimmed: int, expected: str, *, is_restoring: bool
 ) -> None:
     database.add("4-0", "5-0", "6-0")
     database.deliver(PEER, "4-0")
@@ -343,7 +355,10 @@ def test_due_entries_that_are_not_postponed(
     ("member", "is_valid"),
     [
         *[(text, False) for text in ("", "x", "5", "5-", "-5", "5-0 ", " 5-0", "5-0-0", "5-x", "x-5")],
-        *[(text, False) for text in ("18446744073709551616-0", "0-18446744073709551616", f"1{'0' * 20}-0", f"0-1{'0' * 20}")],
+        *[
+            (text, False)
+            for text in ("18446744073709551616-0", "0-18446744073709551616", f"1{'0' * 20}-0", f"0-1{'0' * 20}")
+        ],
         *[(text, True) for text in ("18446744073709551615-18446744073709551615", "9999999999999999999-0")],
     ],
 )

@@ -32,7 +32,7 @@ class Checked:
 
     def __init__(self, reply: list[Any]) -> None:
         self.now, self.consumers, self.pending, self.postponed, self.is_listed, self.version = reply[:6]
-        self.silent = {name: idle for name, idle in reply[6]}
+        self.silent: dict[str, int] = dict(reply[6])
         self.stale = set(reply[7])
         self.hashes = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in reply[8:]]
         assert len(reply) in (8, 10)
@@ -122,10 +122,10 @@ def test_no_consumer_of_a_group_without_entries_is_examined(database: Database, 
 
 def test_a_check_of_silent_consumers_searches_no_entries(occupied: Database) -> None:
     keys = [STREAM, REGISTRATIONS, MEMBERS]
-    called = ("XACK", "XINFO GROUPS", "TIME", "XINFO CONSUMERS", "HGET")
-    assert occupied.calls(observer.CHECK, ALWAYS, MAX_CONSUMERS, "", "", 0, keys=keys) == len(called)
-    called = ("XACK", "XINFO GROUPS", "TIME", "XPENDING", "HSCAN", "TIME", "HGET")
-    assert occupied.calls(observer.CHECK, ALWAYS, 0, "", "", 0, keys=keys) == len(called)
+    listing = ("XACK", "XINFO GROUPS", "TIME", "XINFO CONSUMERS", "HGET")
+    assert occupied.calls(observer.CHECK, ALWAYS, MAX_CONSUMERS, "", "", 0, keys=keys) == len(listing)
+    examining = ("XACK", "XINFO GROUPS", "TIME", "XPENDING", "HSCAN", "TIME", "HGET")
+    assert occupied.calls(observer.CHECK, ALWAYS, 0, "", "", 0, keys=keys) == len(examining)
 
 
 @pytest.mark.parametrize("announces", [0, 1])
@@ -168,10 +168,10 @@ def test_checks_of_many_consumers_search_all_of_them_in_turns(database: Database
 
 
 def test_a_check_of_a_missing_group_is_an_error(database: Database) -> None:
-    with pytest.raises(ResponseError, match="^NOGROUP"):
+    with pytest.raises(ResponseError, match=r"^NOGROUP"):
         check(database)
     database.client.xadd(STREAM, {"n": "1"})
-    with pytest.raises(ResponseError, match="^NOGROUP"):
+    with pytest.raises(ResponseError, match=r"^NOGROUP"):
         check(database)
 
 
@@ -212,7 +212,7 @@ VALUE = "1 2 mine 4"
 )
 @pytest.mark.parametrize("version", [None, "7", "text"])
 def test_a_name_is_registered_unless_another_process_has_it(
-    database: Database, stored: str | None, judged: str, reply: str, is_written: bool, version: str | None
+    database: Database, stored: str | None, judged: str, reply: str, *, is_written: bool, version: str | None
 ) -> None:
     before = {ME: stored, "": version}
     database.client.hset(REGISTRATIONS, mapping={PEER: "x"} | {key: value for key, value in before.items() if value})
@@ -267,7 +267,8 @@ def test_a_consumer_of_a_crowded_group_is_as_idle_as_its_most_recent_entry(datab
     database.deliver(ME, "3-0", idle=80_000)
     database.deliver(PEER, "4-0", idle=0)
     registered, pending, idle = find(database)
-    assert (registered, pending, idle) == ("", 3, pytest.approx(75_000, abs=4999))
+    assert (registered, pending) == ("", 3)
+    assert 70_000 <= idle < 80_000
 
 
 def test_only_a_consumer_without_entries_is_deleted(database: Database) -> None:

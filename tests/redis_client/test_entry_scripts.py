@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from streamconsumer.processor.consumer import effects_commit, leases
 from streamconsumer.processor.dead_letters import store, writer
@@ -321,6 +322,124 @@ def test_the_number_of_remembered_commits_is_limited(database: Database, operati
     assert database.client.zcard(COMMITTED) == MAX_REMEMBERED_COMMITS
     assert database.client.zscore(COMMITTED, "1-1") is None
     assert database.client.zscore(COMMITTED, ID) is not None
+
+
+# -- effects -----------------------------------------------------------------------------------------------------------
+
+
+def apply(database: Database, *effects: tuple[str, ...]) -> Any:
+    """Commit effects, each given as command, key and arguments."""
+    keys = [*KEYS, *dict.fromkeys(key for _, key, *_ in effects)]
+    flat: list[Any] = []
+    for command, key, *words in effects:
+        flat += [command, keys.index(key) + 1, len(words), *words]
+    return database.run(effects_commit.COMMIT, ID, *flat, keys=keys)
+
+
+@pytest.fixture
+def owned(database: Database) -> Database:
+    """A database with an own pending entry."""
+    database.add(ID)
+    mine(database)
+    return database
+
+
+ADD, SET, INCREMENT, DELETE = ("XADD", "s", "*", "f", "v"), ("SET", "t", "x"), ("INCRBY", "n", "5"), ("DEL", "d")
+ALL_EFFECTS = (ADD, SET, INCREMENT, DELETE)
+
+
+def test_effects_are_applied_once_with_the_acknowledgement(owned: Database) -> None:
+    owned.client.set("d", "x")
+    before = owned.now()
+    assert apply(owned, *ALL_EFFECTS, ("INCRBY", "n", "-2")) == "done"
+    assert owned.client.xrange("s")[0][1] == {"f": "v"}
+    assert owned.client.mget("t", "n", "d") == ["x", "3", None]
+    assert owned.pending() == {}
+    assert owned.client.zscore(COMMITTED, ID) == pytest.approx(before, abs=5000)
+    mine(owned)
+    assert apply(owned, *ALL_EFFECTS) == "before"
+    assert (owned.client.get("n"), owned.client.xlen("s"), owned.pending()) == ("3", 1, {})
+
+
+def test_deletions_are_applied_before_the_other_effects(owned: Database) -> None:
+    owned.client.set("n", "7")
+    assert apply(owned, ("INCRBY", "n", "5"), ("DEL", "n"), ("DEL", "t"), ("SET", "t", "x")) == "done"
+    assert owned.client.mget("n", "t") == ["5", "x"]
+
+
+def test_effects_that_occur_twice_are_probed_once(owned: Database) -> None:
+    always = (
+        "ZSCORE",
+        "XPENDING",
+        "XACK",
+        "ZADD",
+        "ZREMRANGEBYRANK",
+        "TIME",
+        "TIME",
+        "ZADD",
+        "ZREMRANGEBYRANK",
+        "XACK",
+    )
+    effects, probe = ("TYPE", "TYPE", "INCRBY", "INCRBY"), ("INCRBY",)
+    arguments = (ID, "INCRBY", 6, 1, 1, "INCRBY", 6, 1, 1)
+    calls = owned.calls(effects_commit.COMMIT, *arguments, keys=[*KEYS, "n"])
+    assert calls == len(always) + len(effects) + len(probe)
+
+
+REFUSED = [
+    *(("xadd", ADD), ("set", SET), ("incrby", INCREMENT)),
+    *((command, SET) for command in ("xack", "zadd", "zremrangebyrank", "time")),
+]
+
+
+@pytest.mark.parametrize(("command", "effect"), REFUSED)
+def test_no_effect_is_applied_if_one_command_is_not_permitted(
+    owned: Database, command: str, effect: tuple[str, ...]
+) -> None:
+    owned.client.mset({"d": "x", "other": "1"})
+    owned.command("ACL", "SETUSER", "default", f"-{command}")
+    with pytest.raises(ResponseError, match="run"):
+        apply(owned, ("DEL", "d"), ("INCRBY", "other", "1") if command != "incrby" else SET, effect)
+    assert owned.pending() == {ID: (ME, 3)}
+    assert owned.client.mget("d", "other", "t") == ["x", "1", None]
+    assert not owned.client.exists("s", COMMITTED)
+
+
+@pytest.mark.parametrize(
+    ("effect", "stored", "reply"),
+    [
+        (ADD, ("HSET", "s", "f", "v"), ["XADD", "s", "hash"]),
+        (ADD, ("SET", "s", "v"), ["XADD", "s", "string"]),
+        (ADD, ("XADD", "s", "1-0", "f", "v"), "done"),
+        (SET, ("RPUSH", "t", "v"), ["SET", "t", "list"]),
+        (SET, ("SET", "t", "any text"), "done"),
+        (INCREMENT, ("RPUSH", "n", "v"), ["INCRBY", "n", "list"]),
+        (DELETE, ("RPUSH", "d", "v"), "done"),
+        *[(INCREMENT, ("SET", "n", value), "done") for value in ("0", "5", "-5", "9" * 18, f"-{'9' * 18}")],
+        *[
+            (INCREMENT, ("SET", "n", value), ["INCRBY", "n", "no number"])
+            for value in ("", "text", "05", "1.5", "-", "-0", "+5", "5 ", "9" * 19, f"-{'1' * 19}", "1" * 30, "x" * 30)
+        ],
+    ],
+)
+def test_a_key_of_another_type_rejects_all_effects(
+    owned: Database, effect: tuple[str, ...], stored: tuple[str, ...], reply: Any
+) -> None:
+    owned.command(*stored)
+    owned.client.set("other", "1")
+    assert apply(owned, ("INCRBY", "other", "1"), effect) == reply
+    assert owned.client.get("other") == ("2" if reply == "done" else "1")
+    assert owned.pending() == ({} if reply == "done" else {ID: (ME, 3)})
+
+
+def test_a_long_text_is_not_read(owned: Database) -> None:
+    owned.client.set("n", "1" * 20)
+    owned.client.config_resetstat()
+    apply(owned, INCREMENT)
+    assert "cmdstat_get" not in owned.client.info("commandstats")
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
 
 
 def redeliver(database: Database, dead_letter: str = "1-0") -> Any:

@@ -12,6 +12,7 @@ from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.read_size import ReadSize
+from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
 from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.outcome import Outcome
 from tests.processor.group import GROUP, STREAM, Group
@@ -86,6 +87,14 @@ async def orphaned(group: Group) -> str:
     return message_id
 
 
+async def committed(group: Group) -> str:
+    """The dead letter of the entry is written, and the reply may be lost."""
+    message_id = await mine(group)
+    writer = DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, group_key(STREAM, GROUP, "dead"), 10)
+    assert await writer.write_many(ME, [(message_id, [b"n", b"0"])]) == [Outcome.DONE]
+    return message_id
+
+
 async def trimmed(group: Group) -> str:
     message_id = await orphaned(group)
     await group.client.xdel(STREAM, message_id)
@@ -93,7 +102,7 @@ async def trimmed(group: Group) -> str:
 
 
 State = Callable[[Group], Awaitable[str]]
-STATES: tuple[State, ...] = (mine, peer, settled_by_peer, postponed, restored, orphaned, trimmed)
+STATES: tuple[State, ...] = (mine, peer, settled_by_peer, postponed, restored, committed, orphaned, trimmed)
 
 
 async def owner(group: Group, message_id: str) -> str:
@@ -124,6 +133,7 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
         postponed: ("lost", "~postponed"),
+        committed: ("done", ""),
         trimmed: ("done", ""),
     },
     start: {
@@ -131,12 +141,14 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
         postponed: ("lost", "~postponed"),
+        committed: ("lost", ""),
         trimmed: ("trimmed", ""),
     },
     postpone: {
         **dict.fromkeys((mine, postponed, restored, orphaned), ("done", "~postponed")),
         peer: ("lost", "peer"),
         settled_by_peer: ("lost", ""),
+        committed: ("lost", ""),
         trimmed: ("trimmed", ""),
     },
     count: {
@@ -144,6 +156,7 @@ EXPECTED: dict[Operation, dict[State, tuple[str, str]]] = {
         peer: ("done", "peer"),
         settled_by_peer: ("done", ""),
         postponed: ("done", "~postponed"),
+        committed: ("done", ""),
         trimmed: ("done", ""),
     },
 }
@@ -205,30 +218,6 @@ async def test_companion_keys_of_a_previous_stream_are_deleted_with_it(any_group
     assert (await member.snapshot.restore_group(message_id, "0")).is_new_stream
     await member.snapshot.restore_entries()
     assert not await any_group.client.exists(CLAIMED, CLAIMED_BEFORE, COMMITTED)
-
-
-async def test_postponed_entry_that_the_restored_group_delivers_again_is_not_claimed_later(any_group: Group) -> None:
-    """The snapshot does not contain the entry, and only the schedule contains its due time."""
-    await any_group.create_group()
-    me = Member(any_group, ME)
-    await me.snapshot.save()
-    [message_id] = await any_group.add(1)
-    await any_group.read_as(ME, 1)
-    assert await me.leases.postpone([(message_id, 1, timedelta(hours=1))]) == [Outcome.DONE]
-    await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await Member(any_group, "peer").restore()
-    assert await any_group.read_as("peer", 1) == [message_id]
-    await any_group.client.xack(STREAM, GROUP, message_id)
-    await any_group.client.zadd(SCHEDULE, {message_id: 1}, xx=True)
-    assert await me.claim_due() == []
-
-
-async def test_renamed_stream_keeps_the_due_times_of_its_postponed_entries(any_group: Group) -> None:
-    message_id = await postponed(any_group)
-    await any_group.client.rename(STREAM, f"{STREAM}:old")
-    await Member(any_group, "peer").restore(message_id)
-    await any_group.client.rename(f"{STREAM}:old", STREAM)
-    assert await any_group.client.zscore(SCHEDULE, message_id) is not None
 
 
 # -- records of claims -------------------------------------------------------------------------------------------------

@@ -110,7 +110,8 @@ async def renew(group: Group) -> int:
 async def postpone(group: Group) -> int:
     ids = await read(group, leases.PAGE_SIZE)
     await lose_group(group)
-    return await run(group, leases.POSTPONE, *(part for message_id in ids for part in (message_id, 1, 1000)))
+    flat = (part for message_id in ids for part in (message_id, 1, 1000))
+    return await run(group, leases.POSTPONE, *flat, keys=SNAPSHOT_KEYS)
 
 
 async def set_counts(group: Group) -> int:

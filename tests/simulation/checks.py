@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Defer, Effects, Reject, Retry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
-from tests.simulation.deadlines import has_open_breaker, max_delay
+from tests.simulation.deadlines import has_open_breaker, loses_delay, max_delay
 from tests.simulation.handlers import PROBE_NUMBER
 from tests.simulation.loop import START_MICROSECONDS
 from tests.simulation.pod import Pod
@@ -100,10 +100,10 @@ def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
 
 def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
     """Report a retry that started before its delay, although Redis or a running processor knew the delay."""
-    if any(fault.kind in {"schedule_deleted", "companion_deleted", "clock_jump"} for fault in simulation.plan.faults):
-        return
     for run, next_run in zip(record.runs, record.runs[1:], strict=False):
         if run.ended_at is None or run.loss or (next_run.is_after_stop and not run.was_postponed):
+            continue
+        if any(loses_delay(fault, run.ended_at, next_run.started_at) for fault in simulation.plan.faults):
             continue
         if isinstance(run.outcome, Defer | Retry) and next_run.started_at < run.ended_at + max_delay(run) - 0.05:
             seconds = next_run.started_at - run.ended_at
@@ -156,12 +156,19 @@ def coroutine_name(task: asyncio.Task[Any]) -> str:
 
 def check_readiness(simulation: "Simulation") -> None:
     """Report pods that are not ready although no fault is active."""
+    for name, reason in unready_pods(simulation).items() if simulation.has_been_calm else ():
+        simulation.ledger.report("not_ready", f"{name} is not ready: {reason}")
+
+
+def unready_pods(simulation: "Simulation") -> dict[str, str]:
+    """Return the names of the pods that are not ready although they had time to start, and the reasons."""
+    unready: dict[str, str] = {}
     for pod in simulation.all_pods:
         is_ready, reason = pod.health.readiness()
         is_new = pod.started_at is None or simulation.ledger.now - pod.started_at < READY_SECONDS
-        may_be_ready = pod.is_listening and pod.can_start_threads and not is_new
-        if may_be_ready and not is_ready and simulation.has_been_calm:
-            simulation.ledger.report("not_ready", f"{pod.plan.name} is not ready: {reason}")
+        if pod.is_listening and pod.can_start_threads and not is_new and not is_ready:
+            unready[pod.plan.name] = reason
+    return unready
 
 
 def check_connects(simulation: "Simulation") -> None:

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from streamconsumer.processor import Defer, Retry
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES
 from streamconsumer.redis_client.replies import parse_id
 from tests.simulation.handlers import busy_seconds
 from tests.simulation.ledger import FOREIGN_SECONDS
-from tests.simulation.plan import SECOND
+from tests.simulation.plan import SECOND, FaultPlan
 from tests.simulation.pod import Pod
 from tests.simulation.records import EntryRecord, Run
 
@@ -20,7 +21,7 @@ FOREIGN_OWNER_SECONDS = 60.0
 """Time without a fault within which a pod claims the entries of another program's consumer."""
 
 RETRY_SECONDS = 20.0
-"""Time without a fault within which a retry starts after its delay, if a slot is free."""
+"""Time without a fault within which a retry starts after its delay, if a slot is free for it."""
 
 REPAIR_SECONDS = 60.0
 """Time within which a retry starts after the schedule of the postponed entries was lost."""
@@ -41,17 +42,16 @@ class Deadlines:
         self._simulation, self._ledger = simulation, simulation.ledger
         kinds = {plan.handler for plan in simulation.plan.pods}
         self._busy_seconds = busy_seconds(simulation.plan)
-        is_schedule_lost = {"schedule_deleted", "companion_deleted"} & {each.kind for each in simulation.plan.faults}
-        self._retry_seconds = REPAIR_SECONDS if is_schedule_lost else RETRY_SECONDS
-        jumps = (max(each.duration, each.amount) for each in simulation.plan.faults if each.kind == "clock_jump")
-        self._retry_seconds += sum(jumps) / SECOND  # the server's clock decides when a postponed entry is due
         self._can_hang = "hung_thread" in kinds
         self._crowded_at = 0.0
         """Last time at which more than `MAX_WAITING` entries waited."""
         self._waiting = 0
         """Maximum number of entries that waited at the same time."""
-        self._slots, self._full_at = 1, 0.0
-        """Number of slots, and the last time at which no slot was free."""
+        self._slots, self._full_at = 1, dict[str, float]()
+        """Number of slots, and the last time at which no slot was free, by the consumer name of the pod. The empty name
+        stands for all pods together."""
+        self._listening: set[str] = set()
+        """Consumer names of the pods that listen."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -72,8 +72,9 @@ class Deadlines:
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
         self._waiting, self._slots = max(self._waiting, len(waiting)), sum(pod.plan.concurrency for pod in pods)
-        if all(has_no_free_slot(pod) for pod in pods):
-            self._full_at = self._ledger.now
+        self._listening = {pod.consumer for pod in pods}
+        full = {pod.consumer for pod in pods if has_no_free_slot(pod)}
+        self._full_at.update(dict.fromkeys(full if full < self._listening else {*full, ""}, self._ledger.now))
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
@@ -128,17 +129,42 @@ class Deadlines:
             return
         due_at = (runs[-1].ended_at or 0.0) + max_delay(runs[-1])
         repaired_at = record.foreign_at + FOREIGN_SECONDS if record.foreign_at else 0.0
-        since = max(calm_since, due_at, repaired_at, record.stranded_at)
-        if self._is_late(record, since, self._retry_seconds) and record.is_new("late_retry"):
+        valid_from, moved_at = self._schedule_valid_from(runs[-1]), self._lane_moved_at(record)
+        since = max(calm_since, due_at, repaired_at, record.stranded_at, valid_from, moved_at)
+        if self._is_late(record, since, RETRY_SECONDS) and record.is_new("late_retry"):
             seconds = self._ledger.now - since
             self._ledger.report("late_retry", f"{record.entry_id} was due {seconds:.1f} s ago; it is {record.state}")
 
+    def _lane_moved_at(self, record: EntryRecord) -> float:
+        """Return when the owner of an entry could start the next entry with the same ordering key: after the last run,
+        or after the delay of its retry. 0.0 if the plan has no ordering key."""
+        if not self._ledger.is_ordered:
+            return 0.0
+        others = (each for each in self._ledger.records.values() if each.key == record.key and each is not record)
+        runs = (run for each in others for run in each.runs if run.consumer == record.owner)
+        ended = ((run.ended_at, 0.0 if run.is_success else max_delay(run)) for run in runs)
+        return max((at + delay for at, delay in ended if at is not None), default=0.0)
+
+    def _schedule_valid_from(self, run: Run) -> float:
+        """Return the time from which the schedule contains the entry of a run with its due time, or at which the due
+        time has passed, if the schedule was lost or the server's clock was ahead when the entry was postponed."""
+        faults = [
+            each for each in self._simulation.plan.faults if loses_delay(each, run.ended_at or 0, self._ledger.now)
+        ]
+        jumps = [each for each in faults if each.kind == "clock_jump"]
+        ahead = sum(max(each.duration, each.amount) for each in jumps) / SECOND + max_delay(run)
+        valid_from = [each.end / SECOND + ahead for each in jumps]
+        repairs = [loss_end(each) / SECOND + REPAIR_SECONDS - RETRY_SECONDS for each in faults if each not in jumps]
+        return max([*valid_from, *repairs], default=0.0)
+
     def _is_late(self, record: EntryRecord, since: float, seconds: float) -> bool:
         """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
-        until a slot is free. Entries that wait for each other use one slot."""
+        until a slot is free. Entries that wait for each other use one slot. An entry that a pod owns waits for a slot
+        of this pod."""
         slots = 1 if record.blocked_at > since else self._slots
         busy_seconds = self._busy_seconds * (1 + self._waiting // slots)
-        free_since = max(since, self._full_at, record.blocked_at)
+        owner = record.owner if record.owner in self._listening else ""
+        free_since = max(since, self._full_at.get(owner, 0.0), record.blocked_at)
         return self._ledger.now - free_since > seconds or self._ledger.now - since > seconds + busy_seconds
 
 
@@ -161,6 +187,21 @@ def has_seen(pod: Pod, name: str) -> bool:
     """Return True if the pod has seen the connections of a consumer."""
     claimer = pod.processor._pipeline.consumer.claimer if pod.processor else None
     return claimer is not None and claimer._observer.has_seen(name)
+
+
+def loses_delay(fault: FaultPlan, begin: float, end: float) -> bool:
+    """Return True if the fault changes the due time of an entry that is postponed during a period.
+
+    While the stream is renamed, pods delete the due times of its entries."""
+    suffix = COMPANION_SUFFIXES[fault.amount % len(COMPANION_SUFFIXES)]
+    is_deletion = (fault.kind, suffix) == ("companion_deleted", "postponed")
+    is_loss = is_deletion or fault.kind in {"schedule_deleted", "stream_renamed", "clock_jump"}
+    return is_loss and fault.at <= end * SECOND and loss_end(fault) >= begin * SECOND
+
+
+def loss_end(fault: FaultPlan) -> int:
+    """Return the time until which a fault changes due times."""
+    return fault.at if fault.kind in {"schedule_deleted", "companion_deleted"} else fault.end
 
 
 def max_delay(run: Run) -> float:

@@ -129,7 +129,10 @@ DIRECTED: dict[str, Make] = {
     ),
     "drain_acks": _scenario(
         "slow",
-        faults=[*(_fault("slow", pod, begin=3, end=4, seconds=30, amount=700_000) for pod in _PODS), *_often("sigterm")],
+        faults=[
+            *(_fault("slow", pod, begin=3, end=4, seconds=30, amount=700_000) for pod in _PODS),
+            *_often("sigterm"),
+        ],
         concurrency=4,
         seconds=25,
     ),

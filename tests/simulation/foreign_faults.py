@@ -105,6 +105,7 @@ def stream_renamed(simulation: "Simulation", fault: FaultPlan) -> End:
         if simulation.server.inspect("EXISTS", OTHER_STREAM):
             simulation.server.administer("DEL", STREAM)
             simulation.foreign("stream_renamed", "RENAME", OTHER_STREAM, STREAM)
+            simulation.ledger.on_replaced()
 
     return end
 

@@ -131,14 +131,27 @@ class Ledger:
         """Record that the stream was deleted and created again."""
         self._aware.clear()
 
-    def on_restored(self, process: Process, position: str, *, is_new_stream: bool) -> None:
-        """Record that a process has created the missing group. If the group starts at its position in the previous
-        stream, the new stream has reached this position, and entries before the position count as delivered."""
+    def on_replaced(self) -> None:
+        """Record that a fault has replaced the stream, so that entries of a previous stream can be back."""
+        for name, fields in self._inspect("XRANGE", self._stream, "-", "+"):
+            entry_id, record = _text(name), self.records.get(int(to_dict(fields)[b"n"]))
+            present = self._by_id.get(entry_id)
+            if record is not None and record is not present:
+                self._by_id[entry_id] = record
+                if present is not None and present.is_open:
+                    present.state = "gone"
+        self._lengths = (-1, -1)
+
+    def on_restored(self, process: Process, position: str, *, is_new_stream: bool, has_snapshot: bool) -> None:
+        """Record that a process has created the missing group. If the group starts at its position in another stream,
+        the stream has reached this position, and entries before the position count as delivered. `has_snapshot` is
+        True if a snapshot of this stream exists."""
         if is_new_stream:
             self._aware.add(process)
         elif not self._has_group:
             for record in self._by_id.values():
-                record.is_mistaken |= record.previous is not None and parse_id(record.entry_id) <= parse_id(position)
+                is_from_other = record.previous is not None or (record.has_returned and not has_snapshot)
+                record.is_mistaken |= is_from_other and parse_id(record.entry_id) <= parse_id(position)
 
     def on_group_lost(self, saved_at: float) -> None:
         """Record that the group is about to be lost. The time of its last snapshot is `saved_at` or later."""
@@ -256,6 +269,8 @@ class Ledger:
                 state, record.is_given_up = "gone", True
             if (state, owner) != (record.state, record.owner):
                 self._on_change(record, state, owner, cause, process)
+            if state == "settled" and last_delivered and parse_id(record.entry_id) <= last_delivered:
+                record.is_unsaved = False  # the group does not deliver the entry again
             self._check_orphaned(record, cause)
 
     def _on_change(self, record: EntryRecord, state: str, owner: str, cause: str, process: Process | None) -> None:
@@ -274,6 +289,7 @@ class Ledger:
             self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
         if record.foreign and state == "owned" and not self._is_foreign(record):
             record.foreign = ""
+        record.has_returned |= record.is_removed and record.foreign == "stream_renamed"
         if record.state == "unread":
             record.reader = process
         elif process is not None and state != "owned":

@@ -11,6 +11,7 @@ from tests.simulation.checks import (
     check_readiness,
     check_trimmed,
     missing_slots,
+    unready_pods,
 )
 from tests.simulation.deadlines import NODE_LOSS_SECONDS
 from tests.simulation.handlers import MAX_ENTRIES_PER_READ, PROBE_NUMBER, busy_seconds, hung_seconds
@@ -27,6 +28,9 @@ REPLACEMENT_DELAY = SECOND
 
 SETTLING = 3 * SECOND
 """Virtual time after which everything that belongs to settled entries must be free."""
+
+MAX_RECOVERY = 21 * SECOND
+"""Virtual time without a fault after which each pod is ready, so that it does not repeat its checks of the server."""
 
 IDLE = 5 * SECOND
 """Virtual time without messages in which the commands of each pod are counted."""
@@ -62,6 +66,9 @@ class Phases:
         check_outcomes(self._simulation)
         if self._is_settled() and all(each.invariant == "unexpected_error" for each in self._ledger.violations):
             self._wait_for_claims()
+            self._wait_for_removed()
+            self._run_for(MAX_RECOVERY, lambda: not unready_pods(self._simulation))
+            check_readiness(self._simulation)
             self._run_for(SETTLING)
             check_memory(self._simulation)
             self._simulation.received_bytes.clear()
@@ -85,6 +92,15 @@ class Phases:
             self._run_for(SECOND)
         if count and not any(pod.manager for pod in self._simulation.plan.pods):
             self._ledger.report("stuck", f"{count} entries are pending although all messages are settled")
+
+    def _wait_for_removed(self) -> None:
+        """Run until no pod has an entry in flight that a fault has removed from the stream. The handler of such an
+        entry can defer it several times."""
+        removed = {record.entry_id for record in self._ledger.records.values() if record.state == "gone"}
+        pods = [pod for pod in self._simulation.all_pods if pod.is_listening and pod.processor]
+        tables = [pod.processor._pipeline.in_flight for pod in pods if pod.processor]
+        settle_within = self._simulation.plan.settle_within
+        self._run_for(settle_within, lambda: all(removed.isdisjoint(table.entries) for table in tables))
 
     def _is_settled(self) -> bool:
         if self._open_record is None or not self._open_record.is_open:

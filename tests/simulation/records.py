@@ -118,10 +118,12 @@ class EntryRecord:
     previous: "EntryRecord | None" = None
     """Entry with the same id in the previous life of the stream. None if there is none."""
     is_unsaved: bool = False
-    """True if the entry was delivered after the last snapshot of a group that was lost. The restored group can deliver
-    the entry again."""
+    """True if the entry was delivered after the last snapshot of a group that was lost, until it is settled behind the
+    position of the restored group. Before, the restored group can deliver the entry again."""
+    has_returned: bool = False
+    """True if the entry came back with its stream, which was renamed for a while."""
     is_mistaken: bool = False
-    """True if the group was restored as if the entry were its `previous`, see "Limits of the tests"."""
+    """True if the group was restored at its position in another stream, see "Limits of the tests"."""
     is_given_up: bool = False
     """True if the entry is gone although the stream may contain it: the group has skipped the entry, or no program
     knows that it was not settled."""

@@ -286,6 +286,7 @@ class Simulation:
         self.snapshot_times = [each for each in self.snapshot_times if each <= begin]
         self.ledger.on_foreign("lost_writes")
         self.server.replace_data(keys)
+        self.ledger.on_replaced()
         self.server.serve_parked()
 
     # -- trace ---------------------------------------------------------------------------------------------------------
@@ -315,7 +316,10 @@ class Simulation:
             case "SAVE", b"saved":
                 self.snapshot_times.append(self.ledger.now)
             case "RESTORE_GROUP", list():
-                self.ledger.on_restored(process, reply[0].decode(), is_new_stream=reply[1] == 1)
+                is_new, has_snapshot = reply[1] == 1, bool(self.snapshot_times)
+                self.ledger.on_restored(process, reply[0].decode(), is_new_stream=is_new, has_snapshot=has_snapshot)
+                if is_new:
+                    self.snapshot_times.clear()  # the script deletes the snapshot of the previous stream
             case "START_ATTEMPT", b"done":
                 self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
             case "REGISTER", bytes():

@@ -35,6 +35,10 @@ ANNOTATION_REFERENCES = f"{GROUP}/references"
 A new hash in the pod template starts a rollout.
 """
 
+ANNOTATION_SERVICE_ACCOUNT = f"{GROUP}/service-account"
+"""Annotation of the pod template that contains a hash of `serviceAccountAnnotations`. A change of these annotations
+replaces the pods, because cloud webhooks read the annotations only when a pod is created."""
+
 ANNOTATION_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation of pods, defined by Kubernetes: a ReplicaSet first deletes the pods with the lowest cost."""
 

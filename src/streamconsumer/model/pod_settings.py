@@ -21,6 +21,19 @@ RESERVED_LABEL_MESSAGE = "labels under streamconsumer.dev/, app.kubernetes.io/ a
 RESERVED_ANNOTATION_MESSAGE = (
     "annotations under streamconsumer.dev/, kubernetes.io/ and the prefixes of security profiles are reserved"
 )
+CLOUD_IDENTITY_PREFIXES = (
+    "eks.amazonaws.com/",
+    "iam.gke.io/",
+    "azure.workload.identity/",
+    "pod-identity.alibabacloud.com/",
+)
+"""Prefixes of annotations that select a cloud identity. The cloud checks the namespace and the name of the
+ServiceAccount before it grants the identity. No annotation with these prefixes grants a permission in Kubernetes."""
+
+SERVICE_ACCOUNT_ANNOTATION_MESSAGE = (
+    "serviceAccountAnnotations may contain only annotations for cloud identities, which start with "
+    f"{' or '.join(CLOUD_IDENTITY_PREFIXES)}"
+)
 EXISTS_TAKES_NO_VALUE = "a toleration with operator Exists must not have a value"
 KEYLESS_NEEDS_EXISTS = "a toleration without a key must use operator Exists, which matches every taint key"
 SECONDS_NEED_NO_EXECUTE = "tolerationSeconds applies only to effect NoExecute"
@@ -100,6 +113,12 @@ def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
         return value
 
     return AfterValidator(check)
+
+
+def _check_service_account_annotations(value: dict[str, str]) -> dict[str, str]:
+    if not all(key.startswith(CLOUD_IDENTITY_PREFIXES) for key in value):
+        raise ValueError(SERVICE_ACCOUNT_ANNOTATION_MESSAGE)
+    return value
 
 
 def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
@@ -256,6 +275,22 @@ class PodSettings(Model):
         json_schema_extra=_reserved_rule(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE),
     )
     """Annotations of the pods, for example for a service mesh."""
+
+    service_account_annotations: Annotated[
+        dict[LabelKey, Annotated[str, Field(max_length=2048)]], AfterValidator(_check_service_account_annotations)
+    ] = Field(
+        default={},
+        max_length=16,
+        json_schema_extra=cel_rules(
+            (
+                f"self.all(key, {' || '.join(f'key.startsWith({prefix!r})' for prefix in CLOUD_IDENTITY_PREFIXES)})",
+                SERVICE_ACCOUNT_ANNOTATION_MESSAGE,
+            )
+        ),
+    )
+    """Annotations of the pods' ServiceAccount that select a cloud identity, such as `eks.amazonaws.com/role-arn`. The
+    name of the ServiceAccount is the name of the StreamConsumer with the suffix `-consumer`. If unset, the pods have no
+    cloud identity from annotations."""
 
     node_selector: dict[LabelKey, LabelValue] = Field(default={}, max_length=32)
     """Labels that a node must have to run the pods of this StreamConsumer."""

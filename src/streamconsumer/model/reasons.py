@@ -98,6 +98,11 @@ REASONS: dict[str, ReasonInfo] = {
     Reason.ROLLOUT_TIMED_OUT: ReasonInfo(
         "A rollout made no progress within `spec.rollout.progressDeadline`.", "check the pods with `kubectl describe`"
     ),
+    Reason.RECONCILE_FAILED: ReasonInfo(
+        "A request to the API server failed several times in a row, for example because an admission webhook does not "
+        "answer. The operator retries. Existing pods continue unchanged.",
+        "correct the cause that the message names, such as the webhook",
+    ),
     StreamReason.CONNECTED: ReasonInfo("The operator can query Redis."),
     StreamReason.UNREACHABLE: ReasonInfo(
         "Redis does not answer the operator.",

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     POD_CRASHING = "PodCrashing"
     REDIS_UNUSABLE = "RedisUnusable"
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
+    RECONCILE_FAILED = "ReconcileFailed"
 
 
 class StreamReason(StrEnum):

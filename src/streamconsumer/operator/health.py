@@ -15,15 +15,10 @@ class Health:
     queue_depth: Callable[[], int]
     """Function that returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
-    warning: Callable[[], str] = lambda: ""
-    """Function that returns a problem that /readyz reports although the operator is ready. Returns an empty string if
-    there is no problem."""
+    readiness: Callable[[], tuple[bool, str]]
+    """Function that returns whether the operator is ready, and the reasons that /readyz reports."""
+
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    is_synced: bool = False
-    """True after the operator has listed all objects for the first time."""
-    is_follower: bool = False
-    """True while another operator is the leader. /readyz reports a follower as ready, although a follower has not
-    listed any objects."""
 
     def __post_init__(self) -> None:
         self.reconciles = Counter(
@@ -53,11 +48,8 @@ async def serve(health: Health, host: str, port: int) -> HttpServer:
     """Start the HTTP server on the running event loop. The caller stops the server."""
 
     def readyz() -> Response:
-        if health.is_follower:
-            return text_response(200, "ok, follower")
-        if not health.is_synced:
-            return text_response(503, "waiting for the first lists")
-        return text_response(200, "; ".join(filter(None, ("ok", health.warning()))))
+        is_ready, text = health.readiness()
+        return text_response(200 if is_ready else 503, text)
 
     routes: Routes = {
         "/livez": lambda: text_response(200, "ok"),

@@ -5,7 +5,6 @@ import asyncio
 import gc
 import logging
 import os
-import random
 import resource
 import signal
 import socket
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import kopf
 from kopf._core.engines.peering import Identity
 
-from streamconsumer.errors import ApiThrottled
 from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
 from streamconsumer.model.env_codec import unknown_variables
@@ -27,21 +25,15 @@ from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key, WorkQueue
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.kube.api import api_error_message, connect
-from streamconsumer.operator.kube.client import KubeClient, list_all
+from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
+from streamconsumer.operator.kube.resync import CHECK_INTERVAL, RESYNC_INTERVAL, Resync, with_jitter
 from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.kube.status_writer import StatusWriter
-from streamconsumer.operator.kube.watches import (
-    LISTED,
-    OWNED_KINDS,
-    SELECTOR,
-    build_registry,
-    intercept_watches,
-    kopf_settings,
-)
+from streamconsumer.operator.kube.watches import build_registry, intercept_watches, kopf_settings
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.metrics import StreamGauges
+from streamconsumer.operator.metrics import NamespaceGauges, StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
 from streamconsumer.operator.redis_monitor.destinations import Destinations, dangerous_addresses
@@ -55,9 +47,6 @@ if TYPE_CHECKING:
 RETRY_DELAY_SECONDS = 2
 WORKERS = 8
 """The maximum number of StreamConsumers that are reconciled at the same time."""
-
-RESYNC_INTERVAL = timedelta(minutes=10)
-"""The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
 
 DANGEROUS_EXCEPTION = "allowed_destinations lets all authors of StreamConsumers use the operator to reach its own host"
 
@@ -120,7 +109,8 @@ class Operator:
         self.cache = ObjectCache(self.queue.add)
         self.create_debounce = CreateDebounce(self.queue.add)
         self.status_writer = StatusWriter(kube)
-        self.health = Health(queue_depth=self.queue.__len__, warning=lambda: self.status_writer.warning)
+        self.resync = Resync(kube, self.cache, self.queue.add, settings.watch_namespaces)
+        self.health = Health(queue_depth=self.queue.__len__, readiness=self._readiness)
         self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
         self.destinations = Destinations(settings.allowed_destinations)
         self.redis_monitor = RedisMonitor(
@@ -131,9 +121,12 @@ class Operator:
             kube, self.secrets, self.cache, settings, self.redis_monitor, self.events, self.status_writer
         )
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
+        self.health.registry.register(NamespaceGauges(self.resync.served))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
+        self._is_follower = False
+        self._obstacle = "checking whether this follower could lead"
+        """Reason why this operator could not lead. Empty if it could lead."""
         self.tracing = _build_tracing(settings)
-        self._relisted = asyncio.Event()
         self._lease_renewal: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -154,69 +147,76 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Become the leader, then list all objects. The lists come before the first reconcile. A reconcile assumes that
-        objects that are not in the cache do not exist."""
+        """Become the leader, then list all objects. The lists of a namespace come before its first reconcile. A
+        reconcile assumes that objects that are not in the cache do not exist."""
         if self.lease:
             await self._acquire_leadership(self.lease)
-        while not await self._try_resync():  # noqa: ASYNC110 - there is no event to wait for
+        await self.resync.start()
+        while not await self._update_api_servers():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         gc.collect()
         gc.freeze()  # garbage collections then skip these objects and take 50 ms less
-        self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
         log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._http_server.port}
         log.info("operator started", extra={**counts, **log_fields})
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
-        self.health.is_follower = True
+        self._is_follower = True
         log.info("running as follower until the leader election is won", extra={"http_port": self._http_server.port})
-        await lease.acquire()
-        self.health.is_follower = False
+        checks = asyncio.create_task(self._check_repeatedly_for_obstacles(lease))
+        try:
+            await lease.acquire(may_lead=lambda: not self._obstacle)
+        finally:
+            checks.cancel()
+        self._is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
 
-    async def _try_resync(self) -> bool:
-        """List all objects. Returns False if a list failed, for example because the API server is down or the CRD was
-        just created."""
-        try:
-            await self._resync_once()
-        except Exception as error:  # noqa: BLE001 - without a list, retrying is the only option
-            log.warning("failed to list resources; retrying", extra={"error": api_error_message(error)})
-            if isinstance(error, ApiThrottled):
-                await asyncio.sleep(error.retry_after.total_seconds())
-            return False
-        return True
+    async def _check_repeatedly_for_obstacles(self, lease: LeaderLease) -> None:
+        """Check whether this follower could lead. A follower that could not lead is not ready, so that a rolling
+        upgrade does not stop a leader that works."""
+        while True:
+            obstacle = await lease.find_obstacle() or await self.resync.find_obstacle()
+            if obstacle and obstacle != self._obstacle:
+                log.warning("this follower could not lead; retrying", extra={"error": obstacle})
+            self._obstacle = obstacle
+            await asyncio.sleep(RETRY_DELAY_SECONDS if obstacle else with_jitter(CHECK_INTERVAL))
 
-    async def _resync_once(self) -> None:
-        """Update the cache from complete lists, and enqueue every StreamConsumer."""
-        await self._update_api_servers()
-        versions_before, listed_uids, keys = self.cache.versions(), set[str](), set[Key | None]()
-        for kinds, selector in ((OWNED_KINDS, SELECTOR), ([(names.API_VERSION, names.KIND)], "")):
-            async for manifest in list_all(self.kube, kinds, self.settings.watch_namespaces, selector):
-                listed_uids.add(manifest["metadata"]["uid"])
-                keys.add(self.cache.upsert(manifest))
-        for key in keys | self.cache.remove_missing(versions_before, listed_uids):
-            if key:
-                self.queue.add(key)
+    def _readiness(self) -> tuple[bool, str]:
+        """Return whether the operator is ready, and the reasons that /readyz reports."""
+        if self._is_follower:
+            return not self._obstacle, f"follower; {self._obstacle}" if self._obstacle else "ok, follower"
+        if not self.resync.has_served:
+            return False, f"waiting for the lists; {self.resync.warning()}"
+        return True, "; ".join(filter(None, ("ok", self.status_writer.warning, self.resync.warning())))
 
-    async def _update_api_servers(self) -> None:
+    async def _update_api_servers(self) -> bool:
         """Add the current addresses of the API server to `destinations.api_servers`. The operator never connects to
         these addresses on behalf of a StreamConsumer. Earlier addresses stay in the set, because a cluster may have
-        several API servers, and each API server announces only its own address."""
+        several API servers, and each API server announces only its own address.
+
+        Returns False if the API server does not respond."""
         loop = asyncio.get_running_loop()
-        for host, port in await self.kube.server_endpoints():
+        try:
+            endpoints = await self.kube.server_endpoints()
+        except Exception as error:  # noqa: BLE001 - without a response, retrying is the only option
+            log.warning("failed to connect to the API server; retrying", extra={"error": api_error_message(error)})
+            return False
+        for host, port in endpoints:
             try:
                 answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError:  # the name is looked up again with the next lists
+            except OSError:  # the name is looked up again later
                 continue
             addresses = {(ip_address(sockaddr[0]), port) for *_, sockaddr in answers}
             self.destinations.api_servers |= addresses
+        return True
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run_workers(self._reconcile, WORKERS))
             group.create_task(self.events.run())
             group.create_task(self.secrets.run())
-            group.create_task(self._resync_loop())
+            group.create_task(self.resync.run())
+            group.create_task(self._update_api_servers_repeatedly())
 
     async def _shutdown(self) -> None:
         """Stop immediately and cancel the running reconciles. The next operator process completes these reconciles."""
@@ -242,7 +242,7 @@ class Operator:
             await self._shutdown()
 
         kopf.on.cleanup(registry=registry)(cleanup)
-        with intercept_watches(self._on_object):
+        with intercept_watches(self.kube, self.resync, self._on_object):
             await kopf.operator(
                 registry=registry,
                 settings=kopf_settings(),
@@ -255,8 +255,6 @@ class Operator:
             )
 
     def _on_object(self, event: str, manifest: Manifest) -> None:
-        if event == LISTED:
-            self._relisted.set()
         key = self.cache.remove(manifest) if event == "DELETED" else self.cache.upsert(manifest)
         if key is None:
             return
@@ -276,6 +274,9 @@ class Operator:
         return self.cache.is_large(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
+        if not self.resync.is_served(key[0]):
+            self.reconciler.forget(key)
+            return None
         started, outcome = time.monotonic(), "error"
         try:
             delay = await self._reconcile_traced(key)
@@ -292,19 +293,10 @@ class Operator:
             current.set(trace)  # applies to this worker's task, until its next reconcile
             return await self.reconciler.reconcile(key)
 
-    async def _resync_loop(self) -> None:
-        """List all objects after each of kopf's own lists, and at least once per RESYNC_INTERVAL. kopf does not report
-        objects that were deleted while a watch was interrupted. A comparison of the complete list with the cache finds
-        these deletions."""
+    async def _update_api_servers_repeatedly(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_with_jitter(RESYNC_INTERVAL)):
-                    await self._relisted.wait()
-            # kopf lists one kind after another. The delay lets a single resync follow all of these lists.
-            await asyncio.sleep(RETRY_DELAY_SECONDS)
-            self._relisted.clear()
-            if not await self._try_resync():
-                self._relisted.set()
+            await asyncio.sleep(with_jitter(RESYNC_INTERVAL))
+            await self._update_api_servers()
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
@@ -336,7 +328,3 @@ def _build_tracing(settings: OperatorSettings) -> "ReconcileTracing | None":
     from streamconsumer.operator import tracing  # noqa: PLC0415 - takes 10 MiB of memory
 
     return tracing.ReconcileTracing(settings.telemetry_endpoint)
-
-
-def _with_jitter(interval: timedelta) -> float:
-    return interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

@@ -1,6 +1,6 @@
 """Prometheus metrics of every StreamConsumer. The operator exports one series per consumer group, not one per pod."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
@@ -46,6 +46,24 @@ _CONDITIONS = {
     "ScalingActive": "streamconsumer_scaling_active",
     "ScalingLimited": "streamconsumer_scaling_limited",
 }
+
+
+SERVED = "streamconsumer_operator_namespace_served"
+
+
+class NamespaceGauges:
+    """A Prometheus collector that reports which watched namespaces the operator serves. A thread may call `collect`."""
+
+    def __init__(self, served: Callable[[], Mapping[str, bool]]) -> None:
+        """`served` returns whether each watched namespace is served. The key for all namespaces is an empty string."""
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        text = "1 if the operator serves the watched namespace, else 0; without watchNamespaces, the label is empty"
+        family = GaugeMetricFamily(SERVED, text, labels=LABELS[:1])
+        for namespace, is_served in self._served().items():
+            family.add_metric([namespace], float(is_served))
+        yield family
 
 
 class StreamGauges:

@@ -115,9 +115,7 @@ class RedisStreamProcessor:
 
     @property
     def has_stuck_handlers(self) -> bool:
-        """True if a handler is still running after the drain.
-
-        Python cannot end a thread, and a coroutine may ignore its cancellation."""
+        """True if a handler is still running after the drain: in a thread, or because it ignores its cancellation."""
         return bool(self._thread_pool.busy_ids or self._pipeline.in_flight.running)
 
     def set_message_callback(self, callback: Handler | BatchHandler) -> None:
@@ -142,6 +140,7 @@ class RedisStreamProcessor:
             return
         self._is_open, self._fatal_error, self._stop_task = False, None, None
         self._keep_stuck_handlers()
+        self._thread_pool.is_stopping = False
         self.delivery = import_terminal_errors(self.delivery)
         self._pipeline = self._build_pipeline()
         for event in (self._stopping, self._stop_forced, self._first_attempt_done):
@@ -327,6 +326,7 @@ class RedisStreamProcessor:
         self.health.mark_not_ready("draining")
         self._stopping.set()
         in_flight.close()
+        self._thread_pool.stop_waiting()
         await self._interrupt_read()
         await asyncio.wait([loop_task])
         log.info("stopped listening to the stream", extra={"stream": self.stream_name})

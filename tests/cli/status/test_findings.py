@@ -54,6 +54,18 @@ def test_pods_that_cannot_start_are_an_error_with_a_remedy(reason: Reason) -> No
     assert not finding.advice.startswith("wait")
 
 
+def test_failing_requests_are_an_error_although_the_pods_are_ready() -> None:
+    message = "failed calling webhook check.example"
+    (finding,) = derive_findings(facts(condition("Ready", "True", Reason.RECONCILE_FAILED, message)))
+    assert (finding.severity, finding.found) == ("error", f"ReconcileFailed: {message}")
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_pods_that_have_ended_are_no_problem(phase: str) -> None:
+    evicted = Pod(name="orders-consumer-1", phase=phase, ready=False, restarts=0, exit_message="Evicted")
+    assert derive_findings(facts(pods=[evicted], redis=redis_view())) == []
+
+
 def test_transient_reason_is_a_warning() -> None:
     (finding,) = derive_findings(facts(condition("Ready", "False", Reason.PODS_STARTING)))
     assert finding.severity == "warning"

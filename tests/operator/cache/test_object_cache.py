@@ -51,6 +51,16 @@ def test_upserted_objects_are_found() -> None:
     assert cache.child(KEY, "Deployment", "orders-consumer") == child()
 
 
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_pods_that_have_ended_are_not_listed(phase: str) -> None:
+    """An evicted pod keeps its object until a person or the garbage collector deletes it."""
+    cache = ObjectCache(ignore)
+    cache.upsert(child("Pod", status={"phase": phase, "reason": "Evicted"}))
+    assert cache.pods(KEY) == []
+    cache.upsert(child("Pod", version=2, status={"phase": "Running"}))
+    assert len(cache.pods(KEY)) == 1
+
+
 def test_pods_are_not_listed_as_children() -> None:
     cache = ObjectCache(ignore)
     cache.upsert(child())
@@ -131,7 +141,7 @@ def test_lookups_do_not_grow_the_cache() -> None:
 
 def apply_list(cache: ObjectCache, versions_before: Mapping[str, int], *listed: Manifest) -> set[Key | None]:
     """Update the cache from a complete list. Returns the keys of added, changed and removed objects."""
-    keys = {cache.upsert(manifest) for manifest in listed}
+    keys = {cache.upsert(manifest, versions_before) for manifest in listed}
     return keys | cache.remove_missing(versions_before, {manifest["metadata"]["uid"] for manifest in listed})
 
 
@@ -140,7 +150,7 @@ def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
     cache.upsert(consumer())
     cache.upsert(child())
     cache.upsert(child("Pod", uid="p-1"))
-    assert apply_list(cache, cache.versions(), consumer(2), child()) == {KEY}
+    assert apply_list(cache, cache.begin_list(), consumer(2), child()) == {KEY}
     assert cache.pods(KEY) == []
     assert cache.children(KEY) == [child()]
     assert cache.consumers[KEY]["metadata"]["resourceVersion"] == "2"
@@ -149,7 +159,7 @@ def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
 def test_a_list_does_not_undo_changes_since_its_request() -> None:
     cache = ObjectCache(ignore)
     cache.upsert(child(version=1))
-    before = cache.versions()
+    before = cache.begin_list()
     cache.upsert(child(version=2))
     cache.upsert(consumer())
     apply_list(cache, before)
@@ -161,7 +171,7 @@ def test_a_list_returns_the_keys_of_added_and_removed_objects() -> None:
     cache, gone = ObjectCache(ignore), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
     cache.upsert(gone)
-    assert apply_list(cache, cache.versions(), consumer()) == {KEY, ("shop", "returns")}
+    assert apply_list(cache, cache.begin_list(), consumer()) == {KEY, ("shop", "returns")}
 
 
 def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_page() -> None:
@@ -169,7 +179,7 @@ def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_pa
     cache = ObjectCache(ignore)
     for each in (consumer(), child(), child("Pod", uid="p-1")):
         cache.upsert(each)
-    before = cache.versions()
+    before = cache.begin_list()
     cache.remove(child(version=2))
     cache.remove(child("Pod", uid="p-1", version=3))
     cache.remove(consumer(4))
@@ -186,12 +196,52 @@ def test_an_object_whose_label_was_removed_and_restored_is_cached_again() -> Non
     assert cache.children(KEY) == [child(version=3)]
 
 
-def test_tombstones_are_dropped_after_the_next_list() -> None:
+def test_tombstones_are_dropped_when_the_next_list_begins() -> None:
     cache = ObjectCache(ignore)
-    before = cache.versions()
     cache.remove(child())
-    apply_list(cache, before)
+    cache.begin_list("other")
+    assert cache._tombstones
+    cache.begin_list("shop")
     assert not cache._tombstones
+
+
+def test_a_list_replaces_objects_after_a_restored_backup_of_etcd() -> None:
+    """A restored etcd continues with the resource versions of its backup."""
+    cache = ObjectCache(ignore)
+    for each in (consumer(90), child(version=91, spec={"replicas": 5}), child("Pod", uid="p-1", version=92)):
+        cache.upsert(each)
+    apply_list(cache, cache.begin_list("shop"), consumer(40), child(version=41, spec={"replicas": 2}))
+    assert cache.consumers[KEY]["metadata"]["resourceVersion"] == "40"
+    assert cache.child(KEY, "Deployment", "orders-consumer") == child(version=41, spec={"replicas": 2})
+    assert cache.pods(KEY) == []
+
+
+def test_an_object_that_a_restored_backup_brings_back_is_cached() -> None:
+    cache = ObjectCache(ignore)
+    cache.upsert(consumer(90))
+    cache.remove(consumer(91))
+    apply_list(cache, cache.begin_list("shop"), consumer(40))
+    assert cache.consumers[KEY]["metadata"]["resourceVersion"] == "40"
+
+
+def test_a_list_does_not_replace_an_object_that_was_written_after_the_list_began() -> None:
+    cache = ObjectCache(ignore)
+    cache.upsert(child(version=1))
+    before = cache.begin_list("shop")
+    cache.upsert(child(version=3))
+    apply_list(cache, before, child(version=2))
+    assert cache.children(KEY) == [child(version=3)]
+
+
+def test_a_list_of_one_namespace_does_not_change_other_namespaces() -> None:
+    cache, other = ObjectCache(ignore), stored(manifest("orders", "warehouse"), uid="c-2")
+    cache.upsert(consumer())
+    cache.upsert(other)
+    before = cache.begin_list("shop")
+    cache.remove(other)
+    assert apply_list(cache, before) == {KEY}
+    cache.upsert(other)
+    assert ("warehouse", "orders") not in cache.consumers
 
 
 def large(number: int, namespace: str = "shop", size: int = 1_000_000) -> Manifest:

@@ -33,7 +33,7 @@ class FakeKubeClient(KubeClient):
         self.failures: dict[str, Exception] = {}
         """The errors of the API server, by the first word of the request."""
 
-    async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
+    async def can_i(self, verb: str, resource: str, namespace: str | None, name: str = "") -> bool:
         await self._receive(f"check {namespace}")
         assert (verb, resource) == ("get", "secrets")
         return namespace in self.granted

@@ -414,3 +414,23 @@ def test_each_url_that_the_spec_accepts_is_accepted_by_the_settings_of_the_pod(s
         accepted += 1
         assert desired(valid, SETTINGS)
     assert accepted > 20
+
+
+IDENTITY = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/orders"}
+
+
+def test_a_cloud_identity_is_an_annotation_of_the_service_account() -> None:
+    annotations = child("ServiceAccount", consumer(serviceAccountAnnotations=IDENTITY))["metadata"]["annotations"]
+    assert annotations.keys() == {*IDENTITY, names.ANNOTATION_APPLIED}
+    assert annotations.items() >= IDENTITY.items()
+
+
+def test_another_cloud_identity_replaces_the_pods() -> None:
+    specs: list[dict[str, Any]] = [
+        {},
+        {"serviceAccountAnnotations": IDENTITY},
+        {"serviceAccountAnnotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/other"}},
+    ]
+    templates = [template(consumer(**spec)) for spec in specs]
+    assert "annotations" not in templates[0]["metadata"]
+    assert all(one != other for one in templates for other in templates if one is not other)

@@ -59,6 +59,30 @@ def pod(
     return {"kind": "Pod", "metadata": metadata, "status": {"phase": "Pending", "containerStatuses": [container]}}
 
 
+def started_pod(
+    processor_ready: bool = False, sidecar_ready: bool | None = None, *, is_native: bool = False
+) -> Manifest:
+    """Return a pod whose containers have started. `sidecar_ready` adds a sidecar, which is an init container if
+    `is_native` is set."""
+    status: dict[str, Any] = {"phase": "Running"}
+
+    def add(field: str, name: str, ready: bool) -> None:
+        container = {"name": name, "started": True, "ready": ready, "state": RUNNING}
+        status.setdefault(field, []).append(container)
+
+    if sidecar_ready is not None:
+        add("initContainerStatuses" if is_native else "containerStatuses", "proxy", sidecar_ready)
+    add("containerStatuses", "processor", processor_ready)
+    return {**pod(RUNNING), "status": status}
+
+
+def init_container(state: dict[str, Any], last: dict[str, Any] | None = None) -> Manifest:
+    """Return a pod whose init container `certificates` has this state."""
+    container = {"name": "certificates", "ready": False, "started": False, "state": state, "lastState": last or {}}
+    blocked = pod(waiting("PodInitializing"))
+    return {**blocked, "status": {**blocked["status"], "initContainerStatuses": [container]}}
+
+
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
 
@@ -262,6 +286,7 @@ def test_image_whose_user_the_kubelet_refuses_is_reported_with_the_remedy(proble
 def test_the_table_covers_every_reason_of_this_module() -> None:
     """Other modules set the remaining reasons, apart from RedisUnusable and the reasons without a problem."""
     elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}
+    elsewhere |= {Reason.RECONCILE_FAILED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
 
 
@@ -313,7 +338,7 @@ def test_a_failed_rollout_is_not_ready_while_the_old_pods_still_read() -> None:
     assert (readiness.reason, readiness.stalled, readiness.ready) == (Reason.HANDLER_UNUSABLE, True, False)
 
 
-STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
+STARTED = started_pod()
 WRONG_PASSWORD = ConditionState(
     type="RedisReachable",
     status="False",
@@ -345,3 +370,72 @@ def test_a_redis_problem_is_ignored_without_a_running_unready_pod() -> None:
     waits = evaluate_readiness(consumer(), deployment(), [STARTED], [missing])
     assert waits.reason is Reason.PODS_STARTING
     assert "kubectl logs" in waits.message
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "reason", "text"),
+    [
+        (waiting("ImagePullBackOff", "not found"), None, Reason.IMAGE_UNAVAILABLE, "container certificates: not found"),
+        (
+            BACK_OFF,
+            ended(code=3),
+            Reason.POD_CRASHING,
+            "container certificates: exited with code 3 (Error); see kubectl logs --previous -c certificates",
+        ),
+        (
+            waiting("CreateContainerConfigError", 'secret "ca" not found'),
+            None,
+            Reason.POD_INVALID,
+            'container certificates: secret "ca" not found',
+        ),
+        (
+            BACK_OFF,
+            ended(message="HandlerUnusable: not a message of the processor"),
+            Reason.POD_CRASHING,
+            "container certificates: exited with code 1",
+        ),
+    ],
+)
+def test_a_failing_init_container_is_named_with_its_problem(
+    state: dict[str, Any], last: dict[str, Any] | None, reason: Reason, text: str
+) -> None:
+    readiness = evaluate(deployment(), init_container(state, last))
+    assert (readiness.reason, readiness.stalled) == (reason, True)
+    assert text in readiness.message
+
+
+def test_an_init_container_that_has_completed_is_no_problem() -> None:
+    readiness = evaluate(deployment(), init_container(ended(0, "Completed")))
+    assert readiness.reason is Reason.PODS_STARTING
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_an_unready_sidecar_beside_a_ready_processor_is_named(is_native: bool) -> None:
+    live = started_pod(processor_ready=True, sidecar_ready=False, is_native=is_native)
+    readiness = evaluate_readiness(consumer(), deployment(), [live], [WRONG_PASSWORD])
+    assert readiness.reason is Reason.PODS_STARTING
+    name = "orders-consumer-66c9f7d7b-x2x7k"
+    assert f"Container proxy of pod {name} is running but not ready; see kubectl logs {name} -c proxy." in (
+        readiness.message
+    )
+    assert WRONG_PASSWORD.message not in readiness.message
+
+
+def test_an_unready_processor_has_priority_over_an_unready_sidecar() -> None:
+    readiness = evaluate(deployment(), started_pod(sidecar_ready=False))
+    assert readiness.message.endswith("see kubectl logs orders-consumer-66c9f7d7b-x2x7k.")
+
+
+@pytest.mark.parametrize(("updated", "available"), [(0, 1), (0, 0)])
+def test_a_paused_rollout_is_named_with_the_command_that_resumes_it(updated: int, available: int) -> None:
+    live = deployment(updated=updated, available=available)
+    live["spec"]["paused"], live["metadata"]["namespace"] = True, "shop"
+    message = evaluate(live).message
+    assert "The rollout is paused" in message
+    assert "kubectl rollout resume deployment/orders-consumer --namespace shop" in message
+
+
+def test_a_paused_deployment_without_a_rollout_is_ready() -> None:
+    live = deployment(available=1)
+    live["spec"]["paused"] = True
+    assert evaluate(live).reason is Reason.ALL_PODS_READY

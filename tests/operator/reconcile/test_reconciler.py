@@ -5,16 +5,20 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import patch
+
+import pytest
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.kube.api import ApiError
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.status_writer import StatusWriter
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.reconcile.reconciler import Reconciler
+from streamconsumer.operator.reconcile.reconciler import REPORTED_FAILURES, Reconciler
 from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.redis_monitor.monitored_stream import (
@@ -144,6 +148,88 @@ async def test_the_second_reconcile_sends_no_request() -> None:
     await fixture.reconcile()
     await fixture.reconcile()
     assert fixture.kube.requests == []
+
+
+async def reconcile_failing(fixture: Fixture, message: str) -> None:
+    """Reconcile while the API server rejects each Deployment with an internal error."""
+
+    async def fail(manifest: Manifest) -> Manifest:
+        if manifest["kind"] != "Deployment":
+            return await FakeKubeClient.apply(fixture.kube, manifest)
+        fixture.kube.requests.append("apply Deployment")
+        raise api_error(500, message)
+
+    with patch.object(fixture.kube, "apply", fail), pytest.raises(ApiError):
+        await fixture.reconcile()
+
+
+def api_error(status: int, message: str) -> ApiError:
+    error = ApiError(status=status)
+    error.body = json.dumps({"message": message})
+    return error
+
+
+WEBHOOK_ERROR = "Internal error occurred: failed calling webhook check.example: context deadline exceeded"
+
+
+async def test_a_single_failed_request_is_not_in_the_status() -> None:
+    fixture = Fixture()
+    for _ in range(REPORTED_FAILURES - 1):
+        await reconcile_failing(fixture, WEBHOOK_ERROR)
+        assert "apply status" not in fixture.kube.requests
+
+
+async def test_repeated_failures_are_in_the_status_once_with_the_message_of_the_api_server() -> None:
+    fixture = Fixture()
+    for _ in range(REPORTED_FAILURES):
+        await reconcile_failing(fixture, WEBHOOK_ERROR)
+    await asyncio.sleep(0)
+    condition = ready(fixture.cache.consumers[KEY])
+    assert (condition["status"], condition["reason"]) == ("False", "ReconcileFailed")
+    assert WEBHOOK_ERROR in condition["message"]
+    types = {each["type"]: each["status"] for each in fixture.cache.consumers[KEY]["status"]["conditions"]}
+    assert (types["Reconciling"], types["Stalled"]) == ("True", "False")
+    await reconcile_failing(fixture, WEBHOOK_ERROR)
+    assert fixture.kube.requests == ["apply Deployment"]
+
+
+async def test_the_status_is_normal_again_after_a_successful_reconcile() -> None:
+    fixture = Fixture()
+    for _ in range(REPORTED_FAILURES):
+        await reconcile_failing(fixture, WEBHOOK_ERROR)
+    await fixture.reconcile()
+    assert ready(fixture.cache.consumers[KEY])["reason"] == "PodsStarting"
+    await reconcile_failing_edit(fixture)
+    assert ready(fixture.cache.consumers[KEY])["reason"] == "PodsStarting"
+
+
+async def reconcile_failing_edit(fixture: Fixture) -> None:
+    """Edit the StreamConsumer, so that the next reconcile applies the Deployment."""
+    status = fixture.cache.consumers[KEY]["status"]
+    fixture.put({**fixture.manifest, "spec": {**fixture.manifest["spec"], "replicas": 3}, "status": status})
+    await reconcile_failing(fixture, WEBHOOK_ERROR)
+
+
+async def test_pods_that_run_stay_ready_while_requests_fail() -> None:
+    fixture = Fixture()
+    await fixture.reconcile()
+    live = fixture.kube.objects["Deployment", "orders-consumer"]
+    fixture.put({**live, "status": {"replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}})
+    for _ in range(REPORTED_FAILURES):
+        await reconcile_failing_edit(fixture)
+    condition = ready(fixture.cache.consumers[KEY])
+    assert (condition["status"], condition["reason"]) == ("True", "ReconcileFailed")
+
+
+async def test_an_error_of_the_status_request_does_not_hide_the_first_error() -> None:
+    fixture = Fixture()
+
+    async def fail(namespace: str, name: str, status: Manifest) -> Manifest | None:
+        raise api_error(500, "the status cannot be written either")
+
+    with patch.object(fixture.kube, "apply_status", fail):
+        for _ in range(REPORTED_FAILURES):
+            await reconcile_failing(fixture, WEBHOOK_ERROR)
 
 
 LARGE: Manifest = {"env": [{"name": f"V{number}", "value": "x" * 9000} for number in range(100)]}

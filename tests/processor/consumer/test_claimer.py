@@ -8,32 +8,28 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
+from streamconsumer.model.processor_settings import Retention
 from streamconsumer.processor import BatchFailed, RedisStreamProcessor, Reject, Retry
-from streamconsumer.processor.consumer import liveness
-from streamconsumer.processor.consumer.claimer import PendingClaimer
+from streamconsumer.processor.consumer import claimer, liveness
+from streamconsumer.processor.consumer.claimer import ClaimPage, PendingClaimer
 from streamconsumer.processor.consumer.dedicated_connection import DedicatedConnection
 from streamconsumer.processor.consumer.heartbeat import HeartbeatHooks, HeartbeatThread
 from streamconsumer.processor.consumer.leases import Leases
-from streamconsumer.processor.consumer.liveness import (
-    ABSENT_AFTER,
-    BUSY_CHECK_INTERVAL,
-    CHECK_INTERVAL,
-    EXPIRE_AFTER,
-    MAX_CHECK_INTERVAL,
-)
+from streamconsumer.processor.consumer.observer import Check
 from streamconsumer.processor.consumer.pending_entries import Dead, PendingEntry
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
-from streamconsumer.processor.consumer.registration import Identity, Registration
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.runtime import DEFAULT_RUNTIME
+from streamconsumer.processor.runtime import DEFAULT_RUNTIME, Runtime
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.scripts import MAX_CONSUMERS
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -487,68 +483,358 @@ async def test_claim_needs_the_judged_registration_on_the_same_server(
     assert (await consumer.pending_entries.claim([PendingEntry(message_id, 1)], dead)).entries
 
 
-# -- the decisions ---------------------------------------------------------------------------------------------------
+# -- single steps ------------------------------------------------------------------------------------------------------
 
-REGISTRATION = Registration("run", "token", (5, 6))
-OBSERVER = Identity(9, "run")
+
+class FoundByTest:
+    """Observer that has found what a test sets."""
+
+    def __init__(self) -> None:
+        self.now_seconds = 1_000_000.0
+        self.is_busy = self.has_postponed = self.has_searched = self.is_over_limit = False
+        self.suspected: set[str] = set()
+        self.last = Check()
+        self.members: dict[str, float] = {}
+        self.missing: frozenset[str] = frozenset()
+        self.dead: list[Dead] = []
+        self.consumer_count = 1
+        self.error: Exception | None = None
+        self.delay_seconds = 0.0
+        self.is_closed = False
+
+    async def check(self) -> None:
+        await asyncio.sleep(self.delay_seconds)
+        if self.error:
+            raise self.error
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class Claims:
+    """Claimer of a consumer that is not started, on a real server."""
+
+    def __init__(self, group: Group) -> None:
+        self.in_flight: list[str] = []
+        self.metrics = Metrics()
+        manager = group.manager(retention=Retention(acknowledged=True))
+        self.consumer = RedisConsumer(
+            manager,
+            STREAM,
+            GROUP,
+            "pod-a",
+            block=timedelta(seconds=1),
+            metrics=self.metrics,
+            in_flight_ids=lambda: self.in_flight,
+        )
+        self.claimer = PendingClaimer(self.consumer, self.metrics)
+        self.found = FoundByTest()
+        self.claimer._observer = self.found  # type: ignore[assignment]
+        self.calls: list[str] = []
+        reads = self.consumer.blocking_reads
+        for name in ("on_no_reply", "end", "end_long"):
+            setattr(reads, name, partial(self.calls.append, name))
+
+    async def pages(self) -> list[tuple[str, str]]:
+        """Return kind and name of each page that a check finds."""
+        pages = await self.claimer.find_claimable()
+        return [(page.kind, getattr(page.claim, "func", page.claim).__name__) for page in pages]
+
+    def record_wakeups(self) -> list[Collection[str]]:
+        """Return the list in which each further call of `wake_peer` records the absent consumers."""
+        calls: list[Collection[str]] = []
+
+        async def wake_peer(_execute: Any, _random: Any, absent: Collection[str] = ()) -> None:
+            calls.append(absent)
+
+        self.consumer.registration.wake_peer = wake_peer  # type: ignore[assignment,method-assign]
+        return calls
+
+    async def is_replayed(self, page: ClaimPage) -> bool:
+        """Claim a page that fails. Returns True if the consumer reads its own pending entries again."""
+        self.consumer.replay._after = None
+        with pytest.raises(ResponseError):
+            await page.claim(10)
+        return self.consumer.replay.is_pending
+
+
+@pytest.fixture
+async def claims(group: Group) -> AsyncIterator[Claims]:
+    await group.create_group()
+    claims = Claims(group)
+    yield claims
+    await claims.consumer._bounded_reads.connection.close()
+
+
+async def test_heartbeat_gets_the_state_of_the_consumer(claims: Claims) -> None:
+    lost: list[str] = []
+    problems: list[str] = []
+    consumer = claims.consumer
+    runtime = Runtime(clock=lambda: 7.0)
+    claimer_ = PendingClaimer(consumer, claims.metrics, runtime)
+    thread = claimer_.heartbeat(
+        in_flight_ids=lambda: ["1-0"], on_lost=lost.extend, is_alive=lambda: False, on_problem=problems.append
+    )
+    hooks = thread._hooks
+    assert (hooks.in_flight_ids(), hooks.is_alive(), hooks.is_receiving()) == (["1-0"], False, False)
+    hooks.on_lost(["1-0"])
+    hooks.on_problem("refused")
+    hooks.on_leases_valid(5.0)
+    assert (lost, problems, consumer.leases_valid_until) == (["1-0"], ["refused"], 5.0)
+    assert hooks.on_name_lost == consumer.on_name_lost
+    assert (thread._ack_buffer, thread._metrics) == (consumer.ack_buffer, claims.metrics)
+    assert (thread._registration, thread._clock()) == (consumer.registration, 7.0)
+
+
+async def test_claimer_shows_the_state_of_the_group(claims: Claims, group: Group) -> None:
+    assert claims.claimer.wakeup is claims.consumer.wakeup
+    assert not claims.claimer.is_watching
+    claims.found.is_busy = True
+    assert claims.claimer.is_watching
+    assert await claims.claimer.save_snapshot()
+    assert not await claims.claimer.save_snapshot(), "the snapshot was saved just now"
+    await claims.claimer.close()
+    assert claims.found.is_closed
+
+
+async def test_check_observes_the_group_on_behalf_of_the_consumer(claims: Claims, group: Group) -> None:
+    claimer_ = PendingClaimer(claims.consumer, claims.metrics)
+    [page] = await claimer_.find_claimable()
+    assert page.kind == "upkeep"
+    assert await group.client.hkeys(CONSUMERS) == ["pod-a"]
+    await claimer_.close()
 
 
 @pytest.mark.parametrize(
-    ("clients", "observer", "expected"),
+    ("state", "members", "interval"),
     [
-        ({9: "mine"}, OBSERVER, True),
-        ({5: "other program", 9: "mine"}, OBSERVER, True),
-        ({6: "token", 9: "mine"}, OBSERVER, False),
-        ({}, OBSERVER, False),  # the list is not that of the observer's server
-        ({9: "other program"}, OBSERVER, False),
-        ({9: "mine"}, Identity(9, "another run"), False),
+        ({}, "", 1.2),
+        ({"is_busy": True}, "", 0.6),
+        ({"in_flight": ["1-0"]}, "", 0.6),
+        ({}, "b", 2.4),
+        ({"missing": frozenset("b")}, "b", 1.2),
+        ({"last": Check({"b": timedelta(seconds=1)})}, "b", 1.2),
+        ({}, "bcdefghijklmn", 16.8),
+        ({"last": Check({"other": timedelta(seconds=25)})}, "bcdefghijklmn", 5.0),  # until minIdle has passed
+        ({"suspected": {"other"}}, "bcdefghijklmn", 0.9),
     ],
 )
-def test_missing_connections_are_evidence_only_on_the_same_server(
-    clients: dict[int, str], observer: Identity, expected: bool
+async def test_next_check_follows_the_turns(
+    claims: Claims, state: dict[str, Any], members: str, interval: float
 ) -> None:
-    assert liveness.is_disconnected(REGISTRATION, clients, observer, "mine") is expected
+    found = claims.found
+    for name, value in state.items():
+        setattr(claims if name == "in_flight" else found, name, value)
+    found.now_seconds = 16_800 + 1.2 * len(set(members) - {*found.missing, *found.last.silent})  # the turn of pod-a
+    found.members = dict.fromkeys(["pod-a", *members], found.now_seconds)
+    assert claims.claimer.seconds_until_turn() == pytest.approx(interval, abs=0.01)
 
 
-def test_idle_time_is_evidence_only_without_activity_between_two_checks() -> None:
-    seconds = {"dead": 29.5, "alive": 29.5, "young": 5.0}
-    before = {name: timedelta(seconds=each) for name, each in seconds.items()}
-    now = {"dead": timedelta(seconds=30.5), "alive": timedelta(seconds=0.3), "young": timedelta(seconds=6)}
-    now["new"] = timedelta(seconds=40)
-    assert liveness.expired(before, now, timedelta(seconds=1), timedelta(seconds=30)) == ["dead"]
+async def test_check_of_a_lost_group_ends_the_read(claims: Claims) -> None:
+    claims.found.error = ResponseError("NOGROUP No such key")
+    assert await claims.pages() == []
+    assert claims.calls == ["end"]
+    claims.found.error = ResponseError("LOADING Redis is loading")
+    with pytest.raises(ResponseError, match="LOADING"):
+        await claims.pages()
+    assert claims.calls == ["end"]
 
 
-def test_consumers_check_in_turns() -> None:
-    now = 1000.0 * CHECK_INTERVAL.total_seconds() * 3
-    members = {"a": now, "b": now, "c": now, "absent": now - ABSENT_AFTER.total_seconds() * 2, "dead": now}
-    order = liveness.active_members(members, ["dead"], "c", now)
-    assert order == ["a", "b", "c"]
-    turns = {name: liveness.seconds_until_turn(now + 0.25, order, name) for name in order}
-    turn = CHECK_INTERVAL.total_seconds()
-    assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
-    assert liveness.seconds_until_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
-        "its turn has started"
+async def test_check_without_a_reply_ends_the_read(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claimer, "READ_TIMEOUT_MARGIN", timedelta(seconds=0.02))
+    claims.found.delay_seconds = 0.08
+    await claims.pages()
+    assert claims.calls == ["on_no_reply"]
+    claims.found.delay_seconds = 0.0
+    await claims.pages()
+    await asyncio.sleep(0.05)
+    assert claims.calls == ["on_no_reply"], "the reply has arrived"
+
+
+@pytest.mark.parametrize(
+    ("silent", "in_flight", "is_lost"), [("pod-a", [], True), ("pod-a", ["1-0"], False), ("pod-b", [], False)]
+)
+async def test_own_entries_that_are_not_in_flight_show_a_lost_reply(
+    claims: Claims, silent: str, in_flight: list[str], is_lost: bool
+) -> None:
+    claims.consumer.replay._after = None
+    claims.in_flight = in_flight
+    claims.found.last = Check({silent: timedelta(seconds=2)})
+    await claims.pages()
+    assert claims.calls == (["end_long"] if is_lost else [])
+    assert claims.consumer.replay.is_pending is is_lost
+
+
+async def test_check_finds_work_in_the_order_of_its_urgency(claims: Claims) -> None:
+    found = claims.found
+    upkeep = ("upkeep", "_maintain")
+    assert await claims.pages() == [upkeep]
+    found.dead = [Dead("pod-b", timedelta(0)), Dead("pod-c", timedelta(0))]
+    assert await claims.pages() == [("dead", "_claim_from_dead")] * 2 + [upkeep]
+    found.dead, found.has_searched = [], True
+    assert await claims.pages() == [upkeep]
+    found.has_postponed = True
+    repair = ("upkeep", "_repair_schedule")
+    assert await claims.pages() == [("due", "claim_due"), repair, upkeep]
+    found.has_postponed = found.has_searched = False
+    assert await claims.pages() == [repair, upkeep], "the repair has not ended yet"
+
+
+async def test_schedule_is_repaired_over_several_checks(claims: Claims, group: Group) -> None:
+    ids = await group.add(310)
+    await group.read_as(POSTPONED_CONSUMER, 310)
+    await group.claim(ids, POSTPONED_CONSUMER, idle_ms=60_000)
+    claims.found.has_postponed = claims.found.has_searched = True
+    is_left = []
+    for _ in range(2):
+        _, repair, _ = await claims.claimer.find_claimable()
+        page = await repair.claim(10)
+        assert not page.entries
+        is_left.append(page.has_more)
+    assert is_left == [True, False]
+    assert await group.client.zcard(group_key(STREAM, GROUP, "postponed")) == 310
+    claims.found.has_searched = False
+    assert len(await claims.pages()) == 2, "no repair is in progress"
+
+
+async def test_expired_consumers_are_deleted_and_the_stream_is_trimmed(
+    claims: Claims, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claimer, "MAX_DELETED", 2)
+    monkeypatch.setattr(claimer, "TRIM_INTERVAL", timedelta(seconds=0.2))
+    await group.add(5)
+    for message_id in await group.read_as("pod-b"):
+        await group.client.xack(STREAM, GROUP, message_id)
+    found = claims.found
+    found.members = {"pod-a": 0.0, "pod-b": 0.0, "pod-c": 0.0, "pod-d": 0.0, "new": found.now_seconds}
+    await claims.claimer.find_claimable()
+
+    async def maintain() -> int:
+        [upkeep] = await claims.claimer.find_claimable()
+        assert await upkeep.claim(10) == claimer.NOTHING_LEFT
+        return int(await group.client.xlen(STREAM))
+
+    assert await maintain() == 5, "the first consumer of the group trims"
+    assert [*found.members] == ["pod-a", "pod-d", "new"]
+    assert not await group.consumers()
+    del found.members["new"]
+    assert [await maintain() for _ in range(2)] == [5, 5], "trimmed only after two consecutive checks"
+    await asyncio.sleep(0.2)
+    assert await maintain() == 0
+    assert [*found.members] == ["pod-a"]
+    assert claims.metrics.trimmed == 5
+
+
+async def test_other_consumers_trim_and_failures_are_logged(
+    claims: Claims, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    claims.found.members = {"a": claims.found.now_seconds, "pod-a": claims.found.now_seconds}
+    await claims.claimer._trim(claims.found.now_seconds)
+    assert claims.claimer._trim_at_seconds == 0.0
+    await group.client.set(STREAM, "text")
+    claims.found.members.clear()
+    await claims.claimer._trim(claims.found.now_seconds)
+    assert "failed to trim the stream; retrying" in caplog.text
+    disabled = PendingClaimer(
+        RedisConsumer(group.manager(), STREAM, GROUP, "pod-a", block=timedelta(seconds=1), metrics=Metrics()), Metrics()
     )
-    busy = BUSY_CHECK_INTERVAL.total_seconds()
-    assert liveness.seconds_until_turn(now + 0.25, order, "b", is_busy=True) == pytest.approx(busy - 0.25)
+    await disabled._trim(0.0)
+    assert disabled._trim_at_seconds == 0.0
 
 
-def test_consumer_of_a_large_group_checks_at_least_every_20_seconds() -> None:
-    order = [f"pod-{number:03}" for number in range(100)]
-    assert all(liveness.seconds_until_turn(0.0, order, name) <= MAX_CHECK_INTERVAL.total_seconds() for name in order)
+async def test_peer_is_woken_once_if_further_consumers_have_ended(claims: Claims) -> None:
+    absent, found = claims.record_wakeups(), claims.found
+    for is_busy, missing in [(False, "b"), (True, "b"), (True, "bc"), (True, "bc"), (True, "b"), (True, "")]:
+        found.is_busy, found.missing = is_busy, frozenset(missing)
+        await claims.pages()
+    assert absent == [{"b", "c"}]
 
 
-def test_consumer_that_was_found_dead_by_mistake_takes_turns() -> None:
-    assert liveness.active_members({"me": 0.0}, ["me"], "me", 0.0) == ["me"]
+async def test_peer_is_woken_once_for_each_dead_consumer(claims: Claims) -> None:
+    absent, found = claims.record_wakeups(), claims.found
+    for names in ("b", "bc", "c", "c", "", "c"):
+        found.dead = [Dead(name, timedelta(seconds=1)) for name in names]
+        await claims.pages()
+        if names:
+            await claims.claimer.share_dead()
+    assert absent == [{"b"}, {"b", "c"}, {"c"}]
 
 
-def test_next_check_is_due_when_a_silent_consumer_has_been_idle_long_enough() -> None:
-    min_idle, silent = timedelta(seconds=30), {"a": timedelta(seconds=20), "b": timedelta(seconds=31)}
-    assert liveness.seconds_until_expired(silent, [], min_idle) == pytest.approx(10)
-    assert liveness.seconds_until_expired(silent, ["b"], min_idle) == pytest.approx(0.9)
-    assert liveness.seconds_until_expired({}, [], min_idle) == float("inf")
+async def test_too_many_consumers_are_reported_once(claims: Claims, caplog: pytest.LogCaptureFixture) -> None:
+    found = claims.found
+    for is_over_limit in (True, True, False, True):
+        found.is_over_limit, found.consumer_count = is_over_limit, MAX_CONSUMERS + 1
+        await claims.pages()
+    assert [vars(record)["error"] for record in caplog.records] == [f"found {MAX_CONSUMERS + 1} consumers"] * 2
 
 
-def test_members_expire_when_they_are_absent() -> None:
-    members = {"me": 0.0, "old": 0.0, "reading": 900.0}
-    assert liveness.expired_members(members, "me", EXPIRE_AFTER.total_seconds() + 1) == ["old"]
+async def test_entries_of_a_dead_consumer_are_claimed_unless_they_are_in_flight_or_acknowledged(
+    claims: Claims, group: Group
+) -> None:
+    await group.add(6)
+    ids = await group.read_as("pod-b")
+    await group.claim(ids, "pod-b", idle_ms=60_000)
+    in_flight, acknowledged, settled_meanwhile, *left = ids
+    claims.in_flight = [in_flight]
+    buffer, claim = claims.consumer.ack_buffer, claims.consumer.claim
+    buffer.add(acknowledged)
+    buffer.take_batch()
+
+    async def claim_and_settle(*arguments: Any) -> Any:
+        claimed = await claim(*arguments)
+        buffer.record_acked(settled_meanwhile)
+        return claimed
+
+    claims.consumer.claim = claim_and_settle  # type: ignore[assignment,method-assign]
+    claims.found.dead = [Dead("pod-b", timedelta(seconds=30))]
+    page, _ = await claims.claimer.find_claimable()
+    claims.consumer.replay._after = None
+    first = await page.claim(3)
+    assert [entry.message_id for entry in first.entries] == left[:2]
+    assert {(entry.origin.value, entry.claimed_from) for entry in first.entries} == {("claimed", "pod-b")}
+    assert first.has_more
+    claims.consumer.read_size.max_count = 1
+    second = await page.claim(3)
+    assert [entry.message_id for entry in second.entries] == left[2:]
+    assert await page.claim(3) == claimer.NOTHING_LEFT
+    assert claims.metrics.claimed == 3
+    assert not claims.consumer.replay.is_pending
+
+
+async def test_page_of_trimmed_entries_is_not_the_last(claims: Claims, group: Group) -> None:
+    await group.add(1)
+    ids = await group.read_as("pod-b")
+    await group.claim(ids, "pod-b", idle_ms=60_000)
+    await group.client.xdel(STREAM, *ids)
+    claims.found.dead = [Dead("pod-b", timedelta(seconds=30))]
+    page, _ = await claims.claimer.find_claimable()
+    assert await page.claim(3) == claimer.ClaimedPage([], has_more=True)
+    assert await page.claim(3) == claimer.NOTHING_LEFT
+    assert claims.metrics.lost_to_trimming == 1
+
+
+async def test_due_entries_are_claimed_up_to_the_room(claims: Claims, group: Group) -> None:
+    ids = await group.add(5)
+    await group.read_as(POSTPONED_CONSUMER)
+    await group.client.xdel(STREAM, ids[4])
+    await group.client.zadd(group_key(STREAM, GROUP, "postponed"), dict.fromkeys(ids, 1))
+    claims.consumer.replay._after = None
+    first = await claims.claimer.claim_due(3)
+    assert ([entry.message_id for entry in first.entries], first.has_more) == (ids[:3], True)
+    claims.consumer.read_size.max_count = 1
+    assert [entry.message_id for entry in (await claims.claimer.claim_due(3)).entries] == ids[3:4]
+    assert await claims.claimer.claim_due(3) == claimer.ClaimedPage([], has_more=True)
+    assert await claims.claimer.claim_due(3) == claimer.NOTHING_LEFT
+    assert (claims.metrics.claimed, claims.metrics.lost_to_trimming) == (4, 1)
+    assert not claims.consumer.replay.is_pending
+
+
+async def test_failed_claim_causes_a_replay(claims: Claims, group: Group) -> None:
+    """Redis may have executed the claim although its reply was lost."""
+    await group.client.delete(STREAM)
+    await group.client.set(STREAM, "text")
+    claims.found.dead, claims.found.has_postponed = [Dead("pod-b", timedelta(0))], True
+    await group.client.zadd(group_key(STREAM, GROUP, "postponed"), {"1-0": 1})
+    dead, due, _ = await claims.claimer.find_claimable()
+    assert await claims.is_replayed(dead)
+    assert await claims.is_replayed(due)

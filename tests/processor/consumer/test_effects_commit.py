@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.consumer import effects_commit as applying
@@ -24,6 +25,7 @@ from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key, hash_slot
 from streamconsumer.redis_client.outcome import Outcome
+from streamconsumer.redis_client.replies import Execute, UnexpectedReply
 from streamconsumer.redis_client.scripts import load_script
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
@@ -397,3 +399,76 @@ async def test_each_effect_is_applied_once_when_processes_are_killed_at_any_time
     made: Any = await any_group.client.xrange("out")
     assert sorted(fields["from"] for _, fields in made) == sorted(ids)
     assert await any_group.pending() == 0
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+
+def replying(reply: Any) -> Execute:
+    """Return a function that replies to each command, or raises the reply if it is an error."""
+
+    async def execute(*_command: Any) -> Any:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    return execute
+
+
+async def commit_with(reply: Any, effects: Effects) -> Outcome:
+    return await commit_effects(replying(reply), ConsumerId(STREAM, GROUP, "pod-a"), "1-0", effects)
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome", "logged"),
+    [
+        (b"done", Outcome.DONE, []),
+        (b"before", Outcome.DONE, ["effects were already committed; acknowledging the message"]),
+        (b"lost", Outcome.LOST, []),
+    ],
+)
+async def test_outcome_of_the_script_is_returned(
+    caplog: pytest.LogCaptureFixture, reply: bytes, outcome: Outcome, logged: list[str]
+) -> None:
+    caplog.set_level("INFO", applying.__name__)
+    assert await commit_with(reply, FULL) is outcome
+    assert [record.message for record in caplog.records] == logged
+
+
+@pytest.mark.parametrize("reply", [b"other", None, [b"HSET", b"key", b"hash"], [b"SET"]])
+async def test_odd_reply_is_an_error(reply: Any) -> None:
+    with pytest.raises(UnexpectedReply):
+        await commit_with(reply, FULL)
+
+
+@pytest.mark.parametrize(
+    ("reply", "effects", "text"),
+    [
+        ([b"SET", b"key", b"list"], FULL, "message 1-0: the key 'key' holds a list; SET requires"),
+        ([b"INCRBY", b"key", b"no number"], FULL, "the key 'key' holds no number; INCRBY requires"),
+        (ClusterCrossSlotError("CROSSSLOT"), FULL, "an effect writes a key outside the hash slot of stream 'orders'"),
+        (b"done", Effects().delete(STREAM), "an effect cannot apply DEL to this key"),
+        (b"done", Effects().add(STREAM, {"a": "b"}, max_length=1), "an effect cannot trim this stream"),
+        (b"done", Effects().set(MEMORY, "x"), "is reserved for StreamConsumer"),
+    ],
+)
+async def test_rejection_names_the_message_and_the_cause(reply: Any, effects: Effects, text: str) -> None:
+    with pytest.raises(EffectsRejected, match=re.escape(text)):
+        await commit_with(reply, effects)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NoPermissionError("NOPERM User shop has no permissions"), "requires the permissions +eval"),
+        (ResponseError("OOM command not allowed"), "OOM command not allowed"),
+    ],
+)
+async def test_error_of_the_server_is_raised(error: ResponseError, expected: str) -> None:
+    with pytest.raises(type(error), match=re.escape(expected)):
+        await commit_with(error, FULL)
+
+
+async def test_effects_may_add_entries_to_any_stream_and_limit_other_streams() -> None:
+    effects = Effects().add(STREAM, {"a": "b"}).add("other", {"a": "b"}, max_length=1)
+    assert await commit_with(b"done", effects) is Outcome.DONE

@@ -5,17 +5,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from streamconsumer.model.processor_settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
-from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
+from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot, NewerFormat
 from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import PendingEntries
 from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.health import Health
-from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.replies import UnexpectedReply
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -409,3 +411,74 @@ async def test_processor_that_finds_companion_keys_of_a_newer_format_is_not_read
     await any_group.client.hset(key, "format", 1)
     await handler.wait_until_finished(1)
     assert health.readiness()[0]
+
+
+# -- the commands of one consumer --------------------------------------------------------------------------------------
+
+LAST_KNOWN = group_key(STREAM, GROUP, "last-known")
+
+
+@pytest.fixture
+def snapshot(group: Group) -> GroupSnapshot:
+    return GroupSnapshot(group.manager().execute, STREAM, GROUP, "pod-a")
+
+
+async def test_snapshot_is_saved_at_most_once_per_interval(snapshot: GroupSnapshot, group: Group) -> None:
+    await snapshot.restore_group("0-0", "0")
+    await snapshot.restore_entries()
+    [message_id] = await group.add()
+    await group.read_as("pod-b")
+    assert [await snapshot.save(), await snapshot.save()] == [True, False]
+    saved = await group.client.hgetall(LAST_KNOWN)
+    assert (saved["position"], saved["pending"], saved["format"]) == (message_id, message_id, "1")
+
+
+async def test_entries_of_a_lost_group_are_restored_before_the_next_snapshot(
+    snapshot: GroupSnapshot, group: Group
+) -> None:
+    ids = await group.add(250)
+    assert await snapshot.restore_group("0-0", "0") == ("0", False)
+    await group.read_as("pod-b", 250)
+    assert await snapshot.save()
+    await group.client.xgroup_destroy(STREAM, GROUP)
+    assert await snapshot.restore_group("0-0", "$") == (ids[-1], False)
+    await group.client.hdel(LAST_KNOWN, "at")  # otherwise the snapshot is too recent for another
+    assert await snapshot.save()
+    assert [(each.message_id, each.consumer) for each in await group.entries()] == [
+        (message_id, POSTPONED_CONSUMER) for message_id in ids
+    ]
+    assert (await group.client.hgetall(LAST_KNOWN)).keys() == {"format", "at", "position", "pending"}
+
+
+async def test_missing_group_has_no_snapshot(snapshot: GroupSnapshot, group: Group) -> None:
+    assert await snapshot.save(), "the caller need not call again"
+    assert not await group.client.exists(LAST_KNOWN)
+
+
+async def test_group_starts_at_the_position_that_the_consumer_knows(snapshot: GroupSnapshot, group: Group) -> None:
+    ids = await group.add(3)
+    assert await snapshot.restore_group(ids[1], "0") == (ids[1], False)
+    await group.client.delete(STREAM)
+    await group.client.xadd(STREAM, {"n": "0"}, id="1-1")
+    assert await snapshot.restore_group(ids[1], "0") == ("0-0", True)
+
+
+async def test_companion_keys_of_a_newer_format_are_an_error(snapshot: GroupSnapshot, group: Group) -> None:
+    await group.client.hset(LAST_KNOWN, "format", 7)
+    with pytest.raises(NewerFormat, match=r"stream 'orders', group 'billing': found .* format 7, expected at most 1"):
+        await snapshot.save()
+    await group.client.set(LAST_KNOWN, "text")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await snapshot.save()
+
+
+@pytest.mark.parametrize("reply", [b"other", None, 1])
+async def test_odd_reply_to_a_snapshot_is_an_error(reply: Any) -> None:
+    async def answer(*_command: Any) -> Any:
+        return reply
+
+    snapshot = GroupSnapshot(answer, STREAM, GROUP, "pod-a")
+    with pytest.raises(UnexpectedReply):
+        await snapshot.save()
+    with pytest.raises(UnexpectedReply):
+        await snapshot.restore_group("0-0", "0")

@@ -7,12 +7,16 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from streamconsumer.processor import Retry
-from streamconsumer.processor.consumer.leases import Leases
+from streamconsumer.processor.consumer.leases import PAGE_SIZE, RENEWAL_PAGE_SIZE, Leases
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.outcome import Outcome
+from streamconsumer.redis_client.replies import UnexpectedReply
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -226,3 +230,108 @@ async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes
     await processor.stop_listening()
     assert await any_group.pending() == 0
     assert len(handler.received) == 1
+
+
+# -- the commands of one consumer --------------------------------------------------------------------------------------
+
+SCHEDULE = group_key(STREAM, GROUP, "postponed")
+
+
+@pytest.fixture
+async def leases(group: Group) -> Leases:
+    """Return the leases of pod-a in a group that exists."""
+    await group.create_group()
+    return Leases(group.manager().execute, STREAM, GROUP, "pod-a")
+
+
+async def delivered(group: Group, count: int, consumer: str = "pod-a", *, idle_ms: int = 60_000) -> list[str]:
+    """Add entries that are pending with a consumer, and idle. Returns their ids."""
+    ids = await group.add(count)
+    await group.read_as(consumer, count)
+    await group.claim(ids, consumer, idle_ms=idle_ms)
+    return ids
+
+
+async def test_leases_of_all_pages_are_renewed_and_lost_ones_are_returned(leases: Leases, group: Group) -> None:
+    ids = await delivered(group, 2 * RENEWAL_PAGE_SIZE + 1)
+    lost = [ids[0], ids[RENEWAL_PAGE_SIZE], ids[-1]]
+    await group.claim(lost, "pod-b", idle_ms=60_000)
+    assert await leases.renew(ids[::-1]) == lost
+    assert [each.message_id for each in await group.entries() if each.idle_ms >= 60_000] == lost
+    assert await leases.renew([]) == []
+
+
+async def test_activity_without_entries_resets_only_the_idle_time_of_the_consumer(leases: Leases, group: Group) -> None:
+    await delivered(group, 1)
+    await group.add(1)
+    await asyncio.sleep(0.05)
+    await leases.show_activity()
+    [consumer] = await group.client.xinfo_consumers(STREAM, GROUP)
+    assert (consumer["name"], consumer["pending"], consumer["idle"] < 50) == ("pod-a", 1, True)
+    [entry] = await group.entries()
+    assert entry.idle_ms >= 60_000
+
+
+async def test_attempt_starts_only_with_a_lease(leases: Leases, group: Group) -> None:
+    mine, of_peer, trimmed = await delivered(group, 3)
+    await group.claim([of_peer], "pod-b")
+    await group.client.xdel(STREAM, trimmed)
+    outcomes = [await leases.start_attempt(message_id, 7) for message_id in (mine, of_peer, trimmed)]
+    assert outcomes == [Outcome.DONE, Outcome.LOST, Outcome.TRIMMED]
+    assert [(each.message_id, each.deliveries) for each in await group.entries()] == [(mine, 7), (of_peer, 1)]
+
+
+async def test_delivery_counts_of_all_pages_are_stored(leases: Leases, group: Group) -> None:
+    ids = await delivered(group, PAGE_SIZE + 1)
+    await leases.set_delivery_counts([(message_id, number) for number, message_id in enumerate(ids, 1)])
+    assert [each.deliveries for each in await group.entries()] == [*range(1, PAGE_SIZE + 2)]
+
+
+async def test_entries_of_all_pages_are_postponed(leases: Leases, group: Group) -> None:
+    ids = await delivered(group, PAGE_SIZE + 2)
+    lost = ids[-1]
+    await group.claim([lost], "pod-b")
+    delays = [timedelta(seconds=number) for number in range(len(ids))]
+    outcomes = await leases.postpone([(each, 5, delay) for each, delay in zip(ids, delays, strict=True)])
+    assert outcomes == [Outcome.DONE] * (len(ids) - 1) + [Outcome.LOST]
+    entries = await group.entries()
+    assert {(each.consumer, each.deliveries) for each in entries if each.message_id != lost} == {
+        (POSTPONED_CONSUMER, 5)
+    }
+    schedule: Any = await group.client.zrange(SCHEDULE, 0, -1, withscores=True)
+    due = dict(schedule)
+    assert due[ids[-2]] - due[ids[0]] == pytest.approx((len(ids) - 2) * 1000, abs=500)
+
+
+async def test_schedule_is_repaired_page_by_page(leases: Leases, group: Group) -> None:
+    ids = await delivered(group, 310, POSTPONED_CONSUMER)
+    await delivered(group, 1, POSTPONED_CONSUMER, idle_ms=0)
+    after = await leases.repair_schedule(timedelta(seconds=30))
+    assert after == ids[299]
+    assert await leases.repair_schedule(timedelta(seconds=30), after) == ""
+    assert {*await group.client.zrange(SCHEDULE, 0, -1)} == {*ids}
+
+
+async def test_consumer_is_deleted_unless_it_has_pending_entries(leases: Leases, group: Group) -> None:
+    await leases.register()
+    await group.client.xgroup_createconsumer(STREAM, GROUP, "pod-b")
+    await delivered(group, 1, "pod-c")
+    assert not await leases.delete_consumer("pod-c")
+    assert await leases.delete_consumer("pod-b")
+    assert await group.consumers() == {"pod-a", "pod-c"}
+    assert await leases.delete_consumer()
+    assert await group.consumers() == {"pod-c"}
+
+
+async def test_server_out_of_memory_does_not_prevent_the_start(leases: Leases, group: Group) -> None:
+    await group.client.config_set("maxmemory", 1)
+    await leases.register()
+    assert not await group.consumers()
+
+
+async def test_odd_reply_to_a_deletion_is_an_error() -> None:
+    async def answer(*_command: Any) -> Any:
+        return b"yes"
+
+    with pytest.raises(UnexpectedReply):
+        await Leases(answer, STREAM, GROUP, "pod-a").delete_consumer()

@@ -1,7 +1,10 @@
 """Threads of plain functions: a hung thread costs no message, and the liveness probe fails when all threads hang."""
 
 import asyncio
+import signal
 import threading
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,6 +19,7 @@ from streamconsumer.processor.runtime import DEFAULT_RUNTIME
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 from tests.processor.eventually import eventually
 from tests.processor.group import QUICK_BACKOFF, Group
+from tests.processor.pod import NewPod
 from tests.processor.recorder import Recorder
 
 
@@ -155,3 +159,32 @@ async def test_blocked_ordering_lane_ends_the_pod(group: Group) -> None:
     release.set()
     await eventually(lambda: processor.health.liveness()[0])
     await group.wait_settled()
+
+
+async def test_hung_threads_of_a_pod_cost_no_attempt_of_a_waiting_message(group: Group, new_pod: NewPod) -> None:
+    """The liveness probe fails, so that the kubelet restarts the pod. On SIGTERM, the message that waits for a thread
+    goes to another pod, although threads become free during the drain."""
+    *_, last = await group.add(THREADS_PER_SLOT, {"seconds": "5"}) + await group.add(1, {"seconds": "0"})
+    backoff = {"delivery_backoff_min_delay": "60s", "delivery_backoff_max_delay": "60s"}
+    settings = {"concurrency": "1", "delivery_timeout": "100ms", "drain_timeout": "20s", **backoff}
+    pod = new_pod("pod_handlers:slow_thread", **settings).start()
+    port = await pod.http_port()
+
+    def liveness() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as response:
+                return response.status, ""
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    async def fails() -> bool:
+        return (await asyncio.to_thread(liveness))[0] == 503
+
+    await eventually(fails)
+    pod.signal(signal.SIGTERM)
+    assert await pod.wait_for_exit() == 0
+    assert len(pod.find_log("started")) == THREADS_PER_SLOT
+    peer = Recorder()
+    await group.start(peer, "pod-b")
+    await peer.wait_until_finished(1)
+    assert [(message.message_id, message.deliveries) for message in peer.received] == [(last, 1)]

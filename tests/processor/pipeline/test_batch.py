@@ -20,7 +20,9 @@ from streamconsumer.processor import (
     current_message,
     current_messages,
 )
+from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.handler.loader import validate_handler
+from streamconsumer.redis_client.outcome import Outcome
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, QUICK_BACKOFF, STREAM, Group
@@ -384,6 +386,34 @@ async def test_drain_finishes_running_batches_and_releases_the_rest(any_group: G
     await stopping
     assert handler.finished == ids[:20]
     assert await any_group.pending() == processor.metrics.released
+
+
+async def test_batch_does_not_start_if_a_drain_starts_while_its_messages_are_prepared(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one attempt per message, the preparation of each message sends a command."""
+    group.delivery = Delivery(max_deliveries=1)
+    stopping: list[asyncio.Task[None]] = []
+    start_attempt = Leases.start_attempt
+
+    async def start_last_during_a_drain(self: Leases, message_id: str, deliveries: int) -> Outcome:
+        if message_id == ids[-1]:
+            stopping.append(asyncio.create_task(processor.stop_listening()))
+            await eventually(lambda: processor._pipeline.in_flight.is_closed)
+        return await start_attempt(self, message_id, deliveries)
+
+    monkeypatch.setattr(Leases, "start_attempt", start_last_during_a_drain)
+    handler, peer = BatchRecorder(), BatchRecorder()
+    ids = await group.add(5)
+    processor = await start(group, handler)
+    await eventually(lambda: stopping)
+    await stopping[0]
+    assert handler.batches == []
+    monkeypatch.undo()
+    await start(group, peer, "pod-b")
+    await peer.wait_until_finished(5)
+    assert sorted(peer.finished) == ids
+    assert not await group.dead_letters()
 
 
 async def test_drain_timeout_leaves_the_whole_batch_pending(group: Group) -> None:

@@ -24,6 +24,10 @@ _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GRO
 """Reasons that usually disappear without any action by the user. Problems with these reasons are warnings."""
 
 
+ENDED_PHASES = ("Failed", "Succeeded")
+"""Phases of pods that never run again, for example after an eviction. Kubernetes has already replaced these pods."""
+
+
 def derive_findings(facts: Facts) -> list[Finding]:
     """Return the problems, errors first. The list is empty if there are no problems."""
     findings = [
@@ -57,6 +61,10 @@ def _condition_findings(facts: Facts) -> Iterator[Finding]:
             expected = f"{condition_type} {'False' if abnormal == 'True' else 'True'}"
             advice = action_for(condition.reason, _target_options(facts))
             yield severity(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
+    ready = facts.conditions.get("Ready")
+    if ready and ready.status == "True" and ready.reason == Reason.RECONCILE_FAILED:
+        advice = action_for(ready.reason, _target_options(facts))
+        yield error(f"StreamConsumer {facts.name}", _condition_text(ready), "Reconciling False", advice)
 
 
 def _is_expected(condition: Condition, facts: Facts) -> bool:
@@ -92,7 +100,7 @@ def _secrets_findings(facts: Facts) -> Iterator[Finding]:
 
 def _pod_findings(facts: Facts) -> Iterator[Finding]:
     ready = facts.conditions.get("Ready")
-    for pod in facts.pods:
+    for pod in (pod for pod in facts.pods if pod.phase not in ENDED_PHASES):
         is_in_condition = ready is not None and pod.name in ready.message
         advice = f"read the log: kubectl logs {pod.name} -n {facts.namespace} --previous"
         if not is_in_condition and not pod.ready and pod.exit_message:

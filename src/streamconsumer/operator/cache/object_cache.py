@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.operator.cache.namespace_budget import MAX_OBJECT_BYTES, NamespaceBudget, size_of
-from streamconsumer.operator.cache.transform import reduce, strip_unused
+from streamconsumer.operator.cache.transform import as_mapping, reduce, strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
@@ -45,25 +45,29 @@ class ObjectCache:
         self._keys: dict[str, Key] = {}
         """Maps the uid of each child and pod to the key under which the object is stored. The key depends on a label,
         which users may change."""
-        self._tombstones: dict[str, int] = {}
-        """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
-        the state at the time of the first page, so a later page may contain an object that was deleted after the first
-        page."""
+        self._tombstones: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        """The uid and the resourceVersion of each object that was deleted since the last list began, by namespace. All
+        pages of a list show the state at the time of the first page, so a later page may contain an object that was
+        deleted after the first page."""
 
-    def upsert(self, manifest: Manifest) -> Key | None:
+    def upsert(self, manifest: Manifest, versions_before: Mapping[str, int] | None = None) -> Key | None:
         """Store the manifest if its resourceVersion is newer than the cached resourceVersion. Returns the key of the
-        StreamConsumer to which the object belongs."""
+        StreamConsumer to which the object belongs.
+
+        `versions_before` is the result of `begin_list` if the manifest belongs to a list. A list is newer than an
+        object that has not changed since the list began, even if its resourceVersion is lower. Restoring etcd from a
+        backup resets the resourceVersions to earlier numbers."""
         key = _key_for(manifest)
-        if key and _version(manifest) > self._tombstones.get(_uid(manifest), -1):
-            self._upsert(key, manifest)
+        if key and _version(manifest) > self._tombstones.get(key[0], {}).get(_uid(manifest), -1):
+            self._upsert(key, manifest, versions_before or {})
         return key
 
-    def _upsert(self, key: Key, manifest: Manifest) -> None:
+    def _upsert(self, key: Key, manifest: Manifest, versions_before: Mapping[str, int]) -> None:
         object_id, uid = _object_id(manifest), _uid(manifest)
         if (previous_key := self._keys.get(uid, key)) != key:
             self._forget(previous_key, object_id)
         cached, is_reduced = self._get(key, object_id), object_id in self._reduced.get(key, ())
-        if cached and not _replaces(manifest, cached, is_reduced):
+        if cached and not _replaces(manifest, cached, is_reduced, versions_before):
             return
         if cached:
             self._budget.release(_uid(cached))
@@ -110,7 +114,7 @@ class ObjectCache:
         """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
         which the object belongs."""
         key = _key_for(manifest)
-        self._tombstones[_uid(manifest)] = _version(manifest)
+        self._tombstones[manifest["metadata"]["namespace"]][_uid(manifest)] = _version(manifest)
         if key and self.contains(manifest):
             self._forget(key, _object_id(manifest))
         return key
@@ -151,25 +155,34 @@ class ObjectCache:
         owned = [manifest for each in self._owned.values() for manifest in each.values()]
         return [*self.consumers.values(), *owned]
 
-    def versions(self) -> dict[str, int]:
-        """Return the resourceVersion of every cached object, by uid."""
-        return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.all_objects()}
+    def begin_list(self, namespace: str | None = None) -> dict[str, int]:
+        """Prepare the cache for a complete list of a namespace, or of all namespaces if `namespace` is None. Returns
+        the resourceVersion of every cached object of the namespace, by uid.
+
+        Call this method before the list request. Deletions from before the request do not apply to the list, because a
+        list shows at least the state at the time of its request."""
+        if namespace is None:
+            self._tombstones.clear()
+        else:
+            self._tombstones.pop(namespace, None)
+        return {
+            manifest["metadata"]["uid"]: _version(manifest)
+            for manifest in self.all_objects()
+            if namespace in (None, manifest["metadata"]["namespace"])
+        }
 
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
         """Remove the cached objects that are missing from a complete list.
 
-        `versions_before` is the result of `versions()` before the list request. If an object has changed since that
-        call of `versions()`, the object is not removed. Returns the keys of the StreamConsumers whose objects were
-        removed."""
+        `versions_before` is the result of `begin_list`. If an object has changed since, the object is not removed.
+        Returns the keys of the StreamConsumers whose objects were removed."""
         missing = [
             manifest
             for manifest in self.all_objects()
             if (uid := manifest["metadata"]["uid"]) not in listed_uids
             and versions_before.get(uid) == _version(manifest)
         ]
-        keys = {self.remove(manifest) for manifest in missing}
-        self._tombstones.clear()
-        return keys
+        return {self.remove(manifest) for manifest in missing}
 
     def contains(self, manifest: Manifest) -> bool:
         """Return True if the cache contains an object with the manifest's uid, even if the resourceVersion differs."""
@@ -196,21 +209,28 @@ class ObjectCache:
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Return all pods of the StreamConsumer."""
-        return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
+        """Return the pods of the StreamConsumer that have not ended. A pod whose phase is Failed or Succeeded, for
+        example after an eviction or the shutdown of its node, never runs again. Kubernetes has already replaced this
+        pod, and may keep the object for a long time."""
+        pods = (manifest for (kind, _), manifest in self._items(key) if kind == "Pod")
+        return [pod for pod in pods if as_mapping(pod.get("status")).get("phase") not in ("Failed", "Succeeded")]
 
     def _items(self, key: Key) -> Iterable[tuple[ObjectId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
-def _replaces(manifest: Manifest, cached: Manifest, is_reduced: bool) -> bool:
+def _replaces(manifest: Manifest, cached: Manifest, is_reduced: bool, versions_before: Mapping[str, int]) -> bool:
     """Return True if the manifest has a higher resourceVersion than the cached object, or another uid. Each write of an
     object increases its resourceVersion. After the operator has written an object, a watch may still report the
     object's state before the write. If the cached object is stored only in part, a manifest with the same
-    resourceVersion replaces the object too."""
+    resourceVersion replaces the object too.
+
+    A manifest of a list also replaces an object that has not changed since the list began."""
     if not _same_uid(cached, manifest):
         return True
-    return _version(manifest) > _version(cached) or (is_reduced and _version(manifest) == _version(cached))
+    if _version(manifest) == _version(cached):
+        return is_reduced
+    return _version(manifest) > _version(cached) or versions_before.get(_uid(cached)) == _version(cached)
 
 
 def _same_uid(one: Manifest, other: Manifest) -> bool:

@@ -58,10 +58,14 @@ def _strip_pod(pod: Manifest) -> Manifest:
         "status": {
             **({"phase": status["phase"]} if "phase" in status else {}),
             "conditions": _strip_conditions(status),
-            "containerStatuses": [
-                {key: value for key, value in each.items() if key in _CONTAINER_FIELDS}
-                for each in status.get("containerStatuses", [])
-            ],
+            **{
+                name: [
+                    {key: value for key, value in each.items() if key in _CONTAINER_FIELDS}
+                    for each in status.get(name, [])
+                ]
+                for name in ("initContainerStatuses", "containerStatuses")
+                if name in status
+            },
         },
     }
 
@@ -124,7 +128,9 @@ def _reduce_deployment_spec(spec: Manifest) -> Manifest:
         }
         for each in spec["template"]["spec"]["containers"]
     ]
-    return {"replicas": spec.get("replicas", 1), **_drop_large({"template": {"spec": {"containers": containers}}})}
+    paused = {"paused": True} if spec.get("paused") is True else {}
+    template = _drop_large({"template": {"spec": {"containers": containers}}})
+    return {"replicas": spec.get("replicas", 1), **paused, **template}
 
 
 def _reduce_pod_spec(spec: Manifest) -> Manifest:

@@ -7,7 +7,7 @@ needs no API discovery.
 import json
 import uuid
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -87,6 +87,13 @@ class KubeClient:
             else:
                 has_next = query.advance(page)
 
+    async def latest_version(self, api_version: str, kind: str, namespace: str | None) -> int:
+        """Return the resourceVersion of the latest change, as a list of the kind reports it. The number decreases only
+        if etcd is restored from a backup. Raises ApiError, for example if the list is forbidden."""
+        path = collection_path(api_version, kind, namespace)
+        response = await self._api.request_json("get", path, query={"limit": "1"})
+        return int(response["metadata"]["resourceVersion"])
+
     async def apply(self, manifest: Manifest) -> Manifest:
         """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
         manifest, and reverts changes that other clients made to these fields.
@@ -140,11 +147,11 @@ class KubeClient:
         patch = {"spec": {"suspend": suspended}}
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
-    async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
+    async def can_i(self, verb: str, resource: str, namespace: str | None, name: str = "") -> bool:
         """Return True if the caller is allowed to use the verb on the resource. Examples of a resource are `pods/exec`
-        and `deployments.apps`."""
+        and `deployments.apps`. If `name` is empty, the verb must be allowed for all names."""
         api_version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
-        spec = {"resourceAttributes": _attributes(verb, resource, namespace)}
+        spec = {"resourceAttributes": {**_attributes(verb, resource, namespace), "name": name}}
         review = {"apiVersion": api_version, "kind": kind, "spec": spec}
         response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return bool(response["status"]["allowed"])
@@ -241,17 +248,6 @@ class KubeClient:
             return await self._api.request_json(method, path, **arguments)
         with current.get().request_span(method, path):
             return await self._api.request_json(method, path, **arguments)
-
-
-async def list_all(
-    kube: KubeClient, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
-) -> AsyncIterator[Manifest]:
-    """Yield every object of the given kinds in the given namespaces. If `namespaces` is empty, list all namespaces."""
-    searched: list[str | None] = [*namespaces] or [None]
-    for api_version, kind in kinds:
-        for namespace in searched:
-            async for manifest in kube.list(api_version, kind, namespace, selector):
-                yield manifest
 
 
 def secret_data(secret: Manifest | None) -> dict[str, bytes] | None:

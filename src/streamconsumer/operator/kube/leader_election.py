@@ -14,11 +14,12 @@ import logging
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from streamconsumer.operator.kube.api import Conflict, NotFound, api_error_message
+from streamconsumer.operator.kube.api import ApiError, Conflict, NotFound, api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
@@ -55,10 +56,24 @@ class LeaderLease:
         self._holder = ""
         self._renewed_seconds = 0.0
 
-    async def acquire(self) -> None:
-        """Wait until this operator holds the Lease. Errors are logged, and the request is retried."""
+    async def find_obstacle(self) -> str:
+        """Return why this operator could not hold the Lease, or an empty string if it could."""
+        lease = f"{self._namespace}/{self._name}"
+        try:
+            verb = "update" if await self._kube.get(API_VERSION, KIND, self._namespace, self._name) else "create"
+        except Exception as error:  # noqa: BLE001 - the next attempt may succeed
+            return f"cannot read the Lease {lease}: {api_error_message(error)}"
+        # If access reviews are forbidden, only the election can show whether the permission exists.
+        with suppress(ApiError):
+            if not await self._kube.can_i(verb, "leases.coordination.k8s.io", self._namespace, self._name):
+                return f"the operator is not allowed to {verb} the Lease {lease}"
+        return ""
+
+    async def acquire(self, may_lead: Callable[[], bool]) -> None:
+        """Wait until this operator holds the Lease. While `may_lead` returns False, the operator does not try to take
+        the Lease. Errors are logged, and the request is retried."""
         logged_holder = ""
-        while not await self._attempt(self._try_acquire):
+        while not (may_lead() and await self._attempt(self._try_acquire)):
             if self._holder not in (logged_holder, self.identity):
                 logged_holder = self._holder
                 log.info("waiting: another replica is the leader", extra={"leader": self._holder})

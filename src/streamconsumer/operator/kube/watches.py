@@ -14,13 +14,14 @@ from functools import cached_property
 from typing import Any, cast
 
 import kopf
+from aiohttp import ClientError
 from kopf._cogs.clients import api as kopf_api
 from kopf._cogs.clients import errors as kopf_errors
 from kopf._cogs.clients import fetching as kopf_fetching
 from kopf._cogs.clients import watching as kopf_watching
 from multidict import CIMultiDict
 
-from streamconsumer.model import names
+from streamconsumer.errors import ApiThrottled
 from streamconsumer.operator.kube.api import (
     CHUNK_BYTES,
     UNCOMPRESSED,
@@ -29,16 +30,14 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     load_connection,
 )
-from streamconsumer.operator.kube.list_pages import ListPage, PageQuery
-from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.list_pages import EXPIRED, ListPage, PageQuery
+from streamconsumer.operator.kube.resync import WATCHED_KINDS, Resync
+from streamconsumer.operator.manifests import Manifest
 
-OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
-WATCH_RETRY_SECONDS = 1.0
-"""The delay before a failed watch is restarted, for example after the error "too old resource version"."""
-
-SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
-"""The label selector of the watched children and pods. The API server sends no other objects."""
+WATCH_RETRY_SECONDS, MAX_WATCH_RETRY_SECONDS = 1.0, 15.0
+"""The delay before a failed watch is restarted, and the maximum delay. The delay doubles with every failure."""
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +50,7 @@ def build_registry() -> kopf.OperatorRegistry:
         """Handler that kopf requires but never calls, because `intercept_watches` takes every event before kopf
         does."""
 
-    kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="never", registry=registry)(never)
-    for api_version, kind in OWNED_KINDS:
+    for api_version, kind in WATCHED_KINDS:
         group, _, version = api_version.rpartition("/")
         kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
@@ -72,34 +70,96 @@ async def login(**arguments: Any) -> kopf.ConnectionInfo:
 
 
 @contextmanager
-def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
+def intercept_watches(kube: KubeClient, resync: Resync, on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
     """Pass the objects of kopf's watches to `on_object` instead of to kopf's own processing.
 
     For each changed object, kopf would start a task and compare the object with its previous state. These tasks took
     two thirds of the operator's CPU time, and the operator does not use the results. The first argument of `on_object`
     is ADDED, MODIFIED, DELETED or LISTED, and the second argument is the object."""
-    original, original_fetch = kopf_watching.continuous_watch, kopf_fetching.fetch_objs
-
-    async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
-        watch = f"{resource.plural} in {namespace or 'all namespaces'}"
-        typed = {"apiVersion": f"{resource.group}/{resource.version}".lstrip("/"), "kind": resource.kind}
-        try:
-            async for event in original(resource=resource, namespace=namespace, **rest):
-                if isinstance(event, kopf_watching.Bookmark) or event["type"] == "BOOKMARK":
-                    yield event
-                else:
-                    on_object(event["type"] or LISTED, {**typed, **event["object"]})
-                    # kopf keeps the last event of each watch, which may have megabytes.
-                    cast("Manifest", event["object"]).clear()
-        except Exception as error:  # noqa: BLE001 - any error in one watch would end all watches
-            log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
-            await asyncio.sleep(WATCH_RETRY_SECONDS)
-
-    kopf_watching.continuous_watch, kopf_fetching.fetch_objs = continuous_watch, _fetch_objects
+    watches = _Watches(kube, resync, on_object)
+    original_fetch = kopf_fetching.fetch_objs
+    kopf_watching.continuous_watch, kopf_watching.watch_objs = watches.continuous_watch, watches.watch_objects
+    kopf_fetching.fetch_objs = _fetch_objects
     try:
         yield
     finally:
-        kopf_watching.continuous_watch, kopf_fetching.fetch_objs = original, original_fetch
+        kopf_watching.continuous_watch, kopf_watching.watch_objs = watches.original_watch, watches.original_stream
+        kopf_fetching.fetch_objs = original_fetch
+
+
+class _Watches:
+    """Replacements for the functions of kopf that watch one kind in one namespace."""
+
+    def __init__(self, kube: KubeClient, resync: Resync, on_object: Callable[[str, Manifest], None]) -> None:
+        self._kube, self._resync, self._on_object = kube, resync, on_object
+        self.original_watch, self.original_stream = kopf_watching.continuous_watch, kopf_watching.watch_objs
+        self._retry_seconds: dict[tuple[Any, Any], float] = {}
+
+    async def continuous_watch(self, *, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
+        """List the objects, and watch their changes until an error occurs. kopf then calls this function again. An
+        error of one watch affects no other watch."""
+        await self._resync.wait_until_served(namespace)
+        typed = dict(zip(("apiVersion", "kind"), _kind(resource), strict=True))
+        try:
+            async for event in self.original_watch(resource=resource, namespace=namespace, **rest):
+                if isinstance(event, kopf_watching.Bookmark):
+                    self._resync.request(namespace)
+                    yield event
+                    continue
+                if event["type"]:  # the watch works
+                    self._retry_seconds.pop((resource, namespace), None)
+                if event["type"] == "BOOKMARK":
+                    yield event
+                else:
+                    self._on_object(event["type"] or LISTED, {**typed, **event["object"]})
+                    # kopf keeps the last event of each watch, which may have megabytes.
+                    cast("Manifest", event["object"]).clear()
+        except Exception as error:  # noqa: BLE001 - any error in one watch would end all watches
+            watch = f"{resource.plural} in {namespace or 'all namespaces'}"
+            log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
+            self._resync.request(namespace)
+            await asyncio.sleep(self._next_retry_seconds((resource, namespace)))
+
+    async def watch_objects(
+        self, *, resource: Any, namespace: Any, since: str | None = None, **rest: Any
+    ) -> AsyncIterator[Any]:
+        """Watch the changes after the resourceVersion `since`.
+
+        If the latest resourceVersion is lower than `since`, etcd was restored from a backup. The API server would
+        accept a watch, and silently skip all changes up to `since`. The error EXPIRED makes kopf list the objects
+        again."""
+        if since is not None and await self._latest_version(resource, namespace) < int(since):
+            log.warning("resource versions have decreased; listing the objects again", extra={"watch": resource.plural})
+            yield {"type": "ERROR", "object": {"code": EXPIRED}}
+            return
+        async for event in self.original_stream(resource=resource, namespace=namespace, since=since, **rest):
+            yield event
+
+    async def _latest_version(self, resource: Any, namespace: Any) -> int:
+        """Return the latest resourceVersion as soon as the API server responds. If a request has failed, also request a
+        list, because etcd may have been restored during the interruption."""
+        retry_seconds = 0.0
+        while True:
+            try:
+                version = await self._kube.latest_version(*_kind(resource), namespace)
+            except ApiThrottled as throttled:
+                await asyncio.sleep(throttled.retry_after.total_seconds())
+            except (OSError, TimeoutError, ClientError):
+                retry_seconds = min(retry_seconds * 2 or WATCH_RETRY_SECONDS, MAX_WATCH_RETRY_SECONDS)
+                await asyncio.sleep(retry_seconds)
+            else:
+                if retry_seconds:
+                    self._resync.request(namespace)
+                return version
+
+    def _next_retry_seconds(self, watch: tuple[Any, Any]) -> float:
+        previous = self._retry_seconds.get(watch, 0.0)
+        self._retry_seconds[watch] = min(previous * 2 or WATCH_RETRY_SECONDS, MAX_WATCH_RETRY_SECONDS)
+        return self._retry_seconds[watch]
+
+
+def _kind(resource: Any) -> tuple[str, str]:
+    return f"{resource.group}/{resource.version}".lstrip("/"), resource.kind
 
 
 async def _fetch_objects(
@@ -175,10 +235,12 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
+    settings.networking.error_backoffs = (1, 2, 4)  # seconds; `_Watches` continues with its own delays
     settings.posting.enabled = False  # the operator records its own Events, with fixed reasons
     settings.peering.standalone = True  # another operator's peering object must not pause this operator (kopf#734)
     settings.scanning.disabled = True  # so that no permission to list CRDs or namespaces is needed
-    for api_version, kind in OWNED_KINDS:
-        group, _, version = api_version.rpartition("/")
-        settings.watching.label_selectors[group, version, kind] = SELECTOR
+    for (api_version, kind), selector in WATCHED_KINDS.items():
+        if selector:
+            group, _, version = api_version.rpartition("/")
+            settings.watching.label_selectors[group, version, kind] = selector
     return settings

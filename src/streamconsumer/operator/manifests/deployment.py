@@ -8,7 +8,7 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import redis_secrets
 from streamconsumer.operator.manifests.env import env_from, environment
-from streamconsumer.operator.manifests.metadata import Manifest, child_name, labels, metadata, selector
+from streamconsumer.operator.manifests.metadata import Manifest, child_name, digest, labels, metadata, selector
 from streamconsumer.operator.manifests.scheduling import non_empty, rollout, scheduling
 from streamconsumer.operator.manifests.source_config_map import SOURCE_VOLUME, source_name
 from streamconsumer.operator.settings import OperatorSettings
@@ -49,7 +49,12 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings, references:
 
 def _template(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
     spec = consumer.spec
-    annotations = {**spec.pod_annotations, **non_empty(**{names.ANNOTATION_REFERENCES: config_hash})}
+    identity = spec.service_account_annotations
+    own_annotations = {
+        names.ANNOTATION_REFERENCES: config_hash,
+        names.ANNOTATION_SERVICE_ACCOUNT: digest(identity) if identity else "",
+    }
+    annotations = {**spec.pod_annotations, **non_empty(**own_annotations)}
     pod_metadata = {"labels": {**spec.pod_labels, **labels(consumer)}, **non_empty(annotations=annotations)}
     return {"metadata": pod_metadata, "spec": _pod(consumer, settings)}
 

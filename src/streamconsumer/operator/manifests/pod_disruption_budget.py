@@ -20,5 +20,6 @@ def pod_disruption_budget(consumer: StreamConsumer) -> Manifest | None:
         "spec": {
             "maxUnavailable": int_or_percent(max_unavailable) if max_unavailable else 1,
             "selector": {"matchLabels": selector(consumer)},
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",  # a pod that is not ready must not block a node drain
         },
     }

@@ -31,6 +31,8 @@ class ConsumerState:
     """Autoscaler of the StreamConsumer, or None if the number of pods is fixed or the operator does not poll the
     stream."""
     repairs: RepairLimit = field(init=False)
+    failures: int = 0
+    """Number of reconciles in a row in which a request to the API server failed."""
     outcomes: AppliedOutcomes = field(default_factory=AppliedOutcomes)
 
     def __post_init__(self) -> None:

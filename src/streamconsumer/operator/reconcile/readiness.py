@@ -4,9 +4,10 @@ The functions in this module have no side effects.
 """
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, Effective, Readiness, Reason, StreamReason
 from streamconsumer.operator.manifests import Manifest
@@ -52,6 +53,8 @@ def evaluate_readiness(
     if is_current and set(counts.values()) == {desired}:
         return _steady_readiness(consumer, desired)
     progress = f"{counts['availableReplicas']} of {desired} pods ready, {counts['updatedReplicas']} updated."
+    if spec.get("paused"):
+        progress += f" {_paused_hint(deployment)}"
     redis_problem = _redis_problem(pods, stream_conditions)
     if is_current and (problem := _find_problem(status, pods)):  # ignore problems from before the last edit
         reason, message = problem
@@ -76,6 +79,12 @@ def is_observed(deployment: Manifest | None) -> bool:
     )
 
 
+def _paused_hint(deployment: Manifest) -> str:
+    name, namespace = deployment["metadata"]["name"], deployment["metadata"].get("namespace", "")
+    command = f"kubectl rollout resume deployment/{name} --namespace {namespace}"
+    return f"The rollout is paused, because spec.paused of Deployment {name} is true. To continue, run `{command}`."
+
+
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
     """Describe the Redis problem that keeps a running pod from being ready. Returns an empty string if there is no such
     problem.
@@ -85,8 +94,10 @@ def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[Conditi
     Kubernetes API."""
     blocking = (each for each in stream_conditions if each.status != "True" and each.reason in _BLOCKING_REASONS)
     message = next((condition.message for condition in blocking), "")
-    name = _unready_pod(pods)
-    return f" Pod {name} is running but not ready: {message}" if name and message else ""
+    unready = _unready_container(pods)
+    if not message or unready is None or unready.name != names.CONTAINER:
+        return ""
+    return f" Pod {unready.pod} is running but not ready: {message}"
 
 
 _BLOCKING_REASONS = {
@@ -103,19 +114,44 @@ _BLOCKING_REASONS = {
 def _log_hint(pods: Iterable[Manifest]) -> str:
     """Return a reference to the log of an unready pod, or an empty string if no running pod is unready. The log may
     show problems that the operator cannot see, such as a missing permission in Redis."""
-    name = _unready_pod(pods)
-    return f" Pod {name} is running but not ready; see kubectl logs {name}." if name else ""
+    unready = _unready_container(pods)
+    if unready is None:
+        return ""
+    if unready.name == names.CONTAINER:
+        return f" Pod {unready.pod} is running but not ready; see kubectl logs {unready.pod}."
+    return (
+        f" Container {unready.name} of pod {unready.pod} is running but not ready; "
+        f"see kubectl logs {unready.pod} -c {unready.name}."
+    )
 
 
-def _unready_pod(pods: Iterable[Manifest]) -> str:
-    """Return the name of a running pod that is not ready, or an empty string if no such pod exists."""
-    for pod in pods:
-        if "deletionTimestamp" in pod["metadata"]:
-            continue
-        for container in pod.get("status", {}).get("containerStatuses", []):
-            if container.get("started") and not container.get("ready"):
-                return str(pod["metadata"]["name"])
-    return ""
+class _Container(NamedTuple):
+    pod: str
+    name: str
+
+
+def _unready_container(pods: Iterable[Manifest]) -> _Container | None:
+    """Return a running container that is not ready, or None if there is no such container. The container of the
+    processor has priority. Other containers are sidecars that another client has added."""
+    unready = [
+        _Container(str(pod["metadata"]["name"]), str(container.get("name")))
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        for container in _container_statuses(pod)
+        if container.get("started") and not container.get("ready") and _is_running(container)
+    ]
+    return min(unready, key=lambda each: each.name != names.CONTAINER, default=None)
+
+
+def _container_statuses(pod: Manifest) -> Iterator[dict[str, Any]]:
+    """Yield the statuses of the init containers, which include native sidecars, and then those of the containers."""
+    status = pod.get("status", {})
+    for field in ("initContainerStatuses", "containerStatuses"):
+        yield from status.get(field, [])
+
+
+def _is_running(container: dict[str, Any]) -> bool:
+    return "running" in container.get("state", {})
 
 
 def effective(deployment: Manifest) -> Effective | None:
@@ -186,10 +222,14 @@ def _pod_problem(pod: Manifest) -> PodProblem | None:
     for condition in status.get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Reason.UNSCHEDULABLE, f"Pod {name}: {condition.get('message', '')}"
-    for container in status.get("containerStatuses", []):
+    for container in _container_statuses(pod):
         if problem := _container_problem(container):
             reason, message = problem
-            return reason, f"Pod {name}: {message}"
+            is_own = container.get("name") == names.CONTAINER
+            return (
+                reason,
+                f"Pod {name}: {message}" if is_own else f"Pod {name}, container {container['name']}: {message}",
+            )
     return None
 
 
@@ -200,12 +240,13 @@ def _container_problem(container: dict[str, Any]) -> PodProblem | None:
     terminated = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     if waiting.get("reason") in _IMAGE_REASONS:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
-    if match := _TERMINATION_MESSAGE.match(terminated.get("message") or ""):
+    is_own = container.get("name") == names.CONTAINER
+    if is_own and (match := _TERMINATION_MESSAGE.match(terminated.get("message") or "")):
         return Reason(match[1]), match[2].strip()
     if waiting.get("reason") in _CONFIG_REASONS:  # not started: for example, a Secret or a key is missing
         return Reason.POD_INVALID, _config_message(waiting)
     if terminated.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
-        return Reason.POD_CRASHING, _exit_message(terminated, waiting)
+        return Reason.POD_CRASHING, _exit_message(terminated, waiting, "" if is_own else f" -c {container.get('name')}")
     return None
 
 
@@ -219,8 +260,9 @@ def _config_message(waiting: dict[str, Any]) -> str:
     return message
 
 
-def _exit_message(terminated: dict[str, Any], waiting: dict[str, Any]) -> str:
+def _exit_message(terminated: dict[str, Any], waiting: dict[str, Any], container_option: str) -> str:
     if not terminated:
         return str(waiting.get("message") or waiting["reason"])
     cause = terminated.get("message") or terminated.get("reason") or "no message"
-    return f"exited with code {terminated.get('exitCode')} ({cause.strip()}); see kubectl logs --previous"
+    code = terminated.get("exitCode")
+    return f"exited with code {code} ({cause.strip()}); see kubectl logs --previous{container_option}"

@@ -6,13 +6,14 @@ caused the reconcile. Children are applied server-side, and objects of other own
 writes the status at most once, and only if the status has changed.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
-from streamconsumer.errors import ChildRejected, InvalidResource, NameConflict
+from streamconsumer.errors import ApiThrottled, ChildRejected, InvalidResource, NameConflict
 from streamconsumer.model import names
 from streamconsumer.model.field_hints import field_path
 from streamconsumer.model.fields import format_errors
@@ -22,6 +23,7 @@ from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.paths import label_selector
@@ -40,6 +42,10 @@ from streamconsumer.operator.reconcile.status_debounce import Change, StatusDebo
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.redis_monitor.monitored_stream import PollTarget
 from streamconsumer.operator.settings import OperatorSettings
+
+REPORTED_FAILURES = 3
+"""Number of failed reconciles in a row after which the status reports the error. Single failures are normal, for
+example during an upgrade of the API server."""
 
 REJECTED_RETRY = timedelta(minutes=1)
 """The delay before a rejected child is applied again, because a quota or a policy may have changed."""
@@ -75,9 +81,23 @@ class Reconciler:
         API server fails, raises the error, and the work queue retries."""
         manifest = self.cache.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            self._forget(key)  # Kubernetes deletes the children by their owner references
+            self.forget(key)  # Kubernetes deletes the children by their owner references
             return None
         state = self._state_of(key, manifest["metadata"]["uid"])
+        try:
+            delay = await self._reconcile(state, manifest)
+        except ApiThrottled:
+            raise
+        except Exception as error:
+            state.failures += 1
+            if state.failures >= REPORTED_FAILURES:
+                await self._report_failure(state, manifest, error)
+            raise
+        state.failures = 0
+        return delay
+
+    async def _reconcile(self, state: ConsumerState, manifest: Manifest) -> timedelta | None:
+        key = state.key
         try:
             self.cache.check_admitted(key)
             whole = await self._read_whole(manifest)
@@ -109,6 +129,18 @@ class Reconciler:
         await self._write_status(state, manifest, readiness, state.pending_changes.pop())
         return repair_delay
 
+    async def _report_failure(self, state: ConsumerState, manifest: Manifest, error: Exception) -> None:
+        """Report in the status that requests to the API server fail. The readiness is that of the existing pods. If the
+        status cannot be written either, the error is only logged."""
+        readiness = Readiness(
+            ready=_has_desired_pods(self._deployment(state)),
+            reason=Reason.RECONCILE_FAILED,
+            message=f"A request of the operator to the API server fails repeatedly: {api_error_message(error)}",
+            reconciling=True,
+        )
+        with suppress(Exception):  # the caller raises the first error, and the work queue logs it
+            await self._write_status(state, manifest, readiness, [])
+
     async def _read_whole(self, manifest: Manifest) -> Manifest | None:
         """Return the StreamConsumer with all fields. Returns None if the StreamConsumer was deleted in the meantime,
         which the watch will report."""
@@ -122,12 +154,13 @@ class Reconciler:
         """Return the state of the StreamConsumer with this uid. If the uid is unknown, a new state is returned."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
-            self._forget(key)  # the resource was deleted and created again between two reconciles
+            self.forget(key)  # the resource was deleted and created again between two reconciles
             state = self.states[key] = ConsumerState(key, uid)
         return state
 
-    def _forget(self, key: Key) -> None:
-        """Drop the state of a StreamConsumer that no longer exists, and stop polling its stream."""
+    def forget(self, key: Key) -> None:
+        """Drop the state of a StreamConsumer that no longer exists or whose namespace is not served, and stop polling
+        its stream."""
         if state := self.states.pop(key, None):
             self._stop_monitoring(state)
 
@@ -148,6 +181,11 @@ class Reconciler:
         message = f"The API server rejected {error}"
         await self._write_status(state, manifest, _stalled(Reason.CHILD_REJECTED, message), [])
         return REJECTED_RETRY
+
+    def _deployment(self, state: ConsumerState) -> Manifest | None:
+        """Return the StreamConsumer's own Deployment, or None."""
+        children = self.cache.owned(state.key, state.uid)
+        return next((child for child in children if child["kind"] == "Deployment"), None)
 
     def _start_monitoring(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> None:
         """Start polling the stream before pods exist, so that a new group includes entries that are added from now on.
@@ -226,13 +264,13 @@ class Reconciler:
         for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
             message = "; ".join(dict.fromkeys(change.message for change in changes if change.reason == reason))
             self.events.record(manifest, reason, message, warning=reason == "DriftRepaired")
-        if readiness.stalled and _event_key(status) != _event_key(previous):
+        is_problem = readiness.stalled or readiness.reason is Reason.RECONCILE_FAILED
+        if is_problem and _event_key(status) != _event_key(previous):
             self.events.record(manifest, readiness.reason, readiness.message, warning=True)
 
     def _build_status(self, state: ConsumerState, manifest: Manifest, readiness: Readiness, previous: Status) -> Status:
         generation = manifest["metadata"].get("generation", 0)
-        children = self.cache.owned(state.key, state.uid)
-        deployment = next((child for child in children if child["kind"] == "Deployment"), None)
+        deployment = self._deployment(state)
         counts = deployment.get("status", {}) if deployment else {}
         observation, autoscaler = state.published, state.autoscaler
         stream_conditions = observation.conditions if observation else ()
@@ -257,6 +295,13 @@ def _owned_by_previous_uid(consumer: StreamConsumer, live: Manifest) -> bool:
     owners = live["metadata"].get("ownerReferences", [])
     namesakes = [owner for owner in owners if (owner.get("kind"), owner.get("name")) == (names.KIND, consumer.name)]
     return bool(namesakes) and all(owner.get("uid") != consumer.uid for owner in namesakes)
+
+
+def _has_desired_pods(deployment: Manifest | None) -> bool:
+    if deployment is None:
+        return False
+    available = deployment.get("status", {}).get("availableReplicas", 0)
+    return bool(available >= deployment["spec"].get("replicas", 1))
 
 
 def _stalled(reason: Reason, message: str) -> Readiness:

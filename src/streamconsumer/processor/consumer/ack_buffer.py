@@ -197,7 +197,6 @@ class AckBuffer:
             task.cancel()
 
     def _flush_soon(self) -> None:
-        self._timer = None
         task = asyncio.create_task(self._flush_quietly())
         self._flushing.add(task)
         task.add_done_callback(self._flushing.discard)

@@ -260,7 +260,7 @@ class PendingClaimer:
             limit = min(count, self._consumer.read_size.max_count)
             claimed = await self._consumer.pending_entries.claim_due(limit)
             self._consumer.record_claimed(claimed, count)
-        return self._to_page(claimed.entries, bool(claimed.entries or claimed.examined))
+        return self._to_page(claimed.entries, bool(claimed.examined))
 
     def _to_page(self, entries: list[Entry], has_more: bool) -> ClaimedPage:
         """Count the claimed entries."""

@@ -96,7 +96,7 @@ class HeartbeatThread:
         self._ended = asyncio.Event()
         self._request_stop: Callable[[], object] = lambda: None
         self._abort: Callable[[], object] = lambda: None
-        self._error: Exception | None = None
+        self._error: Exception | None
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
         self._last_tick = self._last_success = self._clock()
@@ -146,14 +146,13 @@ class HeartbeatThread:
         except Exception as error:  # noqa: BLE001 - raised again by `run`
             self._error = error
         finally:
-            self._call_in_main_loop(self._ended.set)
+            _call_in(self._loop, self._ended.set)
 
     async def _heartbeat_loop(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
         wakeup = asyncio.Event()
-        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(wakeup.set)
-        self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
+        self._request_stop, self._abort = partial(_call_in, loop, wakeup.set), partial(_call_in, loop, task.cancel)
         manager = self._manager.clone()
         connection = DedicatedConnection(manager, MAX_REPLY_BYTES)
         connection.on_connected = self._identify
@@ -258,13 +257,9 @@ class HeartbeatThread:
         had_name, self._had_name = self._had_name, self._registration.has_name
         if had_name and not self._had_name:
             self._hooks.on_leases_valid(0.0)
-            self._call_in_main_loop(self._hooks.on_lost, self._hooks.in_flight_ids())
-            self._call_in_main_loop(self._hooks.on_name_lost)
+            _call_in(self._loop, self._hooks.on_lost, self._hooks.in_flight_ids())
+            _call_in(self._loop, self._hooks.on_name_lost)
         return self._had_name
-
-    def _call_in_main_loop(self, function: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the processor's event loop is closed
-            self._loop.call_soon_threadsafe(function, *arguments)
 
     async def _renew(
         self, leases: Leases, connection: DedicatedConnection, ids: list[str], acked_ids: set[str]
@@ -274,12 +269,12 @@ class HeartbeatThread:
             for begin in range(0, len(ids), RENEWAL_PAGE_SIZE):
                 lost += await leases.renew(ids[begin : begin + RENEWAL_PAGE_SIZE])
         except BaseException:  # Redis may have run the renewal, and may have made acknowledged entries pending again
-            self._call_in_main_loop(self._ack_buffer.add_many, [id_ for id_ in ids if id_ in acked_ids])
+            _call_in(self._loop, self._ack_buffer.add_many, [id_ for id_ in ids if id_ in acked_ids])
             raise
         finally:
             unanswered = self._ack_buffer.record_renewed(ids)
             if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # postponed entries may be in `unanswered`
-                self._call_in_main_loop(self._hooks.on_lost, claimed)
+                _call_in(self._loop, self._hooks.on_lost, claimed)
         await self._ack_again(connection, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
 
     async def _ack_again(self, connection: DedicatedConnection, message_ids: list[str]) -> None:
@@ -311,3 +306,9 @@ class HeartbeatThread:
         begin = self._next_index % len(ids)
         self._next_index = begin + share
         return list(islice(cycle(ids), begin, begin + share))
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Call a function in the event loop of another thread. Does nothing if the event loop is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)

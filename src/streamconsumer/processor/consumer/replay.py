@@ -58,9 +58,7 @@ class OwnPendingReplay:
             pending = [uncount_lost_read(entry, last_delivered_id) for entry in page]
             pending = [entry for entry in pending if entry.message_id not in excluded]
             claimed = await consumer.claim(pending, Dead(consumer.consumer_id.consumer, ANY_IDLE_TIME))
-        if claimed.examined < len(pending):
-            self._after = pending[claimed.examined - 1].message_id
-        else:
+        if claimed.examined == len(pending):  # otherwise the next page contains the remaining entries
             self._after = page[-1].message_id if len(page) == count else None
         return consumer.mark_suspects([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 

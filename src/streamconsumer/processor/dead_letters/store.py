@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, from_fields, replay_fields
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import entry_keys
+from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.reply_limits import ReplyTooLarge
 from streamconsumer.redis_client.scripts import LIST_GROUPS, load_script
@@ -114,7 +114,8 @@ class DeadLetterStore:
         return replies.text(await self._execute(*move), "XADD") or None
 
     async def _redeliver(self, dead_letter: DeadLetter) -> str | None:
-        keys = (*entry_keys(self._stream, self._group), self._key)
+        snapshot = group_key(self._stream, self._group, "last-known")
+        keys = (*entry_keys(self._stream, self._group), self._key, snapshot)
         entry_id = dead_letter.failure.message_id
         arguments = (self._group, "", dead_letter.dead_letter_id, entry_id)
         replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)

@@ -71,15 +71,7 @@ class BatchRunner:
                 else:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
-            if self._thread_pool.is_exhausted:
-                await self._thread_pool.wait_for_thread()
-            # Another consumer may have claimed an entry, or a drain may have started, during the preparation.
-            batch = {entry: message for entry, message in batch.items() if entry.state is RUNNING}
-            if self._in_flight.is_closed:
-                for entry in batch:
-                    self._preparation.keep_unstarted(entry)
-            elif batch:
-                await self._handle(list(batch), list(batch.values()))
+            await self._handle_unless_closed(batch)
             # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
             # pending again. The first entry leaves the table only after this method returns, so it is settled last.
             failed = [entry for entry in batch if entry.state is SETTLING]
@@ -113,6 +105,18 @@ class BatchRunner:
         if data is None or entry.state is not RUNNING:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
+
+    async def _handle_unless_closed(self, batch: Mapping[Entry, Message]) -> None:
+        """Handle the messages whose entries this consumer still owns. If the processor was stopped during the
+        preparation, keep them, so that the drain releases them."""
+        if self._thread_pool.is_exhausted:
+            await self._thread_pool.wait_for_thread()
+        entries = [entry for entry in batch if entry.state is RUNNING]
+        if self._in_flight.is_closed:
+            for entry in entries:
+                self._preparation.keep_unstarted(entry)
+        elif entries:
+            await self._handle(entries, [batch[entry] for entry in entries])
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
         """Call the handler. Raises only cancellations and process exits. After any other error, each failed entry has a

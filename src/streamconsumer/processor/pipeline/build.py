@@ -121,7 +121,6 @@ def build_pipeline(
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry, runtime)
     in_flight.on_entry_removed, in_flight.on_full = consumer.on_entry_removed, consumer.end_long_read
     consumer.on_stream_recreated = in_flight.drop_all
-    hooks.thread_pool.is_stopping, in_flight.on_closed = False, hooks.thread_pool.stop_waiting
     observers: _Observers = {"metrics": metrics, "telemetry": telemetry}
     settler = Settler(consumer, in_flight, delivery, breaker, consumer_id=consumer_id, runtime=runtime, **observers)
     collaborators = (consumer, in_flight, delivery, breaker, settler, hooks.thread_pool)

@@ -47,20 +47,19 @@ class FastPath:
         self.handler = handler
         """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
-        self._breaker, self._consumer, self._thread_pool = breaker, consumer, thread_pool
+        self._breaker, self._consumer = breaker, consumer
+        self._threads, self._hung = thread_pool, thread_pool.abandoned  # without hung calls, a thread is free
         self._encoding = consumer.encoding
         self._metrics, self._clock = metrics, clock
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
-        """Handle ordinary entries. Returns the first entry that is not ordinary, or None if the loop must not take
-        another entry."""
+        """Handle ordinary entries. Returns the first other entry, or None if the loop must not take another entry."""
         in_flight, metrics, breaker, consumer = self._in_flight, self._metrics, self._breaker, self._consumer
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
         queue, consumer_id, running = in_flight.ready_queue, consumer.consumer_id, RUNNING
-        ready, due, claimed, suspects = queue.ready, queue.due, queue.claimed, queue.suspects
+        ready, due, claimed, suspects, hung = queue.ready, queue.due, queue.claimed, queue.suspects, self._hung
         ack, duration_counts, clock = consumer.ack_buffer.add, metrics.duration_counts, self._clock
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
-        thread_pool, abandoned = self._thread_pool, self._thread_pool.abandoned  # without them, a thread is free
         data: dict[Any, Any] | None
         token, started, pid = set_current([]), clock(), os.getpid()
         try:
@@ -70,9 +69,8 @@ class FastPath:
                     data = dict(zip(in_turn := iter(texts), in_turn))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._decode_if_ordinary(entry)) is None:
                     return entry
-                if started > consumer.leases_valid_until or (trace_fields and not trace_fields.isdisjoint(data)):
-                    return entry
-                if abandoned and thread_pool.is_exhausted:
+                may_start = started <= consumer.leases_valid_until and not (hung and self._threads.is_exhausted)
+                if not may_start or (trace_fields and not trace_fields.isdisjoint(data)):
                     return entry
                 tasks[message_id := entry.message_id], entry.state = task, running
                 if not ready:

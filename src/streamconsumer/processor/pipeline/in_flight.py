@@ -101,8 +101,6 @@ class InFlightTable:
         """Function that `admit` calls when it adds entries to an empty table."""
         self.on_full: Callable[[], object] = lambda: None
         """Function that is called when the processor must not read more entries. A read may be waiting."""
-        self.on_closed: Callable[[], object] = lambda: None
-        """Function that `close` calls."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -187,7 +185,6 @@ class InFlightTable:
         self.is_closed = True
         self.has_capacity.set()
         self._wake_slots(len(self._idle_slots))
-        self.on_closed()
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
         """Remove all entries that are not running, so that their leases are no longer renewed. Returns each entry with

@@ -147,13 +147,17 @@ class RecoveryLoop:
         return pages, seconds
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
-        """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
-        delivered, is_busy, is_due = 0, False, False
+        """Save the snapshot while entries are in flight, and once more after all of these entries have been settled.
+
+        Also save it after a failed read, because another program may have created the group again meanwhile. In this
+        case, the claimer restores the entries in the previous snapshot first."""
+        counts, is_busy, is_due = (0, 0), False, False
         while not self.is_stopped:
             await asyncio.sleep(SNAPSHOT_INTERVAL_SECONDS)
-            was_busy, delivered_before = is_busy, delivered
-            is_busy, delivered = bool(self._in_flight.queued or self._in_flight.running), self._metrics.delivered
-            is_due = is_due or is_busy or was_busy or delivered != delivered_before
+            was_busy, counts_before = is_busy, counts
+            is_busy = bool(self._in_flight.queued or self._in_flight.running)
+            counts = self._metrics.delivered, self._metrics.redis_errors
+            is_due = is_due or is_busy or was_busy or counts != counts_before
             if is_due and self._may_claim():
                 with logging_redis_errors("failed to save the group snapshot", self._log_context):
                     is_due = not await claimer.save_snapshot()

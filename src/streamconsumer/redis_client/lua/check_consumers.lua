@@ -60,7 +60,7 @@ end
 if info.pending > 0 and not is_listed then
   postponed = #redis.call('XPENDING', stream, group, '-', '+', 1, POSTPONED)
   for_each(scan(registrations), 2, function(name)
-    local entry = name ~= '' and idle_entry(name, silence)
+    local entry = idle_entry(name, silence)
     if entry then silent[#silent + 1] = {name, entry[3]} end
   end)
   if idle ~= '' then for_each(scan(members), 2, search) end

@@ -12,11 +12,7 @@ local stream, group, postponed = KEYS[1], ARGV[1], ARGV[2]
 local absent, min_idle = tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = tonumber(redis.call('TIME')[1])
 local consumers, failed = consumers_info(stream, group)
-if failed then
-  local words = consumers.err
-  if words:find('^NOGROUP') == nil and words:find('^ERR no such key') == nil then return {err = words} end
-  consumers = {}
-end
+if failed and not consumers.err:find('^NOGROUP') and not consumers.err:find('^ERR no such key') then return consumers end
 local exists, alive, registrations = not failed, {}, redis.call('HLEN', KEYS[2])
 if registrations > MAX_REGISTRATIONS then
   local found = 'ERR found ' .. registrations .. ' registrations of consumers, expected at most ' .. MAX_REGISTRATIONS

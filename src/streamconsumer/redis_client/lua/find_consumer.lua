@@ -9,9 +9,7 @@ if not failed then
     local info = dictionary(line)
     if info.name == ARGV[2] then return {registration, info.pending, info.idle} end
   end
-  return {registration, 0, 1e12}
 end
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100, ARGV[2])
-local idle = pending[1] and pending[1][3] or 1e12
+local pending, idle = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100, ARGV[2]), 1e12
 for _, entry in ipairs(pending) do idle = math.min(idle, entry[3]) end
 return {registration, #pending, idle}

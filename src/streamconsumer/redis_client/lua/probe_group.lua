@@ -12,29 +12,25 @@
 -- most ARGV[3] consumers that are named like pods. The third part is nil if the first part is not a group. If the group
 -- has more than MAX_CONSUMERS consumers, the number contains all pending entries, and the text is empty.
 local info, failed = group_info(KEYS[1], ARGV[1])
-local group, length, pending = info, call('XLEN', KEYS[1]), false
-if info and not failed then
-  group = {info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}
-end
-if info and not failed and info.consumers > MAX_CONSUMERS then
+local length = call('XLEN', KEYS[1])
+if failed or not info then return {info, length, false} end
+local group = {info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}
+if info.consumers > MAX_CONSUMERS then
   local entries, pending_failed = call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1)
-  pending = pending_failed and entries or {entries[1] and entries[1][1] or false, info.pending, ''}
-elseif info and not failed then
-  local summary, pending_failed = call('XPENDING', KEYS[1], ARGV[1])
-  pending = summary
-  if not pending_failed then
-    local owned, names = 0, {}
-    for _, line in ipairs(summary[4] or {}) do
-      local name, count = line[1], tonumber(line[2])
-      if name ~= ARGV[2] then
-        owned = owned + count
-        if #names < 2 * ARGV[3] and #name <= 63 and name:find('^[a-z0-9.-]+$') then
-          names[#names + 1] = name
-          names[#names + 1] = line[2]
-        end
-      end
+  if pending_failed then return {group, length, entries} end
+  return {group, length, {entries[1] and entries[1][1] or false, info.pending, ''}}
+end
+local summary, pending_failed = call('XPENDING', KEYS[1], ARGV[1])
+if pending_failed then return {group, length, summary} end
+local owned, names = 0, {}
+for _, line in ipairs(summary[4] or {}) do
+  local name, count = line[1], tonumber(line[2])
+  if name ~= ARGV[2] then
+    owned = owned + count
+    if #names < 2 * ARGV[3] and #name <= 63 and name:find('^[a-z0-9.-]+$') then
+      names[#names + 1] = name
+      names[#names + 1] = line[2]
     end
-    pending = {summary[2], owned, table.concat(names, ' ')}
   end
 end
-return {group, length, pending}
+return {group, length, {summary[2], owned, table.concat(names, ' ')}}

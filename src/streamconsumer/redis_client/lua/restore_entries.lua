@@ -1,4 +1,4 @@
--- uses: entry_keys, now_milliseconds, is_id, id_before, is_in_stream
+-- uses: entry_keys, create_postponed, now_milliseconds, is_id, id_before, is_in_stream
 -- Restores one page of the entries of a lost group. Returns 1 if more entries must be restored, otherwise 0.
 --
 -- Meanwhile, consumers may read, renew, settle and claim entries. No snapshot is saved until all entries are restored.
@@ -11,6 +11,7 @@
 local snapshot, ids, done = KEYS[6], {}, true
 local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', snapshot, 'cursor')
 if not stage then return 0 end
+if create_postponed(snapshot) == 1 then return 1 end  -- another program has created the group meanwhile
 if stage == 'delivered' then
   local last = redis.call('HGET', snapshot, 'until')
   while #ids < PAGE and is_id(cursor) and is_id(last) do
@@ -21,7 +22,7 @@ if stage == 'delivered' then
   end
   done = #ids < PAGE
 elseif stage == 'pending' then
-  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor) or 1
+  local text, at = redis.call('HGET', snapshot, 'pending') or '', tonumber(cursor)
   while #ids < PAGE do
     local from, to = text:find('%S+', at)
     if not from then break end

@@ -1,4 +1,4 @@
--- uses: entry_keys, dictionary, group_info, now_milliseconds
+-- uses: entry_keys, create_postponed, dictionary, group_info, now_milliseconds
 -- Saves the snapshot in KEYS[6] if the previous snapshot is at least MIN_AGE milliseconds old, at most MAX_SNAPSHOT_IDS
 -- entries are pending, and the group has at most MAX_CONSUMERS consumers. The script removes each entry with a score
 -- below zero from the schedule, because the new snapshot contains these entries. Returns `restoring` if entries of a
@@ -12,13 +12,10 @@ if format > FORMAT then return {err = 'NEWERFORMAT ' .. format} end
 if redis.call('HGET', snapshot, 'stage') then return 'restoring' end
 local saved_at = tonumber(redis.call('HGET', snapshot, 'at'))
 if saved_at and now - saved_at < MIN_AGE and now >= saved_at then return 'recent' end
-local created = redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, POSTPONED)
+local created = create_postponed(snapshot)
 if type(created) == 'table' then return 'skipped' end  -- the group is missing, or the server is out of memory
+if created == 1 then return 'restoring' end
 local info = group_info(stream, group)
-if created == 1 then
-  redis.call('HSET', snapshot, 'stage', 'pending', 'cursor', 1, 'begin', info['last-delivered-id'])
-  return 'restoring'
-end
 local lines = redis.call('XPENDING', stream, group)[4] or {}
 if info.consumers > MAX_CONSUMERS or #lines > MAX_OWNERS then return 'skipped' end
 local ids = {}

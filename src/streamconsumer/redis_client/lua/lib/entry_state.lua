@@ -4,6 +4,7 @@
 --   peer       pending with another consumer, or settled by another consumer that claimed the entry from `me`
 --   postponed  pending with ~postponed until its due time
 --   restored   pending with ~postponed because the group was lost, and no consumer has claimed the entry since
+--   settled    not pending, and a script has written the effects or the dead letter of the entry
 --   orphaned   not pending, although no other consumer has claimed the entry: the group or a consumer was deleted, the
 --              entry was trimmed, or another program acknowledged the entry
 -- `claimed` and `claimed_before` contain the consumer that claimed an entry last. The due time of a restored entry ends
@@ -16,5 +17,6 @@ local function entry_state(id)
   if owner and tonumber(redis.call('ZSCORE', schedule, id) or 0) % 1 == 0 then return 'postponed' end
   local claimer = redis.call('HGET', claimed, id) or redis.call('HGET', claimed_before, id)
   if claimer and claimer ~= me then return 'peer' end
-  return owner and 'restored' or 'orphaned'
+  if owner then return 'restored' end
+  return redis.call('ZSCORE', committed, id) and 'settled' or 'orphaned'
 end
