@@ -29,7 +29,7 @@ SCALARS = [
 def kubectl_values(scalars: Sequence[str]) -> list[Any]:
     """Return the values that kubectl reads, in one call of kubectl and without a cluster."""
     text = HEAD + "spec:\n" + "".join(f"- v: {scalar}\n" for scalar in scalars)
-    command = [find("kubectl"), "label", "--local", "-f", "-", "a=b", "-o", "json"]
+    command = [str(find("kubectl")), "label", "--local", "-f", "-", "a=b", "-o", "json"]
     ran = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
     return [item["v"] for item in json.loads(ran.stdout)["spec"]]
 

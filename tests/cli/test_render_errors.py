@@ -95,6 +95,11 @@ def test_error_names_the_field_and_the_remedy(tmp_path: Path, spec: dict[str, An
         ({"kind": "StreamConsumers"}, "write `kind: StreamConsumer`"),
         ({"kind": None}, "write `kind: StreamConsumer`"),
         ({"apiVersion": "streamconsumer.dev/v1"}, "write `apiVersion: streamconsumer.dev/v1alpha1`"),
+        (
+            {"apiVersion": None, "kind": "StreamConsumr"},
+            "write `apiVersion: streamconsumer.dev/v1alpha1` and `kind: Str",
+        ),
+        ({"apiVersion": "example.com/v1"}, "write `apiVersion: streamconsumer.dev/v1alpha1`"),
         ({"apiVersion": "streamconsumers.dev/v1alpha1", "kind": "Stream"}, "expected streamconsumer.dev/v1alpha1"),
     ],
     ids=str,
@@ -103,6 +108,20 @@ def test_document_around_the_spec_is_checked(tmp_path: Path, changes: dict[str, 
     result = render(tmp_path, {**consumer(), **changes})
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_document_of_another_kind_is_ignored(tmp_path: Path) -> None:
+    others = [
+        {
+            "apiVersion": "example.com/v1",
+            "kind": "RedisStreamConsumer",
+            "metadata": {"name": "a"},
+            "spec": {"stream": 1},
+        },
+        {"replicaCount": 1, "image": {"tag": "1"}},
+    ]
+    result = render(tmp_path, *others, consumer())
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_list_stands_for_its_items(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ CHARACTERS = [*"aA0-_./:%[]@? \n$é", "", ""]
 
 def check_same_answer(api: ApiServer, document: Manifest) -> None:
     try:
-        StreamConsumer.parse_file(document)
+        StreamConsumer.parse_document(document)
         problem = ""
     except InvalidResource as error:
         problem = str(error)
@@ -155,40 +155,40 @@ def test_each_option_has_the_same_answer(api: ApiServer, start: str, option: str
     check_same_answer(api, manifest(namespace="default", redis={"url": f"{start}?{option}"}))
 
 
+METADATA_VALUES: dict[str, list[Any]] = {
+    "labels": [{"a": 1}, {"a": None}, {"a b": "c"}, {"a": "x y"}, {"a": "x" * 64}, [], None, {"A/b": "c"}],
+    "annotations": [{"a": 1}, {"A/b": "c"}, {"a b": "c"}, {"a": "x" * 262_143}, {"a": "x" * 262_144}],
+    "finalizers": [["a"], [""], [1], [None], "a", ["a b"]],
+    "ownerReferences": [[{}], [OWNER], [OWNER, OWNER], [{**OWNER, "uid": ""}], [{**OWNER, "foo": 1}]],
+    "creationTimestamp": [None, "2026-01-01T00:00:00Z", "2026-01-01", 5, "2026-01-01T00:00:00.5+02:00"],
+    "generation": [1, -1, "1", 1.5, None],
+    "managedFields": [[], [{"manager": "a"}], {}, [{"foo": 1}]],
+    "deletionGracePeriodSeconds": [1, "1"],
+    "generateName": ["a-", "A b", 1, ""],
+    "uid": ["u", 5],
+    "resourceVersion": ["1", 1],
+    "selfLink": ["x", 1],
+    "clusterName": ["x", None],
+}
+NAMES: list[Any] = [123, True, "", None, "Orders", "a.b", "o" * 50, "o" * 51]
+SECTIONS: dict[str, list[Any]] = {
+    "metadata": [None, [], "orders", {}, *({"name": name} for name in NAMES)],
+    "spec": [None, [], "text", 0, {}],
+    "status": [None, [], "text", 0, {"replicas": -3}, {"foo": 1}],
+    "kind": ["streamconsumer", None],
+    "apiVersion": ["streamconsumer.dev/v1", None],
+    "foo": [1],
+    "Spec": [{}],
+}
+CHANGES: list[Manifest] = [
+    *({section: value} for section, values in SECTIONS.items() for value in values),
+    *({"metadata": {"name": "a", field: value}} for field, values in METADATA_VALUES.items() for value in values),
+]
+
+
 @pytest.mark.parametrize(
     "change",
-    [
-        *({"metadata": {"name": name}} for name in (123, True, "", None, "Orders", "a.b", "o" * 50, "o" * 51)),
-        *({"metadata": metadata} for metadata in (None, [], "orders", {})),
-        *({"spec": spec} for spec in (None, [], "text", 0, {})),
-        *({"status": status} for status in (None, [], "text", 0, {"replicas": -3}, {"foo": 1})),
-        *(
-            {"foo": 1},
-            {"Spec": {}},
-            {"kind": "streamconsumer"},
-            {"kind": None},
-            {"apiVersion": "streamconsumer.dev/v1"},
-        ),
-        *(
-            {"metadata": {"name": "orders", field: value}}
-            for field, values in {
-                "labels": ({"a": 1}, {"a": None}, {"a b": "c"}, {"a": "x y"}, {"a": "x" * 64}, [], None, {"A/b": "c"}),
-                "annotations": ({"a": 1}, {"A/b": "c"}, {"a b": "c"}, {"a": "x" * 262_143}, {"a": "x" * 262_144}),
-                "finalizers": (["a"], [""], [1], [None], "a", ["a b"]),
-                "ownerReferences": ([{}], [OWNER], [OWNER, OWNER], [{**OWNER, "uid": ""}], [{**OWNER, "foo": 1}]),
-                "creationTimestamp": (None, "2026-01-01T00:00:00Z", "2026-01-01", 5, "2026-01-01T00:00:00.5+02:00"),
-                "generation": (1, -1, "1", 1.5, None),
-                "managedFields": ([], [{"manager": "a"}], {}, [{"foo": 1}]),
-                "deletionGracePeriodSeconds": (1, "1"),
-                "generateName": ("a-", "A b", 1, ""),
-                "uid": ("u", 5),
-                "resourceVersion": ("1", 1),
-                "selfLink": ("x", 1),
-                "clusterName": ("x", None),
-            }.items()
-            for value in values
-        ),
-    ],
+    CHANGES,
     ids=lambda change: repr(change)[:80],
 )
 def test_each_change_around_the_spec_has_the_same_answer(api: ApiServer, change: Manifest) -> None:

@@ -30,19 +30,6 @@ _CONSTANTS = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
-_INTEGER = 2**63
-"""Integers from this number on become floats, as in the API server."""
-
-_BOOLEANS = {
-    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"), True),
-    **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False),
-}
-_NULLS = ("", "~", "null", "Null", "NULL")
-_NOT_FINITE = {
-    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
-    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
-}
 _INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _TAG = "tag:yaml.org,2002:"
@@ -66,7 +53,7 @@ def parse_documents(text: str) -> list[Any]:
         nodes = [*yaml.compose_all(text, _Loader)]
     except yaml.YAMLError as error:
         raise InvalidText(f"invalid YAML: {' '.join(str(error).split())}") from None
-    documents = [_Converter().convert(node) for node in nodes if node is not None]
+    documents = [_Converter().convert(node) for node in nodes]
     return [document for document in documents if document is not None]
 
 
@@ -93,7 +80,9 @@ class _Loader(yaml.SafeLoader):
     """Parses YAML and gives each plain scalar without a tag the tag _PLAIN."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
-        return _PLAIN if kind is yaml.ScalarNode and implicit[0] else super().resolve(kind, value, implicit)
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _PLAIN
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
 
 class _Converter:

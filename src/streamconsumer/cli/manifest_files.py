@@ -14,6 +14,9 @@ from streamconsumer.text import printable_lines
 
 Document = dict[str, Any]
 
+_SUFFIXES = (".json", ".yaml", ".yml")
+"""Suffixes of the files that kubectl reads in a folder."""
+
 
 class _Dumper(yaml.SafeDumper):
     """Writes YAML without aliases and writes multi-line text as a block, as in manifests written by hand."""
@@ -40,7 +43,7 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Return every document in the files. A folder stands for all YAML files in the folder, and `-` stands for standard
+    """Return every document in the files. A folder stands for all YAML and JSON files in the folder, and `-` stands for standard
     input. A list, such as the output of `kubectl get -o yaml`, stands for its items.
 
     Raises InvalidSettings if a file cannot be read or does not contain manifests.
@@ -49,7 +52,9 @@ def read(files: Iterable[Path]) -> list[Document]:
 
 
 def _expand_folder(file: Path) -> list[Path]:
-    return sorted(file.glob("*.y*ml")) if file.is_dir() else [file]
+    if not file.is_dir():
+        return [file]
+    return sorted(path for path in file.iterdir() if path.suffix in _SUFFIXES)
 
 
 def _read(path: Path) -> list[Document]:

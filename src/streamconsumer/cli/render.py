@@ -38,7 +38,7 @@ def parse_consumers(documents: Iterable[Document]) -> tuple[list[StreamConsumer]
     problems: list[str] = []
     for document in documents:
         try:
-            consumers.append(StreamConsumer.parse_file(document))
+            consumers.append(StreamConsumer.parse_document(document))
         except InvalidResource as error:
             problems.append(str(error))
     return consumers, problems

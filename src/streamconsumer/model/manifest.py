@@ -35,14 +35,16 @@ Manifest = Mapping[str, Any]
 
 
 def resembles_consumer(document: Manifest) -> bool:
-    """Return True if the document is a StreamConsumer, or if its author probably meant a StreamConsumer: the kind or
-    the API group is similar, or the kind is missing and the spec has the fields of a StreamConsumer."""
-    kind, api_version = document.get("kind"), str(document.get("apiVersion"))
-    group = api_version.partition("/")[0]
-    if kind is None:
-        spec = document.get("spec")
-        return _is_similar(group, names.GROUP) or (isinstance(spec, dict) and {"stream", "consumerGroup"} <= set(spec))
-    return _is_similar(str(kind), names.KIND) or _is_similar(group, names.GROUP)
+    """Return True if the document is a StreamConsumer, or if its author probably meant a StreamConsumer.
+
+    In this case, the API group or the spelling of the kind is similar, or the kind is missing and the spec has the
+    fields of a StreamConsumer. A kind of another API group must have the same spelling except for case and plural."""
+    kind, group = str(document.get("kind")), str(document.get("apiVersion") or "").partition("/")[0]
+    if _is_similar(group, names.GROUP) or kind.lower().removesuffix("s") == names.KIND.lower():
+        return True
+    spec = document.get("spec")
+    has_fields = isinstance(spec, dict) and {"stream", "consumerGroup"} <= set(spec)
+    return (not group and _is_similar(kind, names.KIND)) or ("kind" not in document and has_fields)
 
 
 def _is_similar(found: str, expected: str) -> bool:

@@ -361,8 +361,8 @@ class StreamConsumer(Model):
         return cls._parse(manifest, {"spec": manifest.get("spec")})
 
     @classmethod
-    def parse_file(cls, manifest: Manifest) -> Self:
-        """Parse a manifest from a file. Raises InvalidResource if the API server would reject the manifest.
+    def parse_document(cls, manifest: Manifest) -> Self:
+        """Parse a document of a file. Raises InvalidResource if the API server would reject the manifest.
 
         The checks are stricter than in `parse`, because newer API servers can store fields that this version does not
         know."""
@@ -395,7 +395,7 @@ class StreamConsumer(Model):
         return cls(
             name=name,
             namespace=namespace,
-            uid=str(metadata.get("uid") or ""),
-            generation=metadata.get("generation") or 0,
+            uid=str(manifest["metadata"].get("uid") or ""),
+            generation=manifest["metadata"].get("generation") or 0,
             spec=spec,
         )

@@ -100,7 +100,7 @@ def load_workloads(files: Iterable[Path]) -> list[Workload]:
     workloads: list[Workload] = []
     for folder, document in documents:
         if resembles_consumer(document):
-            consumer = StreamConsumer.parse_file(document)
+            consumer = StreamConsumer.parse_document(document)
             workload = Workload(consumer, folder, desired(consumer, settings), objects)
             workload.environment("pod")  # reports a missing Secret before a process starts
             workloads.append(workload)
