@@ -1,5 +1,6 @@
 """The HTTP server for probes and metrics under attack. Both processes use it; here, it runs in the thread of a pod."""
 
+import errno
 import logging
 import resource
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -18,6 +20,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from streamconsumer import http_server
 from streamconsumer.event_loop import new_event_loop
 from streamconsumer.http_server import MAX_ANSWERED, MAX_REQUEST_BYTES, MAX_WAITING, HttpServer, metrics_route
+from streamconsumer.model.names import ANY_HOST
 from streamconsumer.operator.health import Health as OperatorHealth
 from streamconsumer.operator.health import serve
 from streamconsumer.processor.health import Health, ProbeServer
@@ -257,3 +260,56 @@ def test_failing_route_is_answered_with_500(caplog: pytest.LogCaptureFixture) ->
 def test_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
         HttpServer({}, "127.0.0.1", taken.getsockname()[1])
+
+
+class NoIPv6Socket(socket.socket):
+    """A socket on a system without IPv6."""
+
+    def __init__(self, family: int = -1, *arguments: Any, **options: Any) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        super().__init__(family, *arguments, **options)
+
+
+def accepts(port: int, host: str) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
+        return client.connect_ex((host, port)) == 0
+
+
+def listening_server(host: str, port: int = 0) -> HttpServer:
+    return HttpServer({}, host, port)
+
+
+def test_default_address_accepts_ipv6_and_ipv4() -> None:
+    server = listening_server(ANY_HOST)
+    try:
+        assert accepts(server.port, "127.0.0.1")
+        assert accepts(server.port, "::1")
+    finally:
+        server.stop()
+
+
+def test_default_address_accepts_ipv4_on_a_system_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", NoIPv6Socket)
+    server = listening_server(ANY_HOST)
+    monkeypatch.undo()
+    try:
+        assert accepts(server.port, "127.0.0.1")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ipv4", "is_ipv6"), [("0.0.0.0", True, False), ("127.0.0.1", True, False), ("::1", False, True)]
+)
+def test_other_addresses_accept_only_their_protocol(host: str, is_ipv4: bool, is_ipv6: bool) -> None:
+    server = listening_server(host)
+    try:
+        assert (accepts(server.port, "127.0.0.1"), accepts(server.port, "::1")) == (is_ipv4, is_ipv6)
+    finally:
+        server.stop()
+
+
+def test_port_in_use_over_ipv4_is_an_error_of_the_default_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
+        listening_server(ANY_HOST, other.getsockname()[1])

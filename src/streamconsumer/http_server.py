@@ -11,6 +11,7 @@ An HTTP library would provide most limits of this server, but would not limit th
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import time
@@ -21,6 +22,8 @@ from datetime import timedelta
 from typing import cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from streamconsumer.model import names
 
 TIMEOUT = timedelta(seconds=10)
 """Time after which a connection is closed, regardless of its state. Kubernetes and Prometheus wait at most 10 s for a
@@ -36,6 +39,10 @@ of open connections whose client has not read the response yet."""
 METRICS_TIME_SHARE = 0.1
 """Maximum share of time that the server spends on metrics. If clients request metrics more often, the server sends the
 previous response again."""
+
+_ANY_IPV4_HOST = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EINVAL)
+"""Errors of systems that do not support IPv6, or do not support a socket for both protocols."""
 
 _END_OF_HEADERS = b"\r\n\r\n"
 _REASONS = {
@@ -221,17 +228,30 @@ class _Group:
             connection.abort()
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. For the host `::`, the socket accepts connections over IPv6 and IPv4. If the system
+    does not support IPv6, the socket accepts connections over IPv4 only."""
+    if host == names.ANY_HOST:
+        try:
+            return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except (OSError, ValueError) as error:  # ValueError: the platform has no sockets for both protocols
+            if isinstance(error, OSError) and error.errno not in _NO_IPV6:
+                raise
+            host = _ANY_IPV4_HOST
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(cast("tuple[str, int]", address), family=family)
+
+
 class HttpServer:
     """HTTP server. If `port` is 0, the server uses a free port. The attribute `port` contains the port that is in use.
 
-    Raises OSError if the port cannot be used.
+    Raises OSError if the address or the port cannot be used.
     """
 
     def __init__(self, routes: Routes, host: str, port: int) -> None:
         self.routes = routes
         self.waiting, self.answered = _Group(MAX_WAITING), _Group(MAX_ANSWERED)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family)
+        self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._server: asyncio.Server | None = None
 

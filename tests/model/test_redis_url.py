@@ -15,6 +15,7 @@ from streamconsumer.model.redis_url import (
     InvalidRedisUrl,
     InvalidRedisUrlOption,
     RedisUrl,
+    format_host_port,
     parse_host_port,
     parse_redis_url,
     redact_url,
@@ -273,3 +274,18 @@ def test_url_that_the_crd_accepts_has_no_credentials_and_only_allowed_options(ur
         return  # a port, an IPv6 address or a length out of range, which the pattern does not check
     assert not parsed.has_credentials
     assert parsed.scheme != "unix"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "text"),
+    [
+        ("redis", 6379, "redis:6379"),
+        ("10.0.0.1", 1, "10.0.0.1:1"),
+        ("fd00::1", 6379, "[fd00::1]:6379"),
+        ("/s", None, "/s"),
+    ],
+)
+def test_host_and_port_are_shown_with_brackets_around_an_ipv6_address(host: str, port: int | None, text: str) -> None:
+    assert format_host_port(host, port) == text
+    if port:
+        assert parse_host_port(text) == (host, port)

@@ -224,3 +224,23 @@ def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: P
         return reached.wait(4)
     finally:
         operator.kill()
+
+
+@pytest.mark.timeout(120)
+def test_watches_continue_after_the_credentials_were_rejected_for_a_while(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
+    """For example, a restored etcd does not contain the pod to which the token of the operator is bound."""
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
+        api_namespace.create(manifest("orders", batchCount=20))
+        wait_until_converged(api_namespace, "orders")
+        proxy.fault_for = lambda _: "401"
+        proxy.cut_watches()
+        began = len(proxy.requests)
+        time.sleep(12)
+        rejected = len(proxy.requests) - began
+        proxy.fault_for = lambda _: None
+        api_namespace.edit("orders", batchCount=30)
+        wait_until_converged(api_namespace, "orders", TIMEOUT_SECONDS * 2)
+        assert operator.exit_code is None
+        assert 0 < rejected < 100

@@ -12,6 +12,7 @@ from streamconsumer.operator.rbac import RULES
 from tests.cluster.api_server import ApiServer
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
+from tests.operator.faulty_api_proxy import FaultyApiProxy
 from tests.operator.namespace import Namespace, eventually, wait_until_settled
 from tests.operator.operator_process import OperatorProcess, running_operator
 
@@ -222,3 +223,23 @@ def check_ready(operator: OperatorProcess, status: int, text: str) -> None:
 
 def check_logged_start(*operators: OperatorProcess) -> None:
     assert any(each.logged("operator started") for each in operators)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("fault", ["500", "429", "hang", "page", "drop"])
+def test_a_namespace_whose_lists_fail_does_not_stop_others(
+    api: ApiServer, namespaces: tuple[Namespace, Namespace], tmp_path: Path, fault: str
+) -> None:
+    """For example, an object of the namespace cannot be converted or decrypted."""
+    broken, other = namespaces
+    for namespace in namespaces:
+        namespace.create(manifest())
+    with FaultyApiProxy(api) as proxy:
+        proxy.fault_for = lambda request: fault if f"/{broken.name}/" in request.path else None
+        with watching(proxy.kubeconfig(tmp_path), tmp_path, broken.name, other.name) as operator:
+            wait_until_reconciled(other)
+            check_served(operator, broken, expected=False)
+            assert f"not serving namespace {broken.name}: " in operator.get("readyz")[1]
+            proxy.fault_for = lambda _: None
+            wait_until_reconciled(broken)
+            assert operator.get("readyz") == (200, "ok\n")

@@ -22,7 +22,7 @@ def test_every_setting_has_a_variable() -> None:
         "telemetry_endpoint": "http://collector:4318",
         "allowed_destinations": "127.0.0.0/8, ::1",
         "http_port": "0",
-        "http_host": "::",
+        "http_host": "127.0.0.1",
         "stream_interval": "1m",
         "lease": "system/operator",
         "log_level": "DEBUG",

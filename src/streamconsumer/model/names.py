@@ -51,6 +51,9 @@ rollout.
 """
 
 CONTAINER = "processor"
+ANY_HOST = "::"
+"""Address of a server that accepts connections over IPv6 and IPv4. The kubelet probes the pod's own address."""
+
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
 """File to which a pod writes the reason if the pod cannot start. The path is the default terminationMessagePath of

@@ -342,8 +342,9 @@ class ProcessorSettings(SharedSettings):
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """Port for /livez, /readyz and /metrics. If 0, a free port is selected."""
 
-    http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
-    """Address on which the HTTP server listens."""
+    http_host: str = names.ANY_HOST
+    """Address on which the HTTP server listens. With `::`, the server accepts connections over IPv6 and IPv4, or over
+    IPv4 only if the system does not support IPv6."""
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG

@@ -205,6 +205,13 @@ def parse_host_port(text: str) -> tuple[str, int]:
     return _parse_host(host), _parse_port(port)
 
 
+def format_host_port(host: str, port: int | None) -> str:
+    """Return `host:port`, with an IPv6 address in brackets. If `port` is None, return the host."""
+    if port is None:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def redact_url(url: str) -> str:
     """Return a URL of any scheme without credentials and options, for output.
 

@@ -15,7 +15,7 @@ class Health:
     queue_depth: Callable[[], int]
     """Function that returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
-    readiness: Callable[[], tuple[bool, str]]
+    readiness: Callable[[], tuple[bool, str]] = lambda: (False, "starting")
     """Function that returns whether the operator is ready, and the reasons that /readyz reports."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)

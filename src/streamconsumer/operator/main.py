@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import kopf
 from kopf._core.engines.peering import Identity
 
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.http_server import HttpServer
 from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
 from streamconsumer.model.env_codec import unknown_variables
@@ -132,7 +134,7 @@ class Operator:
     async def run(self, stop: asyncio.Event) -> None:
         """Start the operator, run the main loop until `stop` is set, and shut down. If the main loop fails, raises its
         error."""
-        self._http_server = await serve(self.health, self.settings.http_host, self.settings.http_port)
+        self._http_server = await self._serve()
         self._main_task = asyncio.create_task(self._startup())
         try:
             await _first_of(self._main_task, stop)
@@ -145,6 +147,14 @@ class Operator:
         if not self._main_task.cancelled():
             self._main_task.result()
         log.info("operator stopped")
+
+    async def _serve(self) -> HttpServer:
+        host, port = self.settings.http_host, self.settings.http_port
+        try:
+            return await serve(self.health, host, port)
+        except OSError as error:
+            variables = f"{PREFIX}HTTP_HOST is {host}, {PREFIX}HTTP_PORT is {port}"
+            raise InvalidSettings(f"{variables}: {error.strerror}") from None
 
     async def _startup(self) -> None:
         """Become the leader, then list all objects. The lists of a namespace come before its first reconcile. A

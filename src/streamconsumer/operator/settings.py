@@ -77,7 +77,7 @@ class OperatorSettings(Model):
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port on which the operator serves /livez, /readyz and /metrics."""
 
-    http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
+    http_host: str = names.ANY_HOST
 
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
     """The interval, varied randomly by ±25 %, at which the operator polls the streams in Redis."""

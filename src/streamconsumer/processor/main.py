@@ -141,7 +141,8 @@ async def _serve(
     try:
         probe_server = ProbeServer(health, build_registry(metrics, labels), settings.http_host, settings.http_port)
     except OSError as error:
-        raise InvalidSettings(f"{env_name('http_port')} is {settings.http_port}: {error.strerror}") from None
+        variables = f"{env_name('http_host')} is {settings.http_host}, {env_name('http_port')} is {settings.http_port}"
+        raise InvalidSettings(f"{variables}: {error.strerror}") from None
     probe_server.start()
     processor = RedisStreamProcessor(
         manager,

@@ -12,7 +12,7 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from streamconsumer.model.redis_url import RedisUrl
+from streamconsumer.model.redis_url import RedisUrl, format_host_port
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 from streamconsumer.redis_client.reply_limits import ReplyLimits
@@ -114,9 +114,8 @@ class TlsConnection(TcpConnection, SSLConnection):
         try:
             await super()._connect()
         except TimeoutError:  # Without TLS, Redis treats the handshake as a command and waits for the rest.
-            message = (
-                f"TLS handshake with {self.host}:{self.port} timed out; check that the server uses TLS at this port"
-            )
+            server = format_host_port(self.host, self.port)
+            message = f"TLS handshake with {server} timed out; check that the server uses TLS at this port"
             raise RedisTimeoutError(message) from None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:

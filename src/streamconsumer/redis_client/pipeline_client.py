@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.redis_url import format_host_port
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
 from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
@@ -105,8 +106,7 @@ class PipelineClient:
 
     @property
     def _server_name(self) -> str:
-        host, port = self._topology.address
-        return host if port is None else f"{host}:{port}"
+        return format_host_port(*self._topology.address)
 
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
         found = await execute_all_by_hash(partial(self._send, await self._connect()), commands)

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from streamconsumer.errors import DestinationNotAllowed, InvalidSettings, StreamConsumerError
 from streamconsumer.model.env_codec import env_name
-from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
+from streamconsumer.model.redis_url import InvalidRedisUrl, format_host_port, parse_host_port
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
@@ -202,7 +202,7 @@ async def _first_reply(
             if isinstance(error.__cause__, DestinationNotAllowed):
                 refusal = DestinationNotAllowed(f"{address.host}: {error.__cause__}")
             all_replied = all_replied and isinstance(error, LookupError)
-            problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
+            problems.append(f"{format_host_port(address.host, address.port)}: {' '.join(str(error).split())}")
     if refusal is not None:
         raise refusal
     error_class = PrimaryUnknown if all_replied else RedisConnectionError

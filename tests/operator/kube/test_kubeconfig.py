@@ -11,11 +11,12 @@ from typing import Any
 import kopf
 import pytest
 import yaml
+from kopf._cogs.clients.auth import APIContext
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.operator.kube.api import ApiError, connect, default_namespace, load_connection
 from streamconsumer.operator.kube.kubeconfig import read_kubeconfig
-from streamconsumer.operator.kube.watches import WatchConnection, from_kubeconfig, login
+from streamconsumer.operator.kube.watches import WatchConnection, login, to_watch_connection
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
 from tests.cluster.credentials import ADMIN, CONTROLLER_MANAGER, NEW_KEY
@@ -110,7 +111,7 @@ def test_impersonated_user_without_permissions_reads_no_secret(api_server: ApiSe
 @pytest.mark.cluster
 def test_watches_of_the_operator_have_the_impersonated_user(api_server: ApiServer, write: Any) -> None:
     write(kubeconfig(server_of(api_server), {"token": ADMIN.token, **JANE}))
-    headers = from_kubeconfig(asyncio.run(load_connection())).as_http_headers()
+    headers = to_watch_connection(asyncio.run(load_connection())).as_http_headers()
     assert headers["Authorization"] == f"Bearer {ADMIN.token}"
     assert headers["Impersonate-User"] == "jane"
     assert headers.getall("Impersonate-Group") == ["developers", "readers, all"]
@@ -263,6 +264,22 @@ def test_tls_server_name_is_verified(api_server: ApiServer, write: Any) -> None:
         who_am_i()
     with pytest.raises(ProgramFailed, match="elsewhere"):
         kubectl_who_am_i()
+
+
+async def watch_status(cluster: dict[str, Any], write: Any) -> int:
+    """Return the HTTP status of a request over the connection of kopf's watches."""
+    write(kubeconfig(cluster, {"token": ADMIN.token}))
+    connection = await login()
+    async with APIContext(connection).session as session, session.get(f"{connection.server}/version") as response:
+        return response.status
+
+
+@pytest.mark.cluster
+async def test_tls_server_name_of_watches_is_verified(api_server: ApiServer, write: Any) -> None:
+    named = server_of(api_server, **{"tls-server-name": "kubernetes.default.svc"})
+    assert await watch_status(named, write) == 200
+    with pytest.raises(OSError, match="elsewhere"):
+        await watch_status({**named, "tls-server-name": "elsewhere.example"}, write)
 
 
 @pytest.mark.cluster

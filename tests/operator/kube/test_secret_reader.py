@@ -31,7 +31,7 @@ class FakeKubeClient(KubeClient):
         self.requests: list[str] = []
         self.user = ACCOUNT
         self.failures: dict[str, Exception] = {}
-        """The errors of the API server, by the first word of the request."""
+        """The errors of the API server, by the request or its first word."""
 
     async def can_i(self, verb: str, resource: str, namespace: str | None, name: str = "") -> bool:
         await self._receive(f"check {namespace}")
@@ -51,7 +51,7 @@ class FakeKubeClient(KubeClient):
     async def _receive(self, text: str) -> None:
         self.requests.append(text)
         await asyncio.sleep(0)
-        if failure := self.failures.get(text.partition(" ")[0]):
+        if failure := self.failures.get(text) or self.failures.get(text.partition(" ")[0]):
             raise failure
 
 
@@ -189,6 +189,20 @@ def test_a_failed_check_keeps_the_last_result() -> None:
             await fixture.next_interval()
         assert await fixture.read() == "hunter2"
         assert fixture.changed == []
+
+    run(test)
+
+
+def test_a_failed_check_of_one_namespace_does_not_stop_the_checks_of_others() -> None:
+    async def test() -> None:
+        fixture = Fixture("shop", "other")
+        for namespace in ("shop", "other"):
+            await fixture.read(namespace)
+        fixture.kube.failures = {"check shop": ApiError(status=500)}
+        fixture.kube.granted.remove("other")
+        with pytest.raises(ApiError):
+            await fixture.next_interval()
+        assert fixture.changed == ["other"]
 
     run(test)
 

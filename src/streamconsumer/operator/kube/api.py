@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from aiohttp import TCPConnector, ThreadedResolver
 from kubernetes.aio import config
@@ -28,6 +27,7 @@ from multidict import CIMultiDict
 
 from streamconsumer.errors import ApiThrottled, InvalidSettings
 from streamconsumer.operator.kube.exec_plugin import captured_errors, plugin_failure
+from streamconsumer.operator.kube.http_proxy import find_proxy
 from streamconsumer.operator.kube.kubeconfig import read_kubeconfig
 
 ApiError = ApiException
@@ -189,9 +189,7 @@ async def load_connection(context: str | None = None) -> Connection:
     impersonation: Headers = ()
     if context is not None or not _is_in_cluster(configuration):
         impersonation = await _load_kubeconfig(context, configuration)
-    host = urlsplit(configuration.host)
-    if not (proxy_bypass(host.hostname or "") or proxy_bypass(host.netloc)):
-        configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
+    configuration.proxy = configuration.proxy or find_proxy(configuration.host)
     # With trust_env, aiohttp would use a thread for each request, to read environment variables and ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     return Connection(configuration, impersonation)

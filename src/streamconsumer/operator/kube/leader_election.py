@@ -61,13 +61,18 @@ class LeaderLease:
         lease = f"{self._namespace}/{self._name}"
         try:
             verb = "update" if await self._kube.get(API_VERSION, KIND, self._namespace, self._name) else "create"
+            is_allowed = await self._is_allowed(verb)
         except Exception as error:  # noqa: BLE001 - the next attempt may succeed
             return f"cannot read the Lease {lease}: {api_error_message(error)}"
-        # If access reviews are forbidden, only the election can show whether the permission exists.
-        with suppress(ApiError):
-            if not await self._kube.can_i(verb, "leases.coordination.k8s.io", self._namespace, self._name):
-                return f"the operator is not allowed to {verb} the Lease {lease}"
-        return ""
+        return "" if is_allowed else f"the operator is not allowed to {verb} the Lease {lease}"
+
+    async def _is_allowed(self, verb: str) -> bool:
+        try:
+            return await self._kube.can_i(verb, "leases.coordination.k8s.io", self._namespace, self._name)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            return True  # access reviews are forbidden, so only the election can show whether the permission exists
 
     async def acquire(self, may_lead: Callable[[], bool]) -> None:
         """Wait until this operator holds the Lease. While `may_lead` returns False, the operator does not try to take

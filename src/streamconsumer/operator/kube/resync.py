@@ -49,7 +49,11 @@ of these lists."""
 RETRY_SECONDS, MAX_RETRY_SECONDS = 2.0, 10.0
 """The delay after the first failed list, and the maximum delay. The delay doubles with every failure."""
 
-MAX_CONCURRENT_LISTS = 4
+MAX_CONCURRENT_LISTS = 8
+
+START_SECONDS = 10.0
+"""The time for which the start of the operator waits for the lists of all namespaces. After this time, the list of one
+namespace is sufficient."""
 
 FORBIDDEN = 403
 
@@ -68,6 +72,8 @@ class _Scope:
     """Reason why the last list failed. Empty if the last list succeeded."""
     retry_seconds: float = 0.0
     """Delay before the next attempt. 0 if the last list succeeded."""
+    first_attempt: asyncio.Task[None] | None = None
+    """The list that `start` has started."""
 
 
 class Resync:
@@ -83,10 +89,16 @@ class Resync:
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_LISTS)
 
     async def start(self) -> None:
-        """List every namespace. Returns when each namespace has been tried and at least one namespace is served."""
+        """List every namespace. Returns when at least one namespace is served, and the lists of the other namespaces
+        have ended or START_SECONDS have passed."""
         while not self.has_served:
             await asyncio.sleep(min(scope.retry_seconds for scope in self._scopes.values()))
-            await asyncio.gather(*map(self._try_list, self._scopes.values()))
+            for scope in self._scopes.values():
+                scope.first_attempt = asyncio.create_task(self._try_list(scope))
+            attempts = [scope.first_attempt for scope in self._scopes.values() if scope.first_attempt]
+            _, pending = await asyncio.wait(attempts, timeout=START_SECONDS)
+            while pending and not self.has_served:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
 
     async def run(self) -> None:
         """List each namespace when a list is requested, and at least once per RESYNC_INTERVAL, until cancelled."""
@@ -139,6 +151,8 @@ class Resync:
         return self._scopes.get(namespace) or self._scopes[None]
 
     async def _keep_listed(self, scope: _Scope) -> None:
+        if scope.first_attempt:
+            await scope.first_attempt
         while True:
             if scope.retry_seconds:
                 await asyncio.sleep(scope.retry_seconds)

@@ -102,13 +102,20 @@ class SecretReader:
                 log.warning("failed to check the permission to get Secrets; retrying", extra=extra)
 
     async def check_due(self) -> None:
-        """Check the permission in the namespaces whose last check is older than CHECK_INTERVAL."""
+        """Check the permission in the namespaces whose last check is older than CHECK_INTERVAL. If a check fails, the
+        last result stays valid, the other namespaces are still checked, and the first error is raised."""
+        failure: Exception | None = None
         for namespace, access in [*self._accesses.items()]:
             now = self._clock()
             if now - access.used_seconds > UNUSED_AFTER.total_seconds():
                 del self._accesses[namespace]
             elif access.is_granted is not None and now - access.checked_seconds >= CHECK_INTERVAL.total_seconds():
-                await self._update(namespace, access)
+                try:
+                    await self._update(namespace, access)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failure = failure or error
+        if failure:
+            raise failure
 
     async def _granted_access(self, namespace: str) -> _Access:
         access = self._accesses.setdefault(namespace, _Access())

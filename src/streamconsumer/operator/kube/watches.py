@@ -7,9 +7,10 @@ needs no finalizers or timers.
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -39,6 +40,10 @@ LISTED = "LISTED"
 WATCH_RETRY_SECONDS, MAX_WATCH_RETRY_SECONDS = 1.0, 15.0
 """The delay before a failed watch is restarted, and the maximum delay. The delay doubles with every failure."""
 
+LOGIN_INTERVAL_SECONDS = 5.0
+"""The minimum interval between two logins. While the API server rejects the credentials, each login causes a request
+per watch."""
+
 log = logging.getLogger(__name__)
 
 
@@ -54,17 +59,24 @@ def build_registry() -> kopf.OperatorRegistry:
         group, _, version = api_version.rpartition("/")
         kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
-    kopf.on.login(registry=registry)(login)
+    next_login_seconds = 0.0
+
+    async def login_with_pause(**arguments: Any) -> kopf.ConnectionInfo:
+        """Log in, at most once per LOGIN_INTERVAL_SECONDS. kopf retries a rejected request immediately after the
+        login."""
+        nonlocal next_login_seconds
+        await asyncio.sleep(next_login_seconds - time.monotonic())
+        next_login_seconds = time.monotonic() + LOGIN_INTERVAL_SECONDS
+        return await login(**arguments)
+
+    kopf.on.login(registry=registry)(login_with_pause)
     return registry
 
 
-async def login(**arguments: Any) -> kopf.ConnectionInfo:
-    """Return the connection of kopf's watches. kopf calls this function at the start, and again if the API server
-    rejects the credentials."""
-    if from_pod := await asyncio.to_thread(kopf.login_with_service_account, **arguments):
-        connection = WatchConnection(**{each.name: getattr(from_pod, each.name) for each in fields(from_pod)})
-    else:
-        connection = from_kubeconfig(await load_connection())
+async def login(**_: Any) -> kopf.ConnectionInfo:
+    """Return the connection of kopf's watches, with the address, the proxy and the credentials of all other requests.
+    kopf calls this function at the start, and again if the API server rejects the credentials."""
+    connection = to_watch_connection(await load_connection())
     await asyncio.to_thread(connection.as_ssl_context)
     return connection
 
@@ -186,7 +198,7 @@ async def _fetch_objects(
     yield [], page.metadata["resourceVersion"]
 
 
-def from_kubeconfig(connection: Connection) -> "WatchConnection":
+def to_watch_connection(connection: Connection) -> "WatchConnection":
     """Return the connection of kopf's watches. The address and the credentials are the same as for all other
     requests."""
     configuration = connection.configuration
@@ -200,16 +212,27 @@ def from_kubeconfig(connection: Connection) -> "WatchConnection":
         scheme=scheme or None,
         token=token or None,
         proxy_url=configuration.proxy,
+        tls_server_name=configuration.tls_server_name,
         impersonation=connection.impersonation,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WatchConnection(kopf.ConnectionInfo):
     """A connection that verifies the chain and the name of a certificate, but without the strict X.509 check of Python
     3.13. A comment in `api.load_connection` explains the reason."""
 
     impersonation: Headers = ()
+    tls_server_name: str | None = None
+    """Name in the server's certificate. None if it is the host name of the address."""
+
+    def __eq__(self, other: object) -> bool:
+        """Return True only for the same object. kopf would never again use a connection that equals a rejected
+        connection, although the API server may reject valid credentials for a while, for example after etcd was
+        restored."""
+        return self is other
+
+    __hash__ = object.__hash__
 
     def as_http_headers(self) -> Any:
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
@@ -222,7 +245,26 @@ class WatchConnection(kopf.ConnectionInfo):
     def _context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.tls_server_name:
+            context.__class__ = _NamedContext
+            context.server_name = self.tls_server_name  # type: ignore[attr-defined] # of _NamedContext
         return context
+
+
+class _NamedContext(ssl.SSLContext):
+    """A TLS context for a server with another name than its host name. kopf cannot pass this name to aiohttp."""
+
+    server_name: str
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,  # noqa: ARG002 - ssl's signature
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return super().wrap_bio(incoming, outgoing, server_side, self.server_name, session)
 
 
 def kopf_settings() -> kopf.OperatorSettings:

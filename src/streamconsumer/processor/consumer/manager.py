@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.library_arguments import ManagerArguments, check_arguments
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
-from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
+from streamconsumer.model.redis_url import InvalidRedisUrl, format_host_port, parse_redis_url
 from streamconsumer.processor.forked_children import close_socket_in_children, fork_count
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
@@ -271,8 +271,7 @@ class StreamManager:
     @property
     def address_text(self) -> str:
         """`host:port`, or the path of a Unix socket."""
-        host, port = self.address
-        return host if port is None else f"{host}:{port}"
+        return format_host_port(*self.address)
 
     @property
     def skips_tls_verification(self) -> bool:
