@@ -43,7 +43,7 @@ def test_missing_field_is_named() -> None:
 
 
 def test_unknown_field_is_named() -> None:
-    assert rejection(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a known field; check its spelling"
+    assert rejection(manifest(affinity={})) == "shop/orders: spec.affinity is not a known field; check its spelling"
 
 
 def test_parse_reports_all_errors() -> None:

@@ -47,9 +47,9 @@ Work = tuple[Mutant | None, Sequence[Unit]]
 def plan(mutant: Mutant, units: Iterable[Unit]) -> list[Unit]:
     """Return the units that may notice a mutant, in the order in which they run: tests, then seeds.
 
-    Tests in the test module of the mutated module come before others, and short units before long ones.
+    Tests in the test module of the mutated module, or of scripts, come before others, and short units before long ones.
     """
-    own_tests = f"test_{Path(mutant.path).stem}.py"
+    own_tests = "scripts.py" if mutant.is_script else f"test_{Path(mutant.path).stem}.py"
     reaching = [unit for unit in units if unit.reached & mutant.reached_by]
     seeds = sorted((unit for unit in reaching if unit.seed is not None), key=lambda unit: unit.seconds)
     tests = sorted(

@@ -120,7 +120,7 @@ def test_equivalent_mutants_are_not_counted_and_must_exist() -> None:
 
 
 def test_survivors_are_printed_with_place_and_diff(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = mutant("RENEW", "delete `return lost`"), mutant("RENEW", "delete `lost[#lost + 1] = id`")
+    first, second = mutant("RENEW", "delete `return lost`"), mutant("RENEW", "delete `mine[#mine + 1] = id`")
     report = Report([first, second], {}, "", 0)
     report.add(None, Verdict(is_caught=False, reason="", seconds=1))
     report.add(first, Verdict(is_caught=True, reason="seed 1: lost", seconds=1))
@@ -128,8 +128,8 @@ def test_survivors_are_printed_with_place_and_diff(capsys: pytest.CaptureFixture
     report.print_survivors()
     report.print_shares(60)
     printed = capsys.readouterr().out
-    assert f"{second.location} RENEW: delete `lost[#lost + 1] = id` (3 seeds and 1 tests passed)" in printed
-    assert "-       lost[#lost + 1] = id" in printed
+    assert f"{second.location} RENEW: delete `mine[#mine + 1] = id` (3 seeds and 1 tests passed)" in printed
+    assert "-       mine[#mine + 1] = id" in printed
     assert "+       do end" in printed
     assert "1 of    2 caught ( 50%)  total" in printed
     assert "0 of 1 controls were caught" in printed

@@ -23,7 +23,7 @@ TESTS = (
     *("tests/processor/consumer", "tests/processor/dead_letters", "tests/processor/pipeline"),
     *("tests/processor/test_attempt_counting.py", "tests/processor/test_interrupted_settlement.py"),
     "tests/cli/group/test_deletion.py",
-    *(f"tests/redis_client/test_{name}.py" for name in ("entry_state", "lua", "scripts")),
+    *(f"tests/redis_client/test_{name}.py" for name in ("entry_state", "lua", "recreated_group", "scripts")),
     *(f"tests/redis_client/test_{name}_scripts.py" for name in ("entry", "claim", "group", "consumer")),
 )
 """Tests of the mutated modules and scripts. Tests that run pods as processes are too slow."""

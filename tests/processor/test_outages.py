@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from streamconsumer.processor import current_message
+from streamconsumer.processor.consumer.claimer import ClaimedPage, ClaimPage
 from streamconsumer.processor.pipeline import reconnect
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -128,6 +129,30 @@ async def test_stop_does_not_wait_for_an_unreachable_server(group: Group) -> Non
     started_at = time.monotonic()
     await processor.stop_listening()
     assert time.monotonic() - started_at < TIMEOUT_SECONDS
+    group.server.resume()
+
+
+async def test_stop_does_not_wait_for_a_claim_on_a_frozen_server(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamconsumer.processor.consumer.large_entries.REPLY_TIMEOUT_SECONDS", 600.0)
+    processor = await group.start(Recorder(), poll=60)
+    await group.wait_until_reading()
+    claimer, claim_started = processor._pipeline.consumer.claimer, asyncio.Event()
+    assert claimer
+
+    async def claim(count: int) -> ClaimedPage:
+        await claimer.claim_due(count)  # opens the connection
+        group.server.pause()
+        claim_started.set()
+        return await claimer.claim_due(count)
+
+    async def find_claimable() -> list[ClaimPage]:
+        return [ClaimPage(claim, "due")]
+
+    monkeypatch.setattr(claimer, "find_claimable", find_claimable)
+    claimer.wakeup.set()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        await claim_started.wait()
+        await processor.stop_listening()
     group.server.resume()
 
 

@@ -11,6 +11,7 @@ from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE, CLAIM_SECONDS
 from tests.redis_client.script_database import (
     CLAIMED,
     CLAIMED_BEFORE,
+    COMMITTED,
     GROUP,
     KEYS,
     ME,
@@ -77,6 +78,15 @@ def test_only_idle_entries_of_the_given_owner_are_claimed(database: Database) ->
     }
     assert database.client.hgetall(CLAIMED) == {"1-0": ME, "5-0": ME}
     assert 0 < database.client.ttl(CLAIMED) <= CLAIM_SECONDS
+
+
+def test_a_claimed_entry_is_no_longer_due(database: Database) -> None:
+    """Another program has claimed entries while they were postponed."""
+    database.add("1-0", "2-0", "3-0")
+    database.deliver(PEER, "1-0", "2-0", "3-0")
+    database.client.zadd(SCHEDULE, {"1-0": 5, "2-0": -7})
+    assert claim(database, "1-0", "2-0", "3-0")[0] == 3
+    assert database.schedule() == {"1-0": -1, "2-0": -7}
 
 
 def test_an_entry_is_claimed_after_exactly_the_minimum_idle_time(database: Database) -> None:
@@ -231,7 +241,7 @@ def test_a_claim_needs_few_commands_and_causes_no_errors(database: Database) -> 
     pairs = (part for message_id in ids for part in (message_id, 7))
     arguments = (0, PEER, "", "", MANY, MANY, MANY)
     keys = [*KEYS, REGISTRATIONS]
-    per_entry, for_the_record = len(["XPENDING", "XRANGE", "XCLAIM"]), len(["XINFO", "HSET", "EXPIRE", "HLEN"])
+    per_entry, for_the_record = len(["XPENDING", "XRANGE", "XCLAIM", "ZADD"]), len(["XINFO", "HSET", "EXPIRE", "HLEN"])
     assert database.calls(pending_entries.CLAIM, *arguments, *pairs, keys=keys) == 3 * per_entry + for_the_record
     assert database.calls(pending_entries.CLAIM, *arguments, keys=keys) == 0
     assert database.client.info("errorstats") == {}
@@ -271,13 +281,11 @@ def test_due_entries_are_claimed(database: Database) -> None:
     database.add("1-0", "2-0", "3-0", "4-0")
     database.deliver(POSTPONED, "1-0", "2-0", "3-0", "4-0", deliveries=3)
     database.client.zadd(SCHEDULE, {"1-0": 5, "2-0": FUTURE, "3-0": -5, "4-0": 0.5})
-    before = database.now()
     assert claim_due(database) == [0, [["4-0", 3, fields("4-0")], ["1-0", 3, fields("1-0")]], 2]
     assert database.owned() == {ME: ["1-0", "4-0"], POSTPONED: ["2-0", "3-0"]}
     assert set(database.pending().values()) == {(ME, 3), (POSTPONED, 3)}
     assert database.idle() == {"2-0", "3-0"}
-    claimed_at = pytest.approx(-before, abs=5000)
-    assert database.schedule() == {"1-0": claimed_at, "2-0": FUTURE, "3-0": -5, "4-0": claimed_at}
+    assert database.schedule() == {"1-0": -1, "2-0": FUTURE, "3-0": -5, "4-0": -1}
     assert database.client.hgetall(CLAIMED) == {"1-0": ME, "4-0": ME}
 
 
@@ -351,6 +359,15 @@ def test_due_entries_that_are_not_postponed(
     assert database.pending() == {"4-0": (PEER, 1)} | ({"5-0": owner} if owner else {})
 
 
+def test_a_due_entry_whose_dead_letter_is_written_is_not_claimed(database: Database) -> None:
+    database.add("5-0")
+    orphaned(database)
+    database.client.zadd(SCHEDULE, {"5-0": 1})
+    database.client.zadd(COMMITTED, {"5-0": 1})
+    assert claim_due(database) == [0, [], 1]
+    assert not database.schedule()
+
+
 @pytest.mark.parametrize(
     ("member", "is_valid"),
     [
@@ -398,7 +415,9 @@ def test_ids_are_compared_exactly(database: Database) -> None:
     assert claim_due(database)[1] == []
 
 
-def test_a_server_without_free_memory_removes_claimed_entries_from_the_schedule(database: Database) -> None:
+def test_a_server_without_free_memory_keeps_claimed_entries_in_the_schedule_until_the_next_snapshot(
+    database: Database,
+) -> None:
     database.add("1-0", "2-0")
     database.deliver(POSTPONED, "1-0")
     database.deliver(PEER, "2-0")
@@ -406,4 +425,13 @@ def test_a_server_without_free_memory_removes_claimed_entries_from_the_schedule(
     database.client.config_set("maxmemory", 1)
     [_, entries, done] = claim_due(database)
     assert ([entry[0] for entry in entries], done) == (["1-0"], 1)
+    assert database.schedule()["1-0"] < 0
+
+
+def test_a_server_without_free_memory_removes_entries_of_other_consumers_from_the_schedule(database: Database) -> None:
+    database.add("1-0", "2-0")
+    database.deliver(PEER, "1-0")
+    database.client.zadd(SCHEDULE, {"1-0": 1, "2-0": FUTURE})
+    database.client.config_set("maxmemory", 1)
+    assert claim_due(database)[1] == []
     assert database.schedule() == {"2-0": FUTURE}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from streamconsumer.processor.consumer import effects_commit, leases
+from streamconsumer.processor.consumer import effects_commit, group_snapshot, leases
 from streamconsumer.processor.dead_letters import store, writer
 from streamconsumer.redis_client.keys import MAX_REMEMBERED_COMMITS
 from tests.redis_client.script_database import (
@@ -14,11 +14,13 @@ from tests.redis_client.script_database import (
     CLAIMED_BEFORE,
     COMMITTED,
     DEAD_LETTERS,
+    GROUP,
     KEYS,
     ME,
     PEER,
     POSTPONED,
     SCHEDULE,
+    SNAPSHOT,
     STREAM,
     Database,
 )
@@ -51,6 +53,12 @@ def settled_by_peer(database: Database) -> None:
 def settled_by_peer_before(database: Database) -> None:
     orphaned(database)
     database.client.hset(CLAIMED_BEFORE, ID, PEER)
+
+
+def settled(database: Database) -> None:
+    """A script has written the effects or the dead letter of the entry."""
+    orphaned(database)
+    database.client.zadd(COMMITTED, {ID: 1})
 
 
 def claimed_back(database: Database) -> None:
@@ -96,7 +104,7 @@ State = Callable[[Database], None]
 STATES: tuple[State, ...] = (
     *(mine, peer, orphaned, settled_by_peer, settled_by_peer_before, claimed_back),
     *(postponed, postponed_without_due_time, restored, restored_after_claim_of_peer),
-    *(restored_and_trimmed, mine_and_trimmed, orphaned_and_trimmed),
+    *(restored_and_trimmed, mine_and_trimmed, orphaned_and_trimmed, settled),
 )
 LOST = (
     *(peer, settled_by_peer, settled_by_peer_before, postponed, postponed_without_due_time),
@@ -121,7 +129,7 @@ def set_count(database: Database) -> Any:
 
 
 def postpone(database: Database) -> Any:
-    [outcome] = database.run(leases.POSTPONE, ID, 8, 60_000)
+    [outcome] = database.run(leases.POSTPONE, ID, 8, 60_000, keys=[*KEYS, SNAPSHOT])
     return outcome
 
 
@@ -158,15 +166,18 @@ EXPECTED: dict[Operation, dict[State, Expected]] = {
         mine: ([], (ME, 3)),
         **dict.fromkeys((orphaned, claimed_back), ([], (ME, 1))),
         restored: ([], (ME, 3)),
+        settled: ([], None),
         **dict.fromkeys((restored_and_trimmed, mine_and_trimmed, orphaned_and_trimmed), ([], None)),
     },
     start: {
         **lost("lost"),
+        settled: ("lost", None),
         **dict.fromkeys((mine, *TAKEN), ("done", (ME, 8))),
         **dict.fromkeys((restored_and_trimmed, mine_and_trimmed, orphaned_and_trimmed), ("trimmed", None)),
     },
     set_count: {
         **lost(None),
+        settled: (None, None),
         **dict.fromkeys((mine, *TAKEN), (None, (ME, 8))),
         **dict.fromkeys((restored_and_trimmed, mine_and_trimmed, orphaned_and_trimmed), (None, None)),
     },
@@ -176,9 +187,10 @@ EXPECTED: dict[Operation, dict[State, Expected]] = {
         **dict.fromkeys((mine, *TAKEN), ("done", (POSTPONED, 8))),
         **dict.fromkeys((restored_and_trimmed, mine_and_trimmed), ("done", None)),
         orphaned_and_trimmed: ("trimmed", None),
+        settled: ("lost", None),
     },
     write_dead_letter: {**dict.fromkeys(STATES, ("done", None)), **lost("lost")},
-    commit: {**dict.fromkeys(STATES, ("done", None)), **lost("lost")},
+    commit: {**dict.fromkeys(STATES, ("done", None)), **lost("lost"), settled: ("before", None)},
 }
 CASES = [
     pytest.param(operation, state, expected, id=f"{operation.__name__}-{state.__name__}")
@@ -202,7 +214,7 @@ def test_a_script_does_what_the_state_of_the_entry_requires(
     assert (ID in database.idle()) == (entry is not None and not is_claimed)
     if state in TAKEN and operation in (renew, start, set_count):
         assert database.schedule()[ID] == -1
-    elif state in LOST:
+    elif state in (*LOST, settled):
         assert database.schedule().get(ID) == score
 
 
@@ -244,11 +256,69 @@ def test_several_entries_are_changed_by_one_call(database: Database) -> None:
     database.run(leases.SET_DELIVERY_COUNTS, "1-0", 5, "2-0", 6)
     assert database.pending() == {"1-0": (ME, 5), "2-0": (ME, 6), "3-0": (ME, 1), "4-0": (PEER, 1)}
     before = database.now()
-    replies = database.run(leases.POSTPONE, "2-0", 7, 60_000, "4-0", 8, 1000, "3-0", 9, 120_000)
+    postponements = ("2-0", 7, 60_000, "4-0", 8, 1000, "3-0", 9, 120_000)
+    replies = database.run(leases.POSTPONE, *postponements, keys=[*KEYS, SNAPSHOT])
     assert replies == ["done", "lost", "done"]
     assert database.pending() == {"1-0": (ME, 5), "2-0": (POSTPONED, 7), "3-0": (POSTPONED, 9), "4-0": (PEER, 1)}
     due = {message_id: score - before for message_id, score in database.schedule().items()}
     assert due == {"2-0": pytest.approx(60_000, abs=5000), "3-0": pytest.approx(120_000, abs=5000)}
+
+
+# -- group of another program ------------------------------------------------------------------------------------------
+
+
+def redeliver_first(database: Database) -> None:
+    database.command("XACK", STREAM, "billing", ID)
+    database.client.xadd(DEAD_LETTERS, {"f": "v"}, id="1-0")
+    assert redeliver(database) == ID
+
+
+def save(database: Database) -> None:
+    assert database.run(group_snapshot.SAVE, keys=[*KEYS, SNAPSHOT]) == "restoring"
+
+
+def restore(database: Database) -> None:
+    assert database.run(group_snapshot.RESTORE_ENTRIES, keys=[*KEYS, SNAPSHOT]) == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "stage", "cursor", "expected"),
+    [
+        *[(operation, None, None, ("pending", "1")) for operation in (postpone, redeliver_first, save)],
+        *[(operation, "schedule", "7", ("pending", "1")) for operation in (postpone, redeliver_first, restore)],
+        *[(operation, "delivered", "1-0", ("delivered", "1-0")) for operation in (postpone, redeliver_first, restore)],
+    ],
+    ids=lambda each: getattr(each, "__name__", str(each)),
+)
+def test_entries_of_a_group_that_another_program_has_created_must_be_restored(
+    database: Database, operation: Operation, stage: str | None, cursor: str | None, expected: tuple[str, str]
+) -> None:
+    database.add("4-0", ID, "6-0")
+    mine(database)
+    database.client.xgroup_delconsumer(STREAM, "billing", POSTPONED)
+    if stage and cursor:
+        database.client.hset(SNAPSHOT, mapping={"stage": stage, "cursor": cursor, "pending": "4-0"})
+    operation(database)
+    found = database.client.hgetall(SNAPSHOT)
+    assert (found["stage"], found["cursor"], found["begin"]) == (*expected, ID)
+    assert "4-0" not in database.pending()
+
+
+@pytest.mark.parametrize("operation", [postpone, redeliver_first])
+def test_the_snapshot_of_a_known_group_is_not_changed(database: Database, operation: Operation) -> None:
+    database.add(ID)
+    mine(database)
+    operation(database)
+    assert database.owned() == {POSTPONED: [ID]}
+    assert not database.client.exists(SNAPSHOT)
+
+
+def test_several_entries_are_postponed_with_few_commands(database: Database) -> None:
+    database.add(*ids(1, 2))
+    database.deliver(ME, *ids(1, 2))
+    per_entry, once = ("XPENDING", "ZADD", "XCLAIM"), ("TIME", "XGROUP")
+    arguments = ("1-0", 1, 1000, "2-0", 1, 1000)
+    assert database.calls(leases.POSTPONE, *arguments, keys=[*KEYS, SNAPSHOT]) == 2 * len(per_entry) + len(once)
 
 
 # -- repair of the schedule --------------------------------------------------------------------------------------------
@@ -443,7 +513,7 @@ def test_a_long_text_is_not_read(owned: Database) -> None:
 
 
 def redeliver(database: Database, dead_letter: str = "1-0") -> Any:
-    return database.run(store.REDELIVER, dead_letter, ID, keys=[*KEYS, DEAD_LETTERS])
+    return database.run(store.REDELIVER, dead_letter, ID, keys=[*KEYS, DEAD_LETTERS, SNAPSHOT])
 
 
 def test_a_dead_letter_is_redelivered(database: Database) -> None:
@@ -510,3 +580,13 @@ def test_the_first_and_the_last_id_are_read(database: Database) -> None:
     assert (first("-", "+"), last()) == ("", "")
     database.add("3-0", "4-0", "5-0")
     assert (first("-", "+"), first("4-0", "+"), first("-", "2-0"), last()) == ("3-0", "4-0", "", "5-0")
+
+
+def test_an_entry_that_is_taken_back_without_memory_is_in_the_schedule(database: Database) -> None:
+    """The group may be lost again before a snapshot contains the entry."""
+    database.add(ID)
+    database.client.xgroup_setid(STREAM, GROUP, ID)
+    database.client.config_set("maxmemory", 1)
+    assert renew(database) == []
+    assert database.client.xpending(STREAM, GROUP)["pending"] == 1
+    assert database.schedule() == {ID: -1}

@@ -15,7 +15,7 @@ from streamconsumer.processor.consumer import group_snapshot, leases, pending_en
 from streamconsumer.processor.consumer.effects_commit import COMMIT
 from streamconsumer.processor.consumer.retention import GROUP_BOUNDS, MAX_GROUPS
 from streamconsumer.processor.handler.effects import MAX_EFFECTS, Effects
-from streamconsumer.redis_client.keys import CLAIM_HASH_SIZE, entry_keys, group_key
+from streamconsumer.redis_client.keys import entry_keys, group_key
 from streamconsumer.redis_client.scripts import Script
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.group import GROUP, STREAM, Group
@@ -222,14 +222,3 @@ async def test_a_script_makes_at_most_a_thousand_calls(
     any_group: Group, worst_case: Callable[[Group], Awaitable[int]]
 ) -> None:
     assert 100 < await worst_case(any_group) <= MAX_CALLS
-
-
-@ON_ONE_SERVER
-async def test_records_of_claims_above_their_bound_are_deleted_when_the_group_is_restored(any_group: Group) -> None:
-    await read(any_group, 5)
-    await any_group.client.hset(KEYS[2], mapping={f"{number}-1": "pod-b" for number in range(4 * CLAIM_HASH_SIZE + 1)})
-    await any_group.client.hset(KEYS[3], "1-1", "pod-b")
-    await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await run(any_group, group_snapshot.RESTORE_GROUP, "0-0", "2-0", keys=SNAPSHOT_KEYS)
-    assert not await any_group.client.exists(KEYS[2])
-    assert await any_group.client.hgetall(KEYS[3]) == {"1-1": "pod-b"}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from streamconsumer.processor.consumer.retention import GROUP_BOUNDS
+from streamconsumer.processor.consumer.retention import GROUP_BOUNDS, MAX_GROUPS
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import (
     COUNT_AFTER,
@@ -231,9 +231,11 @@ def test_bounds_of_all_groups_are_read(database: Database) -> None:
     database.deliver(ME, "2-0", "3-0")
     database.client.xgroup_create(STREAM, "other", "1-0")
     assert bounds() == [2, [[1, "3-0", "2-0"], [0, "1-0", ""]]]
-    for number in range(499):
-        database.client.xgroup_create(STREAM, f"{number}", "0")
-    assert bounds()[0] == 501
+    create = "for i = 1, ARGV[1] do redis.call('XGROUP', 'CREATE', KEYS[1], i, '0') end"
+    database.client.eval(create, 1, STREAM, MAX_GROUPS - 2)
+    assert len(bounds()[1]) == MAX_GROUPS
+    database.client.xgroup_create(STREAM, "one more", "0")
+    assert bounds() == [MAX_GROUPS + 1, []]
 
 
 def test_last_generated_id_of_a_missing_stream_is_an_error(database: Database) -> None:

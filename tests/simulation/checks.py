@@ -69,7 +69,8 @@ def _check_dead_letter(simulation: "Simulation", record: EntryRecord) -> None:
     needed = min(pod.max_deliveries for pod in simulation.plan.pods)
     is_unstarted_read = needed > 1 and not any(run.process is record.reader for run in record.runs)
     previous = record.previous.runs if record.previous else ()  # their threads may still occupy the id
-    attempts = starts + is_unstarted_read + record.lost_attempts + any(run.is_thread for run in previous)
+    of_previous = len(previous) if record.is_mistaken else any(run.is_thread for run in previous)
+    attempts = starts + is_unstarted_read + record.lost_attempts + of_previous
     if attempts < needed and {"MaxDeliveries", "Crashed"} & set(reasons):
         invariant = "dead_letter_early" if starts else "dead_letter_without_start"
         ledger.report(invariant, f"{record.entry_id}: {reasons[0]} after {starts} of {needed} attempts")

@@ -50,8 +50,8 @@ class Deadlines:
         self._slots, self._full_at = 1, dict[str, float]()
         """Number of slots, and the last time at which no slot was free, by the consumer name of the pod. The empty name
         stands for all pods together."""
-        self._listening: set[str] = set()
-        """Consumer names of the pods that listen."""
+        self._listening: dict[str, int] = {}
+        """Number of slots of the pods that listen, by their consumer names."""
         self._has_own_manager = any(plan.manager for plan in simulation.plan.pods)
 
     def check(self) -> None:
@@ -72,9 +72,9 @@ class Deadlines:
             if record.is_open and not any(run.is_live for run in record.runs)
         ]
         self._waiting, self._slots = max(self._waiting, len(waiting)), sum(pod.plan.concurrency for pod in pods)
-        self._listening = {pod.consumer for pod in pods}
+        self._listening = {pod.consumer: pod.plan.concurrency for pod in pods}
         full = {pod.consumer for pod in pods if has_no_free_slot(pod)}
-        self._full_at.update(dict.fromkeys(full if full < self._listening else {*full, ""}, self._ledger.now))
+        self._full_at.update(dict.fromkeys(full if full < self._listening.keys() else {*full, ""}, self._ledger.now))
         if len(waiting) > MAX_WAITING:
             self._crowded_at = self._ledger.now
         for record in waiting:
@@ -103,9 +103,11 @@ class Deadlines:
         is_provable = bool(observers) and not any(pod.is_node_lost for pod in previous)
         listening = [pod for pod in self._simulation.all_pods if pod.is_listening]
         slots = sum(pod.plan.concurrency for pod in (observers if previous and is_provable else listening))
-        limit = FOREIGN_OWNER_SECONDS
+        plan = self._simulation.plan
+        limit = FOREIGN_OWNER_SECONDS + plan.clock_jump_seconds
         if previous:
-            limit = self._simulation.plan.take_over_seconds if is_provable else NODE_LOSS_SECONDS
+            by_idle_time = NODE_LOSS_SECONDS + plan.clock_jump_seconds  # on the server's clock
+            limit = plan.take_over_seconds if is_provable else by_idle_time
         limit += self._busy_seconds * (self._count_before(record, since, live_names) // slots)
         if self._is_late(record, since, limit) and record.is_new("take_over"):
             seconds = self._ledger.now - since
@@ -161,7 +163,7 @@ class Deadlines:
         """Return True if an entry has waited longer than `seconds` with a free slot, or in addition to the longest time
         until a slot is free. Entries that wait for each other use one slot. An entry that a pod owns waits for a slot
         of this pod."""
-        slots = 1 if record.blocked_at > since else self._slots
+        slots = 1 if record.blocked_at > since else self._listening.get(record.owner, self._slots)
         busy_seconds = self._busy_seconds * (1 + self._waiting // slots)
         owner = record.owner if record.owner in self._listening else ""
         free_since = max(since, self._full_at.get(owner, 0.0), record.blocked_at)

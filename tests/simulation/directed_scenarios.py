@@ -73,6 +73,7 @@ _PREFLIGHT, _FIND_GROUP = f"{_OPEN}:1", f"{_OPEN}:2"
 _SLOW_B = _fault("slow", "pod-b", begin=3.1, end=3.3, seconds=60, amount=300_000)
 _NARROW_B = _fault("slow_down", "pod-b", begin=5.001, end=5.001, seconds=30, amount=400_000)
 _CLOCK_JUMP = _fault("clock_jump", begin=4, end=6, seconds=40, amount=700 * SECOND)
+_SLOW = [_fault("slow", pod, begin=3.1, end=4, seconds=30, amount=150_000) for pod in _PODS]
 _REMOVED_A = _fault("removed", "pod-a", begin=3.9, end=3.9)
 _LONG: dict[str, Any] = {"seconds": 40, "messages": 90}
 
@@ -102,9 +103,18 @@ DIRECTED: dict[str, Make] = {
     "parked": _scenario(
         "steady failing",
         values=["huge"] * 9,
-        messages=110,
+        messages=70,
         seconds=0.01,
         faults=[_fault("slow_down", "pod-a", begin=1, end=2, seconds=25, amount=20_000)],
+        has_ordering_key=True,
+        concurrency=4,
+    ),
+    "parked_unreadable": _scenario(
+        "steady failing",
+        values=["huge"] * 9,
+        messages=70,
+        seconds=0.01,
+        faults=[_fault("reply_limit", "pod-a", begin=2.5, end=3, seconds=20, amount=1500)],
         has_ordering_key=True,
         concurrency=4,
     ),
@@ -137,12 +147,12 @@ DIRECTED: dict[str, Make] = {
         seconds=25,
     ),
     "drain_slowly": _scenario("instant slow", faults=[*_often("slow", amount=300_000), *_often("sigterm")], **_LONG),
-    "release": _scenario("steady slow", faults=_often("sigterm"), concurrency=1, **_LONG),
+    "release": _scenario("steady slow", faults=[*_SLOW, *_often("sigterm")], concurrency=1, **_LONG),
     "restart": _scenario("slow mixed failing", faults=_often("restart_listening"), **_LONG),
     "group_lost": _scenario("slow mixed deferring", faults=_often("group_destroyed"), **_LONG),
     "new_stream": _scenario(
         "slow mixed deferring",
-        faults=[*_often("stream_recreated"), *_often("stream_deleted"), *_often("slow", amount=100_000)],
+        faults=[*_often("stream_recreated"), *_often("stream_deleted"), *_SLOW],
         **_LONG,
     ),
     "group_lost_at_start": _scenario(
@@ -155,12 +165,20 @@ DIRECTED: dict[str, Make] = {
         concurrency=4,
     ),
     "dead_pod": _scenario("slow mixed effects", faults=_often("crash"), **_LONG),
-    "dead_batch": _scenario("slow mixed", faults=_often("crash"), is_batch=True, **_LONG),
-    "dead_suspects": _scenario("slow effects", faults=_often("crash"), max_deliveries=[1, 2], **_LONG),
+    "dead_batch": _scenario("slow mixed", faults=[*_SLOW, *_often("crash")], is_batch=True, **_LONG),
+    "dead_suspects": _scenario(
+        "instant slow effects", faults=[*_SLOW, *_often("crash")], max_deliveries=[1, 2], **_LONG
+    ),
     "lost_node": _scenario("slow effects", faults=[_fault("node_loss")], seconds=40),
-    "expired": _scenario("instant", faults=[_CLOCK_JUMP, *_often("crash")], **_LONG),
+    "expired": _scenario("instant", faults=[*_SLOW, _CLOCK_JUMP, *_often("crash")], **_LONG),
     "other_program": _scenario("slow deferring", faults=[_fault("foreign_claim", begin=1)], seconds=45),
     "two_claims": _scenario("deferring", faults=[_SLOW_B], seconds=50, messages=50),
+    "cut_claim": _scenario(
+        "slow",
+        values=["huge"],
+        faults=[_REMOVED_A, _NARROW_B, *[_fault("cut", "pod-b", begin=6, end=12)] * 3],
+        concurrency=4,
+    ),
     "claim_and_replay": _scenario(
         "slow",
         values=["huge"],
@@ -174,12 +192,6 @@ DIRECTED: dict[str, Make] = {
             _fault("eval_refused", begin=4, end=4, seconds=3),
             *(_fault("restart_listening", pod, begin=4.1, end=5) for pod in _PODS),
         ],
-    ),
-    "failed_read": _scenario(
-        "slow",
-        values=["huge"],
-        faults=[_REMOVED_A, _NARROW_B, *[_fault("misconf", begin=6, end=14, seconds=0.7)] * 4],
-        concurrency=4,
     ),
     "idle": _scenario(
         "instant",
@@ -228,9 +240,10 @@ DIRECTED: dict[str, Make] = {
     "name_lost": _scenario(
         "instant slow",
         faults=[
-            _fault("twin", "pod-a", begin=2, end=2.5, seconds=16),
+            _fault("twin", "pod-a", begin=2, end=2.5, seconds=25),
             _fault("freeze", "pod-a", begin=4, end=4, seconds=5),
             _fault("cut", "pod-a", begin=4.1, end=4.1),
+            _fault("slow", "pod-a", begin=4.2, end=4.2, seconds=60, amount=400_000),
         ],
     ),
     "own_group_lost": _scenario(

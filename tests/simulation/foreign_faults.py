@@ -94,6 +94,9 @@ def stream_trimmed(simulation: "Simulation", fault: FaultPlan) -> None:
 
 def stream_renamed(simulation: "Simulation", fault: FaultPlan) -> End:
     """The stream is renamed, and renamed back."""
+    for record in simulation.ledger.records.values():
+        if record.state == "orphaned" and record.holder is not None:
+            record.give_up()  # its holder drops the entries of the stream
     _lose_group(simulation, "stream_renamed")
     simulation.foreign("stream_renamed", "RENAME", STREAM, OTHER_STREAM)
     renamed_at = simulation.ledger.now

@@ -222,10 +222,8 @@ class Ledger:
         elif self._cannot_know(run.process, settled_at):
             self.excuses["stale"] += 1
         else:
-            ago = self.now - settled_at
-            self.report(
-                "started_after_settlement", f"{run.process.name} started {run.entry_id}, settled {ago:.1f} s ago"
-            )
+            text = f"{run.process.name} started {run.entry_id}, settled {self.now - settled_at:.1f} s ago"
+            self.report("started_after_settlement", text)
 
     def _cannot_know(self, process: Process, changed_at: float) -> bool:
         """Return True if the process cannot know a change yet. It must know how long a fault has stopped it."""
@@ -277,11 +275,12 @@ class Ledger:
         if state != record.state:
             self.on_state(record, state, cause)
             self.transitions[record.state, state, cause] += 1
+        is_undone = record.settled_at is not None and self.is_undone(record.settled_at)
         for run in record.runs:
             is_unsettled = bool(owner) and run.is_success and not run.process.is_dead and record.owner == run.consumer
-            if (run.is_live or is_unsettled) and run.loss is None and owner != run.consumer:
+            if (run.is_live or (is_unsettled and not is_undone)) and run.loss is None and owner != run.consumer:
                 is_acknowledged = state == "settled" and any(other.is_success for other in record.runs)
-                excuse = "acknowledged" if is_acknowledged else self._excuse(record, run, process)
+                excuse = "acknowledged" if is_acknowledged else self.excuse(record, run, process)
                 self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
             record.settled_at = self.now
@@ -308,7 +307,7 @@ class Ledger:
             text = f"{name} took {record.entry_id} from {run.process.name}, which is connected and handles it"
             self.report(invariant, f"{text}; the server heard of it {silent:.1f} s ago")
 
-    def _excuse(self, record: EntryRecord, run: Run, process: Process | None) -> str:
+    def excuse(self, record: EntryRecord, run: Run, process: Process | None) -> str:
         """Return why a process may take an entry from the process that handles it. Empty if it must not."""
         heard_at = self._activity.heard_at(run.process)
         if process is run.process:
@@ -317,7 +316,7 @@ class Ledger:
             return "foreign"
         if record.is_given_up and record.has_previous_outcome(process, self._aware):
             return "previous outcome"
-        if run.process.is_stopping:
+        if run.has_stopped:
             return "stopping"
         silent = self._loop.time() - heard_at
         if not self._activity.is_connected(run.process) and silent >= DISCONNECTED_SECONDS:
@@ -375,9 +374,8 @@ class Ledger:
             self._present = {_text(line[0]) for line in self._inspect("XRANGE", stream, "-", "+")}
             self._read_dead_letters()
             self._lengths = (length, dead_letters)
-        pending = (
-            {} if isinstance(raw_pending, ReplyError) else {_text(line[0]): _text(line[1]) for line in raw_pending}
-        )
+        lines = () if isinstance(raw_pending, ReplyError) else raw_pending
+        pending = {_text(line[0]): _text(line[1]) for line in lines}
         for line in () if isinstance(groups, ReplyError) else groups:
             fields = to_dict(line)
             if fields[b"name"] == group.encode():

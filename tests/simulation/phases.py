@@ -55,8 +55,9 @@ class Phases:
         while (left := self._simulation.plan.quiet_from + 2 * REPLACEMENT_DELAY - self._simulation.microseconds) > 0:
             self._run_for(left)
         self._simulation.triggers.disarm()
-        longest = max(busy_seconds(self._simulation.plan), hung_seconds(self._simulation.plan))
-        settle_within = self._simulation.plan.settle_within + round(longest * SECOND)
+        plan = self._simulation.plan  # with the faults that were added at await points
+        seconds = max(busy_seconds(plan), hung_seconds(plan)) + plan.clock_jump_seconds
+        settle_within = plan.settle_within + round(seconds * SECOND)
         open_before = self._count_open() + 1
         while self._count_open() < open_before:  # a backlog of slow messages takes longer
             open_before = self._count_open()

@@ -131,6 +131,12 @@ class Plan:
         ends = [fault.end for fault in self.faults] + [message.at for message in self.messages]
         return max([*ends, *(pod.start_at for pod in self.pods)], default=0)
 
+    @property
+    def clock_jump_seconds(self) -> float:
+        """Time by which the server's clock is set back at the ends of all faults."""
+        jumps = (max(each.duration, each.amount) for each in self.faults if each.kind == "clock_jump")
+        return sum(jumps) / SECOND
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return asdict(self)

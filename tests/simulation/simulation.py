@@ -29,7 +29,7 @@ from tests.simulation.phases import REPLACEMENT_DELAY, SETTLING, Phases
 from tests.simulation.plan import SECOND, FaultPlan, MessagePlan, Plan, PodPlan
 from tests.simulation.pod import GROUP, STREAM, Pod
 from tests.simulation.real_server import RealServer
-from tests.simulation.records import EntryRecord, Result, Run, Violation
+from tests.simulation.records import EntryRecord, Loss, Result, Run, Violation
 from tests.simulation.server import WRITE_COMMANDS, Arguments, SimulatedServer
 from tests.simulation.trace import Show, Trace, command_text, operation_name, script_arguments, shortened
 from tests.simulation.triggers import Triggers
@@ -39,6 +39,9 @@ WATCH_INTERVAL = SECOND // 2
 
 PROBE_INTERVAL, MAX_FAILED_PROBES = 10 * SECOND, 3
 """The kubelet restarts a container whose liveness probe fails this many times in a row."""
+
+PRODUCER_PAUSE = SECOND
+"""Virtual time after which a producer repeats an XADD that the server has refused."""
 
 VALUES = {"": b"", "long": b"x" * 20_000, "huge": b"x" * 200_000, "binary": b"\xff\xfe"}
 """Values of the field `text`, by their name in the plan of a message."""
@@ -193,17 +196,29 @@ class Simulation:
 
     def _add(self, message: MessagePlan) -> None:
         for number in range(message.number, message.number + message.count):
-            self.add(message.entry_id, number, message.key, VALUES[message.value])
+            self._produce(message.entry_id, number, message.key, VALUES[message.value])
 
-    def add(self, entry_id: str, number: int, key: str, value: bytes = b"", *, is_quiet: bool = False) -> None:
-        """Add an entry as its producer. If `is_quiet` is True, blocked reads do not get the entry yet."""
+    def _produce(self, entry_id: str, number: int, key: str, value: bytes) -> None:
+        """Add an entry. If the server refuses it, repeat it later, with an id of the server if the id is too small."""
+        if error := self.add(entry_id, number, key, value):
+            later_id = "*" if "equal or smaller" in str(error) else entry_id
+            self.loop.after(PRODUCER_PAUSE, self._produce, later_id, number, key, value)
+
+    def add(
+        self, entry_id: str, number: int, key: str, value: bytes = b"", *, is_quiet: bool = False
+    ) -> ReplyError | None:
+        """Add an entry as its producer. Returns the error if the server refuses the entry.
+
+        If `is_quiet` is True, blocked reads do not get the entry yet."""
         execute = self.server.inspect if is_quiet else self.server.administer_quietly
         text = ("text", value) if value else ()
         reply = execute("XADD", STREAM, entry_id, "n", number, "key", key, *text)
-        if not isinstance(reply, ReplyError):
-            self.ledger.on_added(reply.decode(), number, key)
-            if not is_quiet:
-                self.server.serve_parked()
+        if isinstance(reply, ReplyError):
+            return reply
+        self.ledger.on_added(reply.decode(), number, key)
+        if not is_quiet:
+            self.server.serve_parked()
+        return None
 
     def start_at_point(self, planned: FaultPlan | None, fault: FaultPlan) -> None:
         """Start a fault at an await point, now. `planned` is its plan before its time was known. None if it is new."""
@@ -323,7 +338,17 @@ class Simulation:
             case "START_ATTEMPT", b"done":
                 self.ledger.on_counted(process, script_arguments(arguments)[2].decode())
             case "REGISTER", bytes():
-                self.activity.on_registered(process, script_arguments(arguments)[3].decode(), reply.decode())
+                _, consumer, token, value, *_ = (each.decode() for each in script_arguments(arguments))
+                self.activity.on_registered(process, value, reply.decode())
+                if token in reply.decode():
+                    self._on_name_taken(process, consumer)
+
+    def _on_name_taken(self, process: Process, consumer: str) -> None:
+        """Record that other processes with the consumer name of a process have lost the entries that they handle."""
+        for record in self.ledger.records.values():
+            for run in record.runs:
+                if run.is_live and run.loss is None and run.consumer == consumer and run.process is not process:
+                    run.loss = Loss(self.ledger.now, "REGISTER", self.ledger.excuse(record, run, process))
 
     def _on_reply(self, connection: Connection, raw: bytes) -> None:
         self.received_bytes[connection.thread.process] += len(raw)

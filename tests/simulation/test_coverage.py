@@ -64,6 +64,12 @@ def test_directed_scenario_is_the_same_each_time(name: str) -> None:
     assert first == second != other
 
 
+@pytest.mark.parametrize("name", DIRECTED)
+def test_directed_scenario_names_await_points_that_exist(name: str) -> None:
+    points = {fault.point for fault in plan_of(f"{name}:0").faults if fault.point}
+    assert points <= {point.name for point in all_points()}
+
+
 def test_names_of_await_points_are_unique() -> None:
     assert len({point.name for point in all_points()}) == len(all_points())
 

@@ -31,7 +31,7 @@ UNREACHED = (
         "a connection is closed without waiting for the server, which suspends no task",
     ),
     Reason(
-        r"DedicatedConnection\.connect: async with self\._lock"
+        r"DedicatedConnection\.(connect|close): async with self\._lock"
         r"|RedisConsumer\.(read|_read_new|close): await self\._reader\.close"
         r"|Observer\.close:|PendingClaimer\.close:|RecoveryLoop\.run: await claimer\.close"
         r"|HeartbeatThread\._heartbeat_loop: await connection\.close",
@@ -65,7 +65,8 @@ UNREACHED = (
     ),
     Reason(
         r"AckBuffer\.flush_final:|RedisConsumer\.close:|PollingConsumer\.interrupt_read:|^pipeline/drain"
-        r"|StreamManager\.aclose:|RecoveryLoop\.finish_claim:|Settler\.release:",
+        r"|StreamManager\.aclose:|RecoveryLoop\.finish_claim:|Settler\.release:"
+        r"|RedisConsumer\.postpone: await self\.registration\.wake_peer",
         "the processor is stopping, and a program starts it again only after it has stopped",
         "restart_listening",
     ),

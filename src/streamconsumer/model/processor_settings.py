@@ -19,7 +19,11 @@ _IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 HandlerPath = Annotated[
     str,
     Field(max_length=253),
-    Pattern(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}", "must name a function as package.module:function"),
+    Pattern(
+        rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        "must name a function as package.module:function",
+        "shop.orders:handle",
+    ),
 ]
 ErrorName = Annotated[
     str,
@@ -29,7 +33,11 @@ ErrorName = Annotated[
 StartFrom = Annotated[
     str,
     Field(max_length=41),
-    Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
+    Pattern(
+        r"0|\$|[0-9]+(-[0-9]+)?",
+        "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry",
+        "1526919030474-0",
+    ),
 ]
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -136,7 +144,7 @@ class Retention(Model):
 BaggageKey = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z0-9._-]+", "must be a baggage key: letters, digits, `.`, `_` and `-`"),
+    Pattern("[A-Za-z0-9._-]+", "must be a baggage key: letters, digits, `.`, `_` and `-`", "tenant"),
 ]
 
 

@@ -45,7 +45,7 @@ async def test_acknowledgements_are_sent_together_after_a_short_wait(sender: Sen
     sender.buffer.add("3-0")
     await eventually(lambda: sender.metrics.acknowledged == 3)
     assert sender.sent == [["1-0", "2-0"], ["3-0"]]
-    assert not sender.buffer._flushing
+    await eventually(lambda: not sender.buffer._flushing)
 
 
 async def test_read_takes_the_acknowledgements_so_that_no_other_command_sends_them(sender: Sender) -> None:
@@ -155,12 +155,15 @@ async def test_failed_flush_is_repeated_once(sender: Sender, monkeypatch: pytest
         await sender.buffer.flush()
 
 
-async def test_acknowledgement_during_a_failing_flush_sets_the_time_of_the_next(sender: Sender) -> None:
+async def test_acknowledgement_during_a_failing_flush_sets_the_time_of_the_next(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second timer would send acknowledgements although the first one is replaced by the next read."""
     sender.gate.clear()
     sender.error = RedisConnectionError("no connection")
     sender.buffer.add("1-0")
     await eventually(lambda: sender.sent)
+    monkeypatch.setattr(ack_buffer, "LINGER_SECONDS", 60)
     sender.buffer.add("2-0")
     timer = sender.buffer._timer
     sender.gate.set()

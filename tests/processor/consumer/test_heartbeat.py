@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,7 @@ class Heart:
         self.now = 100.0
         self.in_flight: list[str] = []
         self.is_alive, self.is_receiving = True, False
+        self.alive_answers: list[bool] = []
         self.lost: list[list[str]] = []
         self.names_lost = 0
         self.valid: list[float] = []
@@ -95,7 +97,7 @@ class Heart:
         self.buffer = AckBuffer(self._send, self.metrics)
         hooks = HeartbeatHooks(
             in_flight_ids=lambda: [*self.in_flight],
-            is_alive=lambda: self.is_alive,
+            is_alive=self._ask_alive,
             is_receiving=lambda: self.is_receiving,
             on_lost=self.lost.append,
             on_name_lost=self._lose_name,
@@ -109,6 +111,10 @@ class Heart:
 
     async def _send(self, ids: Any) -> int:
         return len(ids)
+
+    def _ask_alive(self) -> bool:
+        self.alive_answers.append(self.is_alive)
+        return self.is_alive
 
     def _lose_name(self) -> None:
         self.names_lost += 1
@@ -169,7 +175,9 @@ async def test_many_leases_are_renewed_in_pages_and_in_turns() -> None:
     await heart.beat(many)
     for _ in range(6):
         await heart.beat()
-    assert {*map(len, heart.connection.renewed)} == {RENEWAL_PAGE_SIZE, 110}, "300 leases in two pages"
+    assert {*map(len, heart.connection.renewed)} == {RENEWAL_PAGE_SIZE, 300 - RENEWAL_PAGE_SIZE}, (
+        "300 leases in two pages"
+    )
     renewed = [each for page in heart.connection.renewed for each in page]
     assert renewed == [*many, *many[:300]]
 
@@ -475,6 +483,13 @@ class Beating:
         registration.set_identity = lambda purpose, _identity: self.identities.append(purpose)
         self.heart.thread._beat = self._beat  # type: ignore[method-assign]
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.heart.thread.run())
+        yield
+        await self.heart.thread.stop()
+        await running
+
     def _clone(self) -> StreamManager:
         copy = StreamManager.clone(self.manager)
 
@@ -488,8 +503,10 @@ class Beating:
 
     async def _beat(self, connection: Any, leases: Any) -> None:
         self.connection = connection
+        began = asyncio.get_running_loop().time()
         await connection.connect()
         await leases.show_activity()
+        self.heart.thread._record_success(began)
         self.beats += 1
 
 
@@ -497,10 +514,8 @@ class Beating:
 async def beating(group: Group) -> AsyncIterator[Beating]:
     await group.create_group()
     beating = Beating(group)
-    running = asyncio.create_task(beating.heart.thread.run())
-    yield beating
-    await beating.heart.thread.stop()
-    await running
+    async with beating.running():
+        yield beating
 
 
 async def test_heartbeats_follow_each_other_until_the_stop(beating: Beating, group: Group) -> None:
@@ -522,25 +537,27 @@ async def test_heartbeats_follow_each_other_until_the_stop(beating: Beating, gro
 
 
 async def test_process_that_is_not_alive_sends_no_heartbeat(beating: Beating) -> None:
+    heart = beating.heart
     await eventually(lambda: beating.beats)
-    beating.heart.is_alive = False
-    await asyncio.sleep(0.06)
+    heart.is_alive = False
+    await eventually(lambda: False in heart.alive_answers)
     beats = beating.beats
-    await asyncio.sleep(0.15)
+    await eventually(lambda: heart.alive_answers.count(False) >= 3)
     assert beating.beats == beats
-    beating.heart.is_alive = True
+    heart.is_alive = True
     await eventually(lambda: beating.beats > beats)
 
 
-async def test_heartbeat_follows_the_loss_of_its_connection_immediately(beating: Beating) -> None:
-    beating.heart.thread._interval = timedelta(seconds=30)
-    await eventually(lambda: beating.beats)
-    await asyncio.sleep(0.06)  # until the wait of the earlier interval has ended
-    beats = beating.beats
-    beating.connection.abort()
-    await eventually(lambda: beating.beats > beats)
-    await asyncio.sleep(0.06)
-    assert beating.beats == beats + 1, "one loss causes one heartbeat"
+async def test_heartbeat_follows_the_loss_of_its_connection_immediately(group: Group) -> None:
+    await group.create_group()
+    beating = Beating(group)
+    beating.heart.thread._interval = timedelta(seconds=60)
+    async with beating.running():
+        await eventually(lambda: beating.beats == 1)
+        beating.connection.abort()
+        await eventually(lambda: beating.beats == 2)
+        await asyncio.sleep(0.06)
+        assert beating.beats == 2, "one loss causes one heartbeat"
 
 
 async def test_stop_ends_the_wait_for_the_next_heartbeat(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,3 +211,12 @@ async def test_stop_and_start_again_uses_the_same_name(any_group: Group) -> None
     await processor.start_listening()
     await any_group.add()
     await handler.wait_until_finished(1)
+
+
+def test_registration_of_an_ended_process_is_replaced_until_the_own_one_is_stored() -> None:
+    ended = str(Registration("run", "first", (1, 2)))
+    own = OwnRegistration(ConsumerId(STREAM, GROUP, "pod-a"), "second", has_name=True, judged=ended)
+    own.on_found(ended)
+    assert own.has_name, "the server was out of memory"
+    own.on_found(str(Registration("run", "third", (3, 4))))
+    assert not own.has_name

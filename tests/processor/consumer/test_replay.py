@@ -45,7 +45,7 @@ async def restarted(group: Group) -> AsyncIterator[Restarted]:
     await group.create_group()
     restarted = Restarted(group)
     yield restarted
-    await restarted.consumer._bounded_reads.connection.close()
+    await restarted.consumer.bounded_reads.close()
 
 
 async def test_own_pending_entries_are_read_page_by_page(

@@ -224,8 +224,10 @@ class PendingClaimer:
         self._is_over_limit = self._observer.is_over_limit
 
     async def close(self) -> None:
-        """Close the connection over which this consumer checks the group."""
+        """Close the connections over which this consumer checks the group and claims entries, after all checks and
+        claims have ended."""
         await self._observer.close()
+        await self._consumer.bounded_reads.close()
 
     async def _trim(self, now: float) -> None:
         """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first of the group's active consumers."""

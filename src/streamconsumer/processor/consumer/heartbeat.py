@@ -108,7 +108,6 @@ class HeartbeatThread:
         self._resumed_at = self._last_success
         """End of the last interruption, that is, of a period in which the thread did not run. Before the first
         interruption, the time at which this object was created."""
-        self._had_name = False
 
     async def run(self) -> None:
         """Run the thread until `stop` is called. Raises the error with which the thread ended."""
@@ -254,12 +253,13 @@ class HeartbeatThread:
     def _check_name(self) -> bool:
         """Return True if this process still has its consumer name. Reports once if another process has taken over the
         name."""
-        had_name, self._had_name = self._had_name, self._registration.has_name
-        if had_name and not self._had_name:
+        has_name = self._registration.has_name
+        if self._registration.is_taken and not has_name:
+            self._registration.is_taken = False
             self._hooks.on_leases_valid(0.0)
             _call_in(self._loop, self._hooks.on_lost, self._hooks.in_flight_ids())
             _call_in(self._loop, self._hooks.on_name_lost)
-        return self._had_name
+        return has_name
 
     async def _renew(
         self, leases: Leases, connection: DedicatedConnection, ids: list[str], acked_ids: set[str]

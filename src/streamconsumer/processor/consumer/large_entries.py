@@ -74,6 +74,7 @@ class BoundedReads:
         self.connection = DedicatedConnection(
             manager, 2 * limits.reply_bytes, value_bytes=0, timeout_seconds=REPLY_TIMEOUT_SECONDS
         )
+        self.abort, self.close = self.connection.abort, self.connection.close
 
     async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
         """Run a script. The last arguments of the script are `page_bytes`, `entry_bytes` and `ids_and_counts`.

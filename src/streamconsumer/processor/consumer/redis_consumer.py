@@ -97,8 +97,8 @@ class RedisConsumer:
         self.blocking_reads = BlockingReads(block, self.registration, self._reader, manager.execute_pipeline)
         self.interrupt_read, self.end_long_read = self.blocking_reads.interrupt, self.blocking_reads.end_long
         self.read_size = ReadSize(limits, runtime.clock)
-        self._bounded_reads = BoundedReads(manager, limits, self.read_size)
-        self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
+        self.bounded_reads = BoundedReads(manager, limits, self.read_size)
+        self.pending_entries = PendingEntries(manager.execute, self.bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
         self.start_attempt = self.leases.start_attempt
         self.set_delivery_counts = self.leases.set_delivery_counts
@@ -155,7 +155,7 @@ class RedisConsumer:
                 self.replay.request()
                 self.blocking_reads.duration.reset()  # the pod is ready again only after the next read has ended
                 await self._reader.close()
-                await self._bounded_reads.connection.close()
+                self.bounded_reads.abort()  # does not wait for a claim in progress
                 await self.manager.drop_connections()
                 raise
 
@@ -231,7 +231,7 @@ class RedisConsumer:
     @property
     def is_receiving(self) -> bool:
         """True while a large reply is being received, so that the heartbeat resets this consumer's idle time."""
-        return self._bounded_reads.connection.is_receiving or self._reader.is_receiving
+        return self.bounded_reads.connection.is_receiving or self._reader.is_receiving
 
     async def _prepare_reader(self, connection: RawConnection) -> None:
         """Prepare a new connection. The keepalive probes of the connection detect within seconds that the network has
@@ -366,7 +366,9 @@ class RedisConsumer:
             return outcome
 
     async def close(self) -> None:
-        """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect."""
+        """Send the remaining acknowledgements, delete the consumer if it has no pending entries, and disconnect.
+
+        `PendingClaimer.close` closes the connection of a claim, which may still be in progress."""
         try:
             await self.ack_buffer.flush_final()
             self.registration.is_closed = True
@@ -377,4 +379,3 @@ class RedisConsumer:
         finally:
             self.ack_buffer.cancel()
             await self._reader.close()
-            await self._bounded_reads.connection.close()

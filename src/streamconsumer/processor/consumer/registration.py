@@ -165,6 +165,11 @@ class OwnRegistration:
     has_name: bool = False
     """True if this process has taken over its consumer name, and has not detected that another process has taken over
     the name since then."""
+    is_taken: bool = False
+    """True from the takeover of the name until the heartbeat has reported that another process has the name."""
+    judged: str = ""
+    """Registration of an ended process that this process replaces, until its own registration is stored. Empty if there
+    is none."""
     is_closed: bool = False
     """True after this process has deleted its registration."""
     _reported_token: str = ""
@@ -196,7 +201,7 @@ class OwnRegistration:
         """Process the stored registration of this consumer name. `found` is empty if there is no registration."""
         registration = Registration.parse(found)
         if registration is not None and registration.token != self.token:
-            self.has_name = False
+            self.has_name = self.has_name and found == self.judged
         elif self.has_name:
             self.registered = found
             if registration is not None and registration.waiting_token:
@@ -210,20 +215,19 @@ class OwnRegistration:
                 extra={"consumer": self.consumer_id.consumer},
             )
 
-    async def store(self, execute: Execute, judged: str = "") -> None:
+    async def store(self, execute: Execute) -> None:
         """Store the registration. If another process has the name, clears `has_name`.
 
-        A stored registration that equals `judged` is replaced, because the process that stored it has ended. A server
-        that is out of memory rejects the registration. Without a registration, other consumers claim this consumer's
-        entries only after `min_idle`.
+        A server that is out of memory rejects the registration. Without a registration, other consumers claim this
+        consumer's entries only after `min_idle`.
         """
         value = str(self.current)
-        arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, judged)
+        arguments = (self.consumer_id.group, self.consumer_id.consumer, self.token, value, self.judged)
         with ignoring_out_of_memory():
             found = await execute("EVAL", REGISTER, 2, self.consumer_id.stream, self.key, *arguments)
             self.on_found(replies.name(found, "the script that registers a consumer"))
             if self.has_name:
-                self.registered = value
+                self.registered, self.judged = value, ""
 
     async def unblock(self, execute_all: ExecuteAll, client_id: int) -> bool:
         """End the blocking read of a client. Returns True if the client was blocked. `execute_all` executes commands in
@@ -280,8 +284,9 @@ class OwnRegistration:
                     f"consumer {self.consumer_id.consumer!r}: found another process with this name, expected a "
                     "different name for each process; waiting until the other process has ended"
                 )
-        self.has_name = True
-        await self.store(execute, found.registration)
+        self.has_name, self.judged = True, found.registration
+        await self.store(execute)
+        self.is_taken = self.has_name
         if not self.has_name:
             raise ConsumerNameInUse(f"consumer {self.consumer_id.consumer!r}: another process has taken over this name")
 

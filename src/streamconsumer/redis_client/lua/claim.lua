@@ -1,4 +1,4 @@
--- uses: entry_keys, call, bounded_entries, record_claims
+-- uses: entry_keys, call, bounded_entries, leave_schedule, record_claims
 -- Claims pending entries of the consumer ARGV[4]. ARGV: group, consumer, minimum idle time in milliseconds, owner, its
 -- registration, the server's run id, the maximum number of entries to claim, `page_bytes`, `entry_bytes`, then
 -- alternating ids and delivery counts. Returns the number of examined entries, the number of trimmed entries, and the
@@ -8,7 +8,7 @@
 -- values has changed, nothing is claimed. Both are empty if the idle time alone permits the claim.
 --
 -- An entry that this consumer already owns is claimed regardless of its idle time, because the reply to an earlier
--- claim of the entry was lost.
+-- claim of the entry was lost. If another program has claimed a postponed entry, the schedule still contains the entry.
 local min_idle, owner, registration, run_id = tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local limit, page_bytes, entry_bytes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local examined, trimmed, claims = 0, 0, {}
@@ -26,6 +26,7 @@ for i = 10, #ARGV, 2 do
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
   local function claim()
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
+    leave_schedule(id)
     if not is_mine then claims[#claims + 1] = id end
   end
   if entry then

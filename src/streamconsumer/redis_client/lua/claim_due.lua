@@ -1,4 +1,4 @@
--- uses: entry_keys, bounded_entries, record_claims, is_delivered, is_id, now_milliseconds
+-- uses: entry_keys, bounded_entries, record_claims, leave_schedule, is_delivered, is_id, now_milliseconds
 -- Claims postponed entries that are due. ARGV[3…]: the maximum numbers of entries to examine and to claim, `page_bytes`
 -- and `entry_bytes`. Returns the number of trimmed entries, the claimed entries, and the number of entries that
 -- are no longer due.
@@ -9,23 +9,20 @@
 local limit, page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, trimmed, done, claims = now_milliseconds(), 0, 0, {}
 local is_restoring = redis.call('HGET', KEYS[6], 'stage')
-local function leave_schedule(id)
-  local stored = redis.pcall('ZADD', schedule, -now, id)
-  if type(stored) == 'table' then redis.call('ZREM', schedule, id) end  -- out of memory
-end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, ARGV[3])) do
   if #entries == limit then break end
   local is_valid = is_id(id)
   local pending = is_valid and redis.call('XPENDING', stream, group, id, id, 1)[1]
   local is_free = pending and pending[2] == POSTPONED
   if is_valid and not pending then  -- lost with the group, or acknowledged by the consumer that it was restored for
-    is_free = redis.call('ZSCORE', schedule, id) % 1 == 0 and is_delivered(id)
+    local is_restored = redis.call('ZSCORE', schedule, id) % 1 ~= 0
+    is_free = not is_restored and is_delivered(id) and not redis.call('ZSCORE', committed, id)
   end
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
   local deliveries = pending and pending[4] or 0
   local function claim()
-    leave_schedule(id)
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
+    leave_schedule(id)
     claims[#claims + 1] = id
   end
   if entry then
