@@ -231,7 +231,7 @@ def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: P
 def test_watches_continue_after_the_credentials_were_rejected_for_a_while(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    """For example, a restored etcd does not contain the pod to which the token of the operator is bound."""
+    """A restored etcd may lack the pod to which the token of the operator is bound."""
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest("orders", batchCount=20))
         wait_until_converged(api_namespace, "orders")
