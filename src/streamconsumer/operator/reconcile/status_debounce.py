@@ -62,7 +62,7 @@ class StatusDebounce:
     """True if a Deployment controller has reacted to at least one Deployment."""
 
     def add(self, pending: PendingChanges, changes: list[Change]) -> None:
-        """Add the changes that a reconcile has just made to children to the changes that the status does not show yet."""
+        """Add changes to children, which a reconcile has just made, to those that the status does not show yet."""
         if changes:
             now = self.clock()
             if not pending.changes:
