@@ -2,7 +2,7 @@
 
 - The CRD, the operator's permissions and the admission policy are written for kustomize and for the chart.
 - `reference.py` computes docs/reference.md.
-- `monitoring.py` computes the alerts, the dashboard and their tables in docs/monitoring.md.
+- `monitoring.py` computes the alerts, `dashboard.py` the dashboard. Both compute a table in docs/monitoring.md.
 - `values.py` computes the table in the chart's README.
 
 `make check` runs `python -m tools.generate --check`, which fails if a file differs from the generated text.
@@ -16,7 +16,7 @@ from streamconsumer.cli.manifest_files import to_yaml
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.operator.rbac import RULES, SECRET_READER, SECRET_READER_RULES, PolicyRule
-from tools import monitoring
+from tools import dashboard, monitoring
 from tools.admission import policy
 from tools.reference import reference
 from tools.values import with_values
@@ -46,13 +46,13 @@ def generated() -> dict[Path, str]:
         ROOT / "k8s/admission/policy.yaml": f"# {POLICY_NOTICE}\n{to_yaml(policy(OPERATOR))}",
         ROOT / "docs/reference.md": reference(NOTICE),
         MONITORING / "rules.yaml": f"# {RULES_NOTICE}\n{to_yaml([monitoring.rules()])}",
-        MONITORING / "dashboard.json": monitoring.dashboard(),
+        MONITORING / "dashboard.json": dashboard.dashboard(),
         MONITORING_PAGE: _with_tables(MONITORING_PAGE.read_text()),
     }
 
 
 def _with_tables(text: str) -> str:
-    for name, table in (("alerts", monitoring.table_of_alerts()), ("panels", monitoring.table_of_panels())):
+    for name, table in (("alerts", monitoring.table_of_alerts()), ("panels", dashboard.table_of_panels())):
         before, begin, rest = text.partition(f"<!-- begin {name} -->\n")
         text = before + begin + table + "\n" + rest[rest.index(f"<!-- end {name} -->") :]
     return text

@@ -1,14 +1,20 @@
-"""Alerts and dashboard panels, declared once for the chart and for docs/monitoring.md."""
+"""Alerts, declared once for the chart and for docs/monitoring.md. docs/alerts.md describes each alert."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-GROUP = "namespace, stream, consumer_group"
-"""Labels that the pods of one StreamConsumer share. Prometheus adds `namespace` when it scrapes."""
+GROUP = "cluster, namespace, stream, consumer_group"
+"""Labels that the pods of one StreamConsumer share. Prometheus adds `namespace` when it scrapes, and `cluster` if it
+collects the metrics of several clusters. A missing label is ignored."""
 
-RESOURCE = "resource_namespace, resource_name"
-"""Labels of the operator's metrics that identify one StreamConsumer."""
+RESOURCE = "cluster, resource_namespace, resource_name, stream, consumer_group"
+"""Labels of the operator's metrics that identify one StreamConsumer, whichever pod of the operator is the leader."""
+
+
+def of_resource(gauge: str) -> str:
+    """Return the expression for an operator's gauge without the labels of the operator's pod. These labels change with
+    each new leader."""
+    return f"max by ({RESOURCE}) ({gauge})"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ _RESOURCE_TEXT = "StreamConsumer {{ $labels.resource_namespace }}/{{ $labels.res
 ALERTS = [
     Alert(
         "StreamConsumerNotReady",
-        "streamconsumer_ready == 0",
+        f"{of_resource('streamconsumer_ready')} == 0",
         "10m",
         "critical",
         f"{_RESOURCE_TEXT} has not been ready for 10 minutes",
@@ -37,7 +43,7 @@ ALERTS = [
     ),
     Alert(
         "StreamConsumerStuck",
-        "streamconsumer_group_lag > 0 and on (resource_namespace, stream, consumer_group) "
+        f"{of_resource('streamconsumer_group_lag')} > 0 and on (cluster, resource_namespace, stream, consumer_group) "
         f"label_replace(sum by ({GROUP}) (rate(streamconsumer_acknowledged_total[10m]) + "
         "rate(streamconsumer_dead_lettered_total[10m]) + rate(streamconsumer_deferred_total[10m])) == 0, "
         '"resource_namespace", "$1", "namespace", "(.*)")',
@@ -58,7 +64,7 @@ ALERTS = [
     ),
     Alert(
         "StreamConsumerLagUnknown",
-        "streamconsumer_group_lag_known == 0",
+        f"{of_resource('streamconsumer_group_lag_known')} == 0",
         "30m",
         "warning",
         f"Redis does not know the lag of {_RESOURCE_TEXT}",
@@ -67,7 +73,7 @@ ALERTS = [
     ),
     Alert(
         "StreamConsumerPendingOld",
-        "streamconsumer_group_oldest_pending_age_seconds > 3600",
+        f"{of_resource('streamconsumer_group_oldest_pending_age_seconds')} > 3600",
         "10m",
         "warning",
         f"An entry of {_RESOURCE_TEXT} has been pending for more than an hour",
@@ -135,123 +141,22 @@ ALERTS = [
         "The collector is unavailable or slow, or it rejects the spans. The pod logs contain the cause.",
     ),
     Alert(
+        "StreamConsumerNamespaceNotServed",
+        "max by (cluster, namespace, resource_namespace) (streamconsumer_operator_namespace_served) == 0",
+        "5m",
+        "critical",
+        "The operator in {{ $labels.namespace }} does not serve "
+        "{{ with $labels.resource_namespace }}the namespace {{ . }}{{ else }}any namespace{{ end }}",
+        "The operator's log contains the error of the API server. Check that the namespace and the operator's "
+        "RoleBinding exist. Without an operator that leads, no namespace is served.",
+    ),
+    Alert(
         "StreamConsumerOperatorFailing",
-        'sum(rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
+        'sum by (cluster, namespace) (rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
         "15m",
         "warning",
-        "The operator repeatedly fails to reconcile StreamConsumers",
+        "The operator in {{ $labels.namespace }} repeatedly fails to reconcile StreamConsumers",
         "The operator's log names the StreamConsumer and the error of the API server.",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Graph of the dashboard: its lines (expression, legend), its Grafana unit and a description for the reader."""
-
-    title: str
-    unit: str
-    lines: list[tuple[str, str]]
-    description: str
-
-
-def _rate(counter: str) -> str:
-    return f"sum by ({GROUP}) (rate(streamconsumer_{counter}_total{{{_POD_FILTER}}}[$__rate_interval]))"
-
-
-def _quantile(share: float, histogram: str) -> str:
-    rate = f"rate(streamconsumer_{histogram}_seconds_bucket{{{_POD_FILTER}}}[$__rate_interval])"
-    return f"histogram_quantile({share}, sum by ({GROUP}, le) ({rate}))"
-
-
-_POD_FILTER = 'namespace=~"$namespace", stream=~"$stream"'
-_OPERATOR_FILTER = 'resource_namespace=~"$namespace", stream=~"$stream"'
-
-PANELS = [
-    Panel(
-        "Messages per second",
-        "ops",
-        [(_rate("delivered"), "{{stream}} read"), (_rate("acknowledged"), "{{stream}} acknowledged")],
-        "Read and acknowledged messages should have the same rate. If fewer messages are "
-        "acknowledged than read, messages fail or accumulate.",
-    ),
-    Panel(
-        "Backlog",
-        "short",
-        [
-            (f"streamconsumer_group_lag{{{_OPERATOR_FILTER}}}", "{{stream}} unread"),
-            (f"streamconsumer_group_pending{{{_OPERATOR_FILTER}}}", "{{stream}} pending"),
-        ],
-        "Unread entries of the group, and entries that were read but not acknowledged. A gap in the line of unread "
-        "entries means that the lag is unknown.",
-    ),
-    Panel(
-        "Time in the stream",
-        "s",
-        [
-            (_quantile(0.5, "queue_duration"), "{{stream}} median"),
-            (_quantile(0.99, "queue_duration"), "{{stream}} p99"),
-        ],
-        "Age of entries when they are first read. A rising line means that there are too few pods.",
-    ),
-    Panel(
-        "Time in the handler",
-        "s",
-        [
-            (_quantile(0.5, "process_duration"), "{{stream}} median"),
-            (_quantile(0.99, "process_duration"), "{{stream}} p99"),
-        ],
-        "Time that the handler takes for one message or one batch.",
-    ),
-    Panel(
-        "Failures per second",
-        "ops",
-        [
-            (_rate("failed"), "{{stream}} failed"),
-            (_rate("retried"), "{{stream}} retried"),
-            (_rate("dead_lettered"), "{{stream}} dead letters"),
-            (_rate("deferred"), "{{stream}} deferred"),
-        ],
-        "Each failure leads to a retry or a dead letter. A deferred message has not failed.",
-    ),
-    Panel(
-        "Oldest pending entry",
-        "s",
-        [(f"streamconsumer_group_oldest_pending_age_seconds{{{_OPERATOR_FILTER}}}", "{{stream}}")],
-        "Age of the oldest entry that was read but not acknowledged. A straight rising line means that a message is "
-        "stuck.",
-    ),
-    Panel(
-        "Claimed, released, lost",
-        "ops",
-        [
-            (_rate("claimed"), "{{stream}} claimed from dead consumers"),
-            (_rate("released"), "{{stream}} released at shutdown"),
-            (_rate("abandoned"), "{{stream}} unfinished at shutdown"),
-            (_rate("lost_to_trimming"), "{{stream}} lost to trimming"),
-        ],
-        "Entries that other pods take over after a pod has stopped or died, and entries lost to trimming. The line for "
-        "entries lost to trimming should stay at zero.",
-    ),
-    Panel(
-        "In flight",
-        "short",
-        [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_POD_FILTER}}})", "{{stream}}")],
-        "Number of messages that handlers are processing now. All slots are in use when the value reaches `replicas` "
-        "times `concurrency`.",
-    ),
-    Panel(
-        "Dead letters",
-        "short",
-        [(f"streamconsumer_group_dead_letters{{{_OPERATOR_FILTER}}}", "{{stream}}")],
-        "Number of dead letters. List them with `kubectl streamconsumer dead-letters list --name NAME`, then replay or "
-        "drop them.",
-    ),
-    Panel(
-        "Reconciles per second",
-        "ops",
-        [("sum by (outcome) (rate(streamconsumer_operator_reconciles_total[$__rate_interval]))", "{{outcome}}")],
-        "Reconciles of the operator by outcome. The operator's log describes persistent errors.",
     ),
 ]
 
@@ -271,58 +176,6 @@ def rules() -> dict[str, Any]:
     return {"groups": [{"name": "streamconsumer", "rules": alerts}]}
 
 
-def dashboard() -> str:
-    """Return the dashboard as JSON for Grafana's import."""
-    panels = [_panel(number, panel) for number, panel in enumerate(PANELS)]
-    board = {
-        "title": "StreamConsumer",
-        "uid": "streamconsumer",
-        "tags": ["redis", "streams"],
-        "timezone": "browser",
-        "schemaVersion": 39,
-        "refresh": "30s",
-        "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_datasource_variable(), _label_variable("namespace"), _label_variable("stream")]},
-        "panels": panels,
-    }
-    return json.dumps(board, indent=2) + "\n"
-
-
-def _panel(number: int, panel: Panel) -> dict[str, Any]:
-    source = {"type": "prometheus", "uid": "${datasource}"}
-    return {
-        "id": number + 1,
-        "type": "timeseries",
-        "title": panel.title,
-        "description": panel.description,
-        "datasource": source,
-        "gridPos": {"h": 8, "w": 12, "x": 12 * (number % 2), "y": 8 * (number // 2)},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
-        "targets": [
-            {"refId": chr(ord("A") + index), "datasource": source, "expr": expression, "legendFormat": legend}
-            for index, (expression, legend) in enumerate(panel.lines)
-        ],
-    }
-
-
-def _datasource_variable() -> dict[str, Any]:
-    return {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}
-
-
-def _label_variable(label: str) -> dict[str, Any]:
-    return {
-        "name": label,
-        "type": "query",
-        "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "query": f"label_values(streamconsumer_delivered_total, {label})",
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
-        "refresh": 2,
-    }
-
-
 def table_of_alerts() -> str:
     """Return the Markdown table of alerts for docs/monitoring.md."""
     rows = [
@@ -330,9 +183,3 @@ def table_of_alerts() -> str:
         for alert in ALERTS
     ]
     return "\n".join(["| Alert | Severity | Condition | Action |", "| --- | --- | --- | --- |", *rows])
-
-
-def table_of_panels() -> str:
-    """Return the Markdown table of panels for docs/monitoring.md."""
-    rows = [f"| {panel.title} | {panel.description} |" for panel in PANELS]
-    return "\n".join(["| Panel | Meaning |", "| --- | --- |", *rows])

@@ -113,7 +113,11 @@ _VALUES = _optional(
         "podMonitor": _MONITOR,
         "serviceMonitor": _MONITOR,
         "serviceAccount": _optional(create=st.booleans(), name=NAMESPACES, labels=LABELS, annotations=ANNOTATIONS),
-        "prometheusRule": _optional(enabled=st.booleans(), labels=LABELS),
+        "prometheusRule": _optional(
+            enabled=st.booleans(),
+            labels=LABELS,
+            runbookUrl=st.sampled_from(["", "https://wiki.example.com/alerts?a=1"]),
+        ),
         "dashboard": _optional(enabled=st.booleans(), labels=LABELS),
         "podAnnotations": ANNOTATIONS,
         "podLabels": LABELS,

@@ -8,6 +8,7 @@ import yaml
 from streamconsumer.operator.manifests.metadata import labels as child_labels
 from tests.charts.rendering import CHART, Helm, Manifest, of_kind, pod_template
 from tests.model.examples import consumer
+from tests.test_documentation_links import anchors
 
 
 def test_alerts_and_dashboard_are_installed_when_enabled(helm: Helm) -> None:
@@ -21,6 +22,21 @@ def test_alerts_and_dashboard_are_installed_when_enabled(helm: Helm) -> None:
     (board,) = [config_map for config_map in config_maps if "dashboard" in config_map["metadata"]["name"]]
     assert json.loads(board["data"]["streamconsumer.json"])["title"] == "StreamConsumer"
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_runbook_url_leads_to_the_section_of_each_alert(helm: Helm) -> None:
+    page = "https://git.example.com/streamconsumer/docs/alerts.md"
+    objects = helm.template("--set", f"prometheusRule.enabled=true,prometheusRule.runbookUrl={page}")
+    (rule,) = of_kind("PrometheusRule", objects)
+    urls = {each["annotations"].pop("runbook_url") for group in rule["spec"]["groups"] for each in group["rules"]}
+    sections = anchors((CHART.parents[1] / "docs/alerts.md").read_text())
+    assert urls == {f"{page}#{section}" for section in sections if section.startswith("streamconsumer")}
+    assert rule["spec"] == yaml.safe_load((CHART / "monitoring/rules.yaml").read_text())
+
+
+@pytest.mark.parametrize("url", ["alerts.md", "https://example.com/alerts.md#", "https://{{ .x }}", "file:///alerts"])
+def test_runbook_url_that_cannot_lead_to_a_section_is_rejected(helm: Helm, url: str) -> None:
+    assert "runbookUrl" in helm.template_error("--set-string", f"prometheusRule.runbookUrl={url}")
 
 
 @pytest.mark.parametrize("kind", ["PrometheusRule", "ConfigMap"])
