@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tools.monitoring import GROUP, of_resource
+from tools.monitoring import GROUP, by_group, of_resource
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ def _gauge(name: str) -> str:
 def _or_zero(expression: str) -> str:
     """Return the expression, with 0 for each StreamConsumer that has no pods."""
     resource = f"streamconsumer_ready{{{_RESOURCE_FILTER}}}"
-    with_namespace = f'label_replace({resource}, "namespace", "$1", "resource_namespace", "(.*)")'
-    return f"{expression} or 0 * max by ({GROUP}) ({with_namespace})"
+    return f"{expression} or 0 * {by_group(resource)}"
 
 
 def _sum(series: str) -> str:

@@ -17,6 +17,12 @@ def of_resource(gauge: str) -> str:
     return f"max by ({RESOURCE}) ({gauge})"
 
 
+def by_group(operator_series: str) -> str:
+    """Return the expression for an operator's metric with the labels of the pods' metrics."""
+    renamed = f'label_replace({operator_series}, "namespace", "$1", "resource_namespace", "(.*)")'
+    return f"max by ({GROUP}) ({renamed})"
+
+
 @dataclass(frozen=True)
 class Alert:
     """Alert rule. `summary` may contain Prometheus label templates; `action` is for the person who gets the alert."""
@@ -91,7 +97,8 @@ ALERTS = [
     ),
     Alert(
         "StreamConsumerDeadLetters",
-        f"sum by ({GROUP}) (increase(streamconsumer_dead_lettered_total[10m])) > 0",
+        f"sum by ({GROUP}) (increase(streamconsumer_dead_lettered_total[10m])) > 0 "
+        f"or {by_group('delta(streamconsumer_group_dead_letters[10m])')} > 0",
         "0m",
         "warning",
         f"Messages for {_GROUP_TEXT} became dead letters",

@@ -199,6 +199,20 @@ def test_namesake_in_another_cluster_hides_no_alert(alert: Alert, promtool: Path
     assert 'cluster="b"' in output
 
 
+def test_dead_letter_of_a_pod_that_prometheus_has_not_scraped_is_reported(promtool: Path, tmp_path: Path) -> None:
+    """A pod that was started for one message can end before Prometheus collects its metrics."""
+    name = "StreamConsumerDeadLetters"
+    gauge = f"streamconsumer_group_dead_letters{RESOURCE}"
+    series = {gauge: "4x30 5x30", **in_namespace("bank", {gauge: "4x60"})}
+    assert namespaces(firing(promtool, tmp_path, series, name)) == ["shop"]
+    assert namespaces(firing(promtool, tmp_path, {**series, **FIRING[name]}, name)) == ["shop"]
+
+
+def test_replayed_dead_letters_are_not_reported(promtool: Path, tmp_path: Path) -> None:
+    series = {f"streamconsumer_group_dead_letters{RESOURCE}": "4x30 0x30"}
+    assert firing(promtool, tmp_path, series, "StreamConsumerDeadLetters") == ""
+
+
 @pytest.mark.parametrize("settles", ["acknowledged", "dead_lettered", "deferred"])
 def test_stream_whose_messages_are_settled_is_not_stuck(promtool: Path, tmp_path: Path, settles: str) -> None:
     name = "StreamConsumerStuck"
