@@ -132,14 +132,17 @@ class Ledger:
         self._aware.clear()
 
     def on_replaced(self) -> None:
-        """Record that a fault has replaced the stream, so that entries of a previous stream can be back."""
+        """Record that a fault has replaced the stream, so that entries of a previous stream can be back. A process that
+        handles the entry that had the same id meanwhile can settle the entry that is back."""
         for name, fields in self._inspect("XRANGE", self._stream, "-", "+"):
             entry_id, record = _text(name), self.records.get(int(to_dict(fields)[b"n"]))
             present = self._by_id.get(entry_id)
             if record is not None and record is not present:
                 self._by_id[entry_id] = record
-                if present is not None and present.is_open:
-                    present.state = "gone"
+                if present is not None:
+                    record.previous = present
+                    self._aware.clear()
+                    present.state = "gone" if present.is_open else present.state
         self._lengths = (-1, -1)
 
     def on_restored(self, process: Process, position: str, *, is_new_stream: bool, has_snapshot: bool) -> None:

@@ -116,7 +116,7 @@ class EntryRecord:
     foreign_at: float = 0.0
     settled_at: float | None = None
     previous: "EntryRecord | None" = None
-    """Entry with the same id in the previous life of the stream. None if there is none."""
+    """Entry that had the same id before, in another life of the stream. None if there is none."""
     is_unsaved: bool = False
     """True if the entry was delivered after the last snapshot of a group that was lost, until it is settled behind the
     position of the restored group. Before, the restored group can deliver the entry again."""
