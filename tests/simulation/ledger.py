@@ -224,6 +224,8 @@ class Ledger:
             self.excuses["settlement undone"] += 1
         elif self._cannot_know(run.process, settled_at):
             self.excuses["stale"] += 1
+        elif record.claimed_before == run.consumer:
+            self.excuses["acknowledged by its previous owner"] += 1
         else:
             text = f"{run.process.name} started {run.entry_id}, settled {self.now - settled_at:.1f} s ago"
             self.report("started_after_settlement", text)
@@ -286,7 +288,9 @@ class Ledger:
                 excuse = "acknowledged" if is_acknowledged else self.excuse(record, run, process)
                 self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
-            record.settled_at = self.now
+            previous = (run for run in record.runs if run.process is process and run.is_success)
+            is_by_previous_owner = cause == "XACK" and any(run.consumer != record.owner for run in previous)
+            record.settled_at, record.claimed_before = self.now, record.owner if is_by_previous_owner else ""
         if state == "gone" and not (record.foreign or record.previous):
             self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
         if record.foreign and state == "owned" and not self._is_foreign(record):

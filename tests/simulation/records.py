@@ -115,6 +115,9 @@ class EntryRecord:
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
     foreign_at: float = 0.0
     settled_at: float | None = None
+    claimed_before: str = ""
+    """Consumer that had claimed the entry when the process of its previous owner acknowledged it. Empty if no consumer
+    had."""
     previous: "EntryRecord | None" = None
     """Entry that had the same id before, in another life of the stream. None if there is none."""
     is_unsaved: bool = False
