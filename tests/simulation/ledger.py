@@ -301,8 +301,9 @@ class Ledger:
         elif process is not None and state != "owned":
             record.counted_by.discard(process)
         record.is_given_up &= not owner
-        if state == "postponed" and record.runs:
-            record.runs[-1].was_postponed = True
+        if record.runs:
+            record.runs[-1].was_postponed |= state == "postponed"
+            record.runs[-1].was_settled |= state == "settled"
         record.state, record.owner, record.since = state, owner, self.now
 
     def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:

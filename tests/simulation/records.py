@@ -77,6 +77,8 @@ class Run:
     """True if the processor of the previous run had stopped, or was stopping, when this run started."""
     was_postponed: bool = False
     """True if the entry was postponed after this run."""
+    was_settled: bool = False
+    """True if the entry was settled after this run, for example by a dead letter. A later run is then no retry."""
 
     @property
     def has_stopped(self) -> bool:
