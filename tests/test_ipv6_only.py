@@ -24,10 +24,10 @@ from tests.operator.operator_process import OperatorProcess
 from tests.processor.pod import Pod
 
 ADDRESS = "fd00::10"
-REDIS_PORT = 16379
+REDIS_PORT, SENTINEL_PORT, CLUSTER_PORT = 16379, 26379, 16400
 REDIS_URL = f"redis://[{ADDRESS}]:{REDIS_PORT}/0"
 INSIDE = "STREAMCONSUMER_TEST_IPV6_ONLY"
-TIMEOUT_SECONDS = 90.0
+TIMEOUT_SECONDS = 60.0
 SET_UP = f'ip link set lo up && ip addr flush dev lo && ip -6 addr add {ADDRESS}/128 dev lo nodad && exec "$@"'
 
 inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs inside the network namespace")
@@ -42,7 +42,7 @@ def test_the_product_works_in_a_network_without_ipv4() -> None:
     command = ["unshare", "--net", "sh", "-c", SET_UP, "sh", *pytest_command]
     ran = subprocess.run(command, env={**os.environ, INSIDE: "1"}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "3 passed" in ran.stdout
+    assert "5 passed" in ran.stdout
 
 
 class IPv6ApiServer(ApiServer):
@@ -81,26 +81,39 @@ class IPv6ApiServer(ApiServer):
 
 @pytest.fixture(scope="module")
 def redis_server() -> Iterator[None]:
-    options = ("--bind", ADDRESS, "--port", str(REDIS_PORT), "--protected-mode", "no", "--save", "")
-    server = subprocess.Popen([first_available(), *options], stdout=subprocess.DEVNULL)
+    with running_redis(REDIS_PORT):
+        yield
+
+
+@contextmanager
+def running_redis(port: int, *arguments: str) -> Iterator[None]:
+    """Run a server whose only address is ADDRESS. A configuration file must be the first argument."""
+    options = ("--bind", ADDRESS, "--port", str(port), "--protected-mode", "no")
+    server = subprocess.Popen([str(first_available()), *arguments, *options], stdout=subprocess.DEVNULL)
     try:
-        eventually(check_redis, TIMEOUT_SECONDS)
+        eventually(lambda: check_redis(port), TIMEOUT_SECONDS)
         yield
     finally:
         server.kill()
         server.wait()
 
 
-def check_redis() -> None:
-    with Redis(host=ADDRESS, port=REDIS_PORT) as client:
+def check_redis(port: int) -> None:
+    with Redis(host=ADDRESS, port=port) as client:
         try:
             client.ping()
         except RedisConnectionError as error:
             raise AssertionError(str(error)) from None
 
 
-def add_message() -> None:
-    with Redis(host=ADDRESS, port=REDIS_PORT) as client:
+def check_cluster() -> None:
+    """Check that the cluster accepts commands. A new cluster rejects commands for a short time."""
+    with Redis(host=ADDRESS, port=CLUSTER_PORT) as client:
+        assert b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+
+
+def add_message(port: int) -> None:
+    with Redis(host=ADDRESS, port=port) as client:
         client.xadd("orders", {"n": "1"})
 
 
@@ -117,23 +130,60 @@ def get(port: int, path: str) -> tuple[int, str]:
         return response.status, response.read().decode()
 
 
-@inside
-@pytest.mark.usefixtures("redis_server")
-def test_a_pod_handles_messages_and_answers_probes(tmp_path: Path) -> None:
-    pod = Pod(tmp_path, REDIS_URL, "pod_handlers:log_handled")
+@contextmanager
+def running_pod(folder: Path, url: str, **settings: str) -> Iterator[Pod]:
+    pod = Pod(folder, url, "pod_handlers:log_handled", **settings)
     del pod.environment["STREAMCONSUMER_HTTP_HOST"]
     pod.start(new_interpreter=True)
     try:
-        port = eventually(lambda: next_value(pod.output, "http_port"), TIMEOUT_SECONDS)
-        add_message()
-        eventually(lambda: check_contains(pod.output, '"handled'), TIMEOUT_SECONDS)
-        assert get(port, "readyz") == (200, "ok\n")
-        assert get(port, "livez") == (200, "ok\n")
-        assert f"[{ADDRESS}]:{REDIS_PORT}" in pod.output.read_text()
+        yield pod
     finally:
         assert pod.process
         pod.process.kill()
         pod.process.wait()
+
+
+def check_handled(pod: Pod, redis_port: int) -> None:
+    """Add a message, and wait until the pod has handled the message."""
+    port = eventually(lambda: next_value(pod.output, "http_port"), TIMEOUT_SECONDS)
+    add_message(redis_port)
+    eventually(lambda: check_contains(pod.output, '"handled'), TIMEOUT_SECONDS)
+    assert get(port, "readyz") == (200, "ok\n")
+    assert get(port, "livez") == (200, "ok\n")
+    assert f"[{ADDRESS}]:{redis_port}" in pod.output.read_text()
+
+
+@inside
+@pytest.mark.usefixtures("redis_server")
+def test_a_pod_handles_messages_and_answers_probes(tmp_path: Path) -> None:
+    with running_pod(tmp_path, REDIS_URL) as pod:
+        check_handled(pod, REDIS_PORT)
+
+
+@inside
+@pytest.mark.usefixtures("redis_server")
+def test_a_pod_finds_its_server_through_a_sentinel(tmp_path: Path) -> None:
+    """A sentinel sends an IPv6 address without brackets."""
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(f"sentinel monitor shop {ADDRESS} {REDIS_PORT} 1\n")
+    nodes = f"[{ADDRESS}]:{SENTINEL_PORT}"
+    with (
+        running_redis(SENTINEL_PORT, str(configuration), "--sentinel"),
+        running_pod(tmp_path, "redis:///0", redis_sentinel_master="shop", redis_sentinel_nodes=nodes) as pod,
+    ):
+        check_handled(pod, REDIS_PORT)
+
+
+@inside
+def test_a_pod_finds_its_node_of_a_cluster(tmp_path: Path) -> None:
+    nodes = ("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf"))
+    with running_redis(CLUSTER_PORT, *nodes):
+        with Redis(host=ADDRESS, port=CLUSTER_PORT) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            client.execute_command("CONFIG", "SET", "cluster-announce-ip", ADDRESS)
+        eventually(check_cluster, TIMEOUT_SECONDS)
+        with running_pod(tmp_path, f"redis://[{ADDRESS}]:{CLUSTER_PORT}/0", redis_cluster="true") as pod:
+            check_handled(pod, CLUSTER_PORT)
 
 
 def next_value(log: Path, field: str) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamconsumer.model import names
-from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.fields import cel_matches
 from streamconsumer.model.name_fields import OBJECT_NAME
 from streamconsumer.model.spec import StreamConsumerSpec
+from streamconsumer.model.structural_schema import structural_schema
 
 SECRETS = 16
 """Maximum number of Secrets that an author may name without permission to read all Secrets of the namespace. Each check

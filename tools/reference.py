@@ -7,12 +7,12 @@ from typing import Any
 from prometheus_client import Metric
 from pydantic import BaseModel
 
-from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.env_codec import env_name, field_paths
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.model.reasons import CONDITION_MEANINGS, CONDITIONS_OF_REASONS, REASONS
 from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Status
+from streamconsumer.model.structural_schema import structural_schema
 from streamconsumer.operator.health import Health
 from streamconsumer.operator.metrics import GAUGES, LABELS, NamespaceGauges
 from streamconsumer.operator.settings import PREFIX, OperatorSettings

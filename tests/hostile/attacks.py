@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamconsumer.model.crd import Schema, structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
+from streamconsumer.model.structural_schema import Schema, structural_schema
 from tests.model.examples import Manifest, manifest
 
 Path_ = Sequence[str]

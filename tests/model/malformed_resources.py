@@ -3,8 +3,8 @@
 from random import Random
 from typing import Any
 
-from streamconsumer.model.crd import Schema, structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
+from streamconsumer.model.structural_schema import Schema, structural_schema
 from tests.model.examples import Manifest, manifest
 
 FIELDS: Schema = structural_schema(StreamConsumerSpec)["properties"]

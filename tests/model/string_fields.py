@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from streamconsumer.model.crd import Schema, structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
+from streamconsumer.model.structural_schema import Schema, structural_schema
 from tests.model.examples import Manifest, manifest
 
 Path = tuple[str | int, ...]

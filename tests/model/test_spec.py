@@ -43,7 +43,7 @@ def test_missing_field_is_named() -> None:
 
 
 def test_unknown_field_is_named() -> None:
-    assert rejection(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a known field; check its spelling"
+    assert rejection(manifest(affinity={})) == "shop/orders: spec.affinity is not a known field; check its spelling"
 
 
 def test_parse_reports_all_errors() -> None:
@@ -124,7 +124,6 @@ def test_explicit_defaults_equal_omitted_fields() -> None:
     ],
 )
 def test_url_with_an_unusable_host_port_or_database_is_rejected(url: str) -> None:
-    """The CEL rule of the API server accepts these URLs."""
     assert URL_MESSAGE in rejection(manifest(redis={"url": url}))
 
 

@@ -431,7 +431,9 @@ def test_ids_are_compared_exactly(database: Database) -> None:
     assert claim_due(database)[1] == []
 
 
-def test_a_server_without_free_memory_removes_claimed_entries_from_the_schedule(database: Database) -> None:
+def test_a_server_without_free_memory_keeps_claimed_entries_in_the_schedule_until_the_next_snapshot(
+    database: Database,
+) -> None:
     database.add("1-0", "2-0")
     database.deliver(POSTPONED, "1-0")
     database.deliver(PEER, "2-0")
@@ -439,4 +441,13 @@ def test_a_server_without_free_memory_removes_claimed_entries_from_the_schedule(
     database.client.config_set("maxmemory", 1)
     [_, entries, done] = claim_due(database)
     assert ([entry[0] for entry in entries], done) == (["1-0"], 1)
+    assert database.schedule()["1-0"] < 0
+
+
+def test_a_server_without_free_memory_removes_entries_of_other_consumers_from_the_schedule(database: Database) -> None:
+    database.add("1-0", "2-0")
+    database.deliver(PEER, "1-0")
+    database.client.zadd(SCHEDULE, {"1-0": 1, "2-0": FUTURE})
+    database.client.config_set("maxmemory", 1)
+    assert claim_due(database)[1] == []
     assert database.schedule() == {"2-0": FUTURE}

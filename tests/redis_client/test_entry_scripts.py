@@ -14,6 +14,7 @@ from tests.redis_client.script_database import (
     CLAIMED_BEFORE,
     COMMITTED,
     DEAD_LETTERS,
+    GROUP,
     KEYS,
     ME,
     PEER,
@@ -579,3 +580,13 @@ def test_the_first_and_the_last_id_are_read(database: Database) -> None:
     assert (first("-", "+"), last()) == ("", "")
     database.add("3-0", "4-0", "5-0")
     assert (first("-", "+"), first("4-0", "+"), first("-", "2-0"), last()) == ("3-0", "4-0", "", "5-0")
+
+
+def test_an_entry_that_is_taken_back_without_memory_is_in_the_schedule(database: Database) -> None:
+    """The group may be lost again before a snapshot contains the entry."""
+    database.add(ID)
+    database.client.xgroup_setid(STREAM, GROUP, ID)
+    database.client.config_set("maxmemory", 1)
+    assert renew(database) == []
+    assert database.client.xpending(STREAM, GROUP)["pending"] == 1
+    assert database.schedule() == {ID: -1}

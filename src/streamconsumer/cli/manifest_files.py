@@ -7,10 +7,15 @@ from typing import Any
 
 import yaml
 
+from streamconsumer.cli.kubectl_yaml import InvalidText, parse_documents
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.field_hints import quote_name
 from streamconsumer.text import printable_lines
 
 Document = dict[str, Any]
+
+_SUFFIXES = (".json", ".yaml", ".yml")
+"""Suffixes of the files that kubectl reads in a folder."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -38,8 +43,10 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Return every document in the files. A folder stands for all YAML files in the folder, and `-` stands for standard
-    input.
+    """Return every document in the files.
+
+    A folder stands for all YAML and JSON files in the folder, and `-` stands for standard input. A list, such as the
+    output of `kubectl get -o yaml`, stands for its items.
 
     Raises InvalidSettings if a file cannot be read or does not contain manifests.
     """
@@ -47,17 +54,33 @@ def read(files: Iterable[Path]) -> list[Document]:
 
 
 def _expand_folder(file: Path) -> list[Path]:
-    return sorted(file.glob("*.y*ml")) if file.is_dir() else [file]
+    if not file.is_dir():
+        return [file]
+    return sorted(path for path in file.iterdir() if path.suffix in _SUFFIXES)
 
 
 def _read(path: Path) -> list[Document]:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        documents = parse_documents(text)
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
-    if invalid := [document for document in documents if not isinstance(document, dict)]:
-        raise InvalidSettings(f"{path}: found {type(invalid[0]).__name__}; expected Kubernetes manifests")
-    return documents
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{path}: found bytes that are not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except InvalidText as error:
+        raise InvalidSettings(f"{path}: {error}") from None
+    return [each for document in documents for each in _expand_list(path, document)]
+
+
+def _expand_list(path: Path, document: Any) -> list[Document]:
+    if not isinstance(document, dict):
+        raise InvalidSettings(f"{path}: found {type(document).__name__}; expected Kubernetes manifests")
+    kind = str(document.get("kind"))
+    if not kind.endswith("List"):
+        return [document]
+    items = document.get("items") or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise InvalidSettings(f"{path}: items of kind {quote_name(kind)} must be a list of manifests")
+    item_kind = kind.removesuffix("List")
+    common = {"apiVersion": document.get("apiVersion"), "kind": item_kind} if item_kind else {}
+    return [each for item in items for each in _expand_list(path, {**common, **item})]

@@ -7,6 +7,7 @@ from streamconsumer.cli.console import echo
 from streamconsumer.cli.manifest_files import Document, read, to_yaml
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
+from streamconsumer.model.manifest import resembles_consumer
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.settings import OperatorSettings
@@ -20,7 +21,7 @@ def render_files(files: Iterable[Path]) -> int:
     import os
 
     settings = OperatorSettings.from_env(os.environ)
-    consumers, problems = parse_consumers([each for each in read(files) if each.get("kind") == names.KIND])
+    consumers, problems = parse_consumers(filter(resembles_consumer, read(files)))
     manifests = [manifest for consumer in consumers for manifest in desired(consumer, settings)]
     if manifests:
         echo(to_yaml(manifests), nl=False)
@@ -37,7 +38,7 @@ def parse_consumers(documents: Iterable[Document]) -> tuple[list[StreamConsumer]
     problems: list[str] = []
     for document in documents:
         try:
-            consumers.append(StreamConsumer.parse(document))
+            consumers.append(StreamConsumer.parse_document(document))
         except InvalidResource as error:
             problems.append(str(error))
     return consumers, problems

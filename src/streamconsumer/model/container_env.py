@@ -25,7 +25,9 @@ ONE_SOURCE = "set exactly one of secretRef and configMapRef"
 VariableName = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit"),
+    Pattern(
+        "[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit", "DEBUG"
+    ),
 ]
 
 
@@ -79,8 +81,7 @@ class EnvVar(
         ("!has(self.valueFrom) || !has(self.value) || self.value == ''", ONE_VALUE),
     ),
 ):
-    """Environment variable for the handler. If the operator sets a variable with the same name, such as an OTEL_
-    variable, the value in `env` takes precedence."""
+    """Environment variable for the handler."""
 
     name: VariableName
     """Name of the variable."""
@@ -111,8 +112,7 @@ class EnvFromSource(
     ),
 ):
     """Environment variables for the handler from all keys of a Secret or ConfigMap. The values are read when the
-    container starts. Variables in `env` and variables that the operator sets take precedence over variables from
-    `envFrom`."""
+    container starts."""
 
     secret_ref: LocalObjectReference | None = None
     """Secret with the variables."""

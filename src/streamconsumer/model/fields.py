@@ -4,6 +4,7 @@ Each rule is declared once. Two checks are derived from each rule: a CEL rule in
 check in Python.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
+
+from streamconsumer.model.field_hints import Schema, example, limited, schema_at
 
 
 class Model(BaseModel):
@@ -81,18 +84,23 @@ class DurationRange:
         is_duration = cel_matches(DURATION_PATTERN)
         is_in_range = f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
         rules = cel_rules((is_duration, DURATION_MESSAGE), (f"!{is_duration} || ({is_in_range})", self.message))
-        return {"type": "string", "maxLength": 32, **rules}
+        return {"type": "string", "maxLength": 32, **rules, "examples": [self.minimum]}
 
 
 class Pattern:
-    """Regular expression for a text field, with an error message: `Annotated[str, Pattern(r"[a-z]+", "must be …")]`.
+    """Regular expression for a text field, with an error message and a valid text, as in
+    `Annotated[str, Pattern(r"[a-z]+", "must be …", "shop")]`. The CustomResourceDefinition contains the message without
+    the valid text, because its size is limited.
 
     The whole text must match the expression. Python and RE2, which CEL uses, must interpret the expression in the same
     way, so classes such as `\\s` and `\\w` are not allowed. The expression must not contain quotes.
+    `cel` is a further condition that only the API server checks; another validator must check the condition in Python.
     """
 
-    def __init__(self, pattern: str, message: str) -> None:
-        self.pattern, self.message = pattern, message
+    def __init__(self, pattern: str, message: str, example: str = "", *, cel: str = "") -> None:
+        self.pattern, self.message, self.example, self.cel = pattern, message, example, cel
+        has_example = not example or "such as" in message
+        self.error = message if has_example else f"{message}, such as {example}"
 
     def matches(self, value: str) -> bool:
         """Return True if the whole text matches the expression."""
@@ -100,14 +108,16 @@ class Pattern:
 
     def check(self, value: str) -> str:
         if not self.matches(value):
-            raise ValueError(self.message)
+            raise ValueError(self.error)
         return value
 
     def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), **cel_rules((cel_matches(self.pattern), self.message))}
+        examples = {"examples": [self.example]} if self.example else {}
+        condition = " && ".join(filter(None, [cel_matches(self.pattern), self.cel]))
+        return {**handler(schema), **cel_rules((condition, self.message)), **examples}
 
 
 class Immutable:
@@ -136,28 +146,16 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
-def quote_name(name: object) -> str:
-    """Return a name in the form that error messages use.
-
-    The name is unchanged if it contains only ASCII letters, digits and common punctuation. Any other name is quoted,
-    escaped and truncated.
-    """
-    text = str(name)
-    return text if re.fullmatch(r"[A-Za-z0-9_.:/\[\]-]{1,80}", text) else f"{text!r:.80}"
-
-
-MAX_ERRORS = 100
-"""Maximum number of errors that are listed for one resource."""
-
-
-def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
+def format_errors(
+    error: ValidationError, format_path: Callable[[Sequence[str | int]], str], schema: Schema | None = None
+) -> list[str]:
     """Return one line per error, for at most MAX_ERRORS errors. Each line names the field in the form that
-    `format_path` returns, and states the value found and the value expected."""
+    `format_path` returns, and states the value found and the value expected.
+
+    If `schema` is the schema of the values in YAML, the line also contains an example of a valid value."""
     problems = error.errors(include_url=False, include_context=False)
-    first = problems[:MAX_ERRORS]
-    lines = [_format_error(format_path(_without_key_marker(problem["loc"])), problem) for problem in first]
-    more = len(problems) - len(first)
-    return [*lines, f"{more} more errors"] if more else lines
+    lines = (_format_error(format_path(_without_key_marker(problem["loc"])), problem, schema) for problem in problems)
+    return limited(lines, len(problems))
 
 
 def _without_key_marker(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
@@ -165,19 +163,46 @@ def _without_key_marker(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
     return path[:-1] if path[-1:] == ("[key]",) else path
 
 
-def _format_error(path: str, error: ErrorDetails) -> str:
-    expected = re.sub(r"^(Input|String) should ", "must ", error["msg"]).removeprefix("Value error, ")
+_FORMS = {
+    "bool_type": "must be true or false, without quotes",
+    "dict_type": "must be an object",
+    "float_type": "must be a number, without quotes",
+    "int_from_float": "must be an integer",
+    "int_type": "must be an integer, without quotes",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "string_type": "must be text",
+}
+"""Expected form of a value in YAML, for each type of error."""
+
+
+def _format_error(path: str, error: ErrorDetails, schema: Schema | None) -> str:
+    form = _form(path, error, schema_at(schema, error["loc"])) if schema else ""
+    expected = form or re.sub(r"^(Input|String|List|Dictionary) should ", "must ", error["msg"])
+    expected = expected.removeprefix("Value error, ").removesuffix(" after validation")
     match error["type"]:
         case "missing":
             return f"{path} is missing; it is required"
         case "extra_forbidden":
             return f"{path} is not a known field; check its spelling"
         case "model_type":
-            return f"{path} must be an object"
+            return f"{path} {form or 'must be an object'}"
         case "json_invalid":
             return f"{path} contains half of a surrogate pair; it must contain only Unicode text"
     value = error["input"]
-    is_url = path.lower().endswith("url")
-    if is_url or not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
-        return f"{path}: {expected}"  # logs and conditions must not show whole objects or URLs with credentials
-    return f"{path} is {value!r:.80}: {expected}"
+    return f"{path} is {value!r:.80}: {expected}" if _may_be_shown(path, value) else f"{path}: {expected}"
+
+
+def _form(path: str, error: ErrorDetails, schema: Schema) -> str:
+    """Return the expected form and an example if the value has a wrong type, and an empty text otherwise."""
+    form, value, valid = _FORMS.get(error["type"], ""), error["input"], example(schema)
+    if error["type"] == "string_type" and isinstance(value, int | float) and _may_be_shown(path, value):
+        form, valid = "must be text in quotes", json.dumps(json.dumps(value))
+    return f"{form}, such as {valid}" if form and valid else form
+
+
+def _may_be_shown(path: str, value: object) -> bool:
+    """Return True if logs and conditions may contain the value: it is neither a URL nor an object, and contains no
+    credentials."""
+    is_scalar = isinstance(value, str | int | float | None)
+    return is_scalar and not path.lower().endswith("url") and not re.search("@|password=", str(value))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, InstanceOf, ValidationError
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.field_hints import field_path
 from streamconsumer.model.fields import Model, format_errors
 from streamconsumer.model.processor_settings import BatchCount, Concurrency, Delivery, Retention, StartFrom
 
@@ -42,4 +43,4 @@ def check_arguments(model: type[Model], arguments: dict[str, Any]) -> None:
     try:
         model.model_validate(arguments)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(format_errors(error, lambda path: ".".join(map(str, path))))) from None
+        raise InvalidSettings("; ".join(format_errors(error, field_path))) from None

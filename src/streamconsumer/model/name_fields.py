@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from streamconsumer.model.fields import Pattern
+from streamconsumer.model.redis_url import PORT_PATTERN
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -17,16 +18,19 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066
 """C0 and C1 control characters, DEL, line and paragraph separators, and all bidirectional controls."""
 
 OBJECT_NAME = Pattern(
-    _SUBDOMAIN, "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login"
+    _SUBDOMAIN,
+    "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login",
+    "redis-login",
 )
-NAMESPACE = Pattern(_LABEL, "must be the name of a namespace: lower-case letters, digits and `-`, such as shop")
+NAMESPACE = Pattern(_LABEL, "must be the name of a namespace: lower-case letters, digits and `-`, such as shop", "shop")
 LABEL_KEY = Pattern(f"({_SUBDOMAIN}/)?{_QUALIFIED_NAME}", "must be a qualified name, such as team or example.com/team")
 LABEL_VALUE = Pattern(
     "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
     "must be a label value: letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+    "shop",
 )
 REDIS_NAME = Pattern(
-    f"[^{_CONTROL}]*", "must not contain control characters, line separators or bidirectional controls"
+    f"[^{_CONTROL}]*", "must not contain control characters, line separators or bidirectional controls", "orders"
 )
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253), OBJECT_NAME]
@@ -40,6 +44,7 @@ ObjectKey = Annotated[
     Pattern(
         r"\.?[-_A-Za-z0-9][-._A-Za-z0-9]*",
         "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, without `..` at the beginning",
+        "password",
     ),
 ]
 """Key of a Secret or ConfigMap. Volumes use the key as a file name."""
@@ -52,27 +57,33 @@ LabelValue = Annotated[str, Field(max_length=63), LABEL_VALUE]
 RedisName = Annotated[str, Field(min_length=1, max_length=512), REDIS_NAME]
 """Name of a stream, a consumer group, a consumer or an entry field: any text without control characters."""
 
-_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-
 SentinelNode = Annotated[
     str,
     Field(min_length=3, max_length=261),
     Pattern(
-        rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{_PORT}", "must be the address of a sentinel, as host:port"
+        rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{PORT_PATTERN}",
+        "must be the address of a sentinel, as host:port",
+        "sentinel:26379",
     ),
 ]
 SentinelMaster = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    Pattern("[A-Za-z0-9._-]+", "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`"),
+    Pattern(
+        "[A-Za-z0-9._-]+", "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`", "mymaster"
+    ),
 ]
 ImageName = Annotated[
     str,
     Field(min_length=1, max_length=1024),
-    Pattern(r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]+-]*", "must be the name of an image, such as registry.example/shop:1.4"),
+    Pattern(
+        r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]+-]*",
+        "must be the name of an image, such as registry.example/shop:1.4",
+        "registry.example/shop:1.4",
+    ),
 ]
 ServiceName = Annotated[
     str,
     Field(min_length=1, max_length=63),
-    Pattern("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
+    Pattern(_LABEL, "must be the name of a Service in the same namespace, without a dot", "billing"),
 ]

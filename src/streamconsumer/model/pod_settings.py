@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from streamconsumer.model import names
 from streamconsumer.model.container_env import EnvFromSource, EnvVar
-from streamconsumer.model.fields import DurationRange, Model, cel_rules
+from streamconsumer.model.fields import DurationRange, Model, Pattern, cel_rules
 from streamconsumer.model.name_fields import LabelKey, LabelValue, ObjectName
 
 RESERVED_LABEL_MESSAGE = "labels under streamconsumer.dev/, app.kubernetes.io/ and kubernetes.io/ are reserved"
@@ -48,31 +48,39 @@ RESERVED_ANNOTATION_PREFIXES = (
     "seccomp.security.alpha.kubernetes.io/",
 )
 
-_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
-_INT_OR_PERCENT_PATTERN = r"^(0|[1-9][0-9]{0,3}|([0-9]|[1-9][0-9]|100)%)$"
+_QUANTITY = Pattern(
+    r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?", "must be a quantity", "256Mi"
+)
+_INT_OR_PERCENT = Pattern(
+    "0|[1-9][0-9]{0,3}|([0-9]|[1-9][0-9]|100)%", "must be a number of pods or a percentage of the pods", "25%"
+)
+
+
+def _int_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _int_or_text_schema(pattern: Pattern, max_length: int) -> dict[str, Any]:
+    """Return the schema of a field that accepts an integer, or a text that matches the pattern."""
+    schema = {"x-kubernetes-int-or-string": True, "pattern": f"^({pattern.pattern})$", "maxLength": max_length}
+    return {**schema, "minimum": 0, "examples": [pattern.example]}
 
 
 Quantity = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=32, pattern=_QUANTITY_PATTERN),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}),
+    BeforeValidator(_int_as_text),
+    Field(max_length=32),
+    _QUANTITY,
+    WithJsonSchema(_int_or_text_schema(_QUANTITY, 32)),
 ]
 """Kubernetes quantity such as `100m`, `0.5` or `256Mi`. An integer such as `cpu: 1` is accepted as well."""
 
 IntOrPercent = Annotated[
     str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=4, pattern=_INT_OR_PERCENT_PATTERN),
-    WithJsonSchema(
-        {
-            "x-kubernetes-int-or-string": True,
-            "pattern": _INT_OR_PERCENT_PATTERN,
-            "maxLength": 4,
-            "minimum": 0,
-            "maximum": 9999,
-        }
-    ),
+    BeforeValidator(_int_as_text),
+    Field(max_length=4),
+    _INT_OR_PERCENT,
+    WithJsonSchema({**_int_or_text_schema(_INT_OR_PERCENT, 4), "maximum": 9999}),
 ]
 """Number of pods such as `1`, or percentage of pods such as `25%`."""
 
@@ -238,7 +246,7 @@ class PodSettings(Model):
     pods."""
 
     env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
-        default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
+        default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME, examples=[[{"name": "DEBUG", "value": "1"}]]
     )
     """Environment variables for the handler. If the operator sets a variable with the same name, such as an OTEL_
     variable, the value in `env` takes precedence."""
@@ -287,7 +295,9 @@ class PodSettings(Model):
     node_selector: dict[LabelKey, LabelValue] = Field(default={}, max_length=32)
     """Labels that a node must have to run the pods of this StreamConsumer."""
 
-    tolerations: list[Toleration] = Field(default=[], max_length=32)
+    tolerations: list[Toleration] = Field(
+        default=[], max_length=32, examples=[[{"key": "example.com/spot", "operator": "Exists"}]]
+    )
     """Tolerations for taints of nodes."""
 
     topology_spread_constraints: list[TopologySpreadConstraint] = Field(default=[], max_length=8)

@@ -19,7 +19,11 @@ _IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 HandlerPath = Annotated[
     str,
     Field(max_length=253),
-    Pattern(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}", "must name a function as package.module:function"),
+    Pattern(
+        rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}",
+        "must name a function as package.module:function",
+        "shop.orders:handle",
+    ),
 ]
 ErrorName = Annotated[
     str,
@@ -29,7 +33,11 @@ ErrorName = Annotated[
 StartFrom = Annotated[
     str,
     Field(max_length=41),
-    Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
+    Pattern(
+        r"0|\$|[0-9]+(-[0-9]+)?",
+        "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry",
+        "1526919030474-0",
+    ),
 ]
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -136,7 +144,7 @@ class Retention(Model):
 BaggageKey = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z0-9._-]+", "must be a baggage key: letters, digits, `.`, `_` and `-`"),
+    Pattern("[A-Za-z0-9._-]+", "must be a baggage key: letters, digits, `.`, `_` and `-`", "tenant"),
 ]
 
 
@@ -178,8 +186,8 @@ class SharedSettings(Model):
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Maximum duration of a blocking read that follows a read with entries. Values above 5s have the same effect as 5s.
-    While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
+    """Maximum duration of a blocking read if the previous read returned entries. Values above 5s have the same effect
+    as 5s. While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
     immediately, so a long duration adds no latency. If the server ignores the option `BLOCK`, `pollInterval` is the
     pause between two reads."""
 

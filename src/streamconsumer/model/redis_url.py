@@ -20,7 +20,9 @@ MAX_HOST_LENGTH = 253
 MAX_PORT = 65535
 
 _LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-HOST_PATTERN = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]"
+HOST_NAME_PATTERN = rf"{_LABEL}(\.{_LABEL})*\.?"
+PORT_PATTERN = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+HOST_PATTERN = rf"{HOST_NAME_PATTERN}|\[[0-9A-Fa-f:.]{{2,45}}\]"
 """Host name, IPv4 address or IPv6 address in brackets. A label of a host name has at most 63 characters, because a DNS
 query cannot contain a longer label."""
 
@@ -123,12 +125,42 @@ _FORM = re.compile(
 )
 _UNIX_FORM = re.compile(r"(?P<scheme>unix)://((?P<userinfo>[^/?#\s]*)@)?(?P<path>/[^?#\s]+)(\?(?P<query>[^#\s]*))?")
 
-_SPEC_OPTIONS = "|".join(f"{name}=({option.pattern})" for name, option in OPTIONS.items())
-PLAIN_URL_PATTERN = (
-    rf"rediss?://({HOST_PATTERN})?(:[0-9]{{1,5}})?(/[0-9]{{0,9}}/?)?(\?({_SPEC_OPTIONS})(&({_SPEC_OPTIONS}))*)?"
+_GROUPS = "([0-9A-Fa-f]{1,4}:){0,6}[0-9A-Fa-f]{1,4}"
+_IPV6_PATTERN = rf"\[(([0-9A-Fa-f]{{1,4}}:){{7}}[0-9A-Fa-f]{{1,4}}|({_GROUPS})?::({_GROUPS})?)\]"
+_SPEC_OPTIONS = "|".join(
+    f"({'|'.join(name for name, option in OPTIONS.items() if option.pattern == pattern)})=({pattern})"
+    for pattern in dict.fromkeys(option.pattern for option in OPTIONS.values())
 )
-"""Pattern of a URL without credentials, for the CRD. `parse_redis_url` also checks the ranges of numbers, such as the
-port."""
+PLAIN_URL_PATTERN = (
+    rf"rediss?://({HOST_NAME_PATTERN}|{_IPV6_PATTERN})?(:{PORT_PATTERN})?(/[0-9]{{0,9}}/?)?"
+    rf"(\?({_SPEC_OPTIONS})(&({_SPEC_OPTIONS}))*)?"
+)
+"""Pattern of a URL without credentials, for the CRD."""
+
+
+def _shortest_prefix(name: str) -> str:
+    """Return the shortest prefix that no other option has. The CRD has little space."""
+    prefixes = (name[:length] for length in range(1, len(name) + 1))
+    return next(each for each in prefixes if [other.startswith(each) for other in OPTIONS].count(True) == 1)
+
+
+_REPEATED_OPTION = "|".join(f"{prefix}.*&{prefix}" for prefix in map(_shortest_prefix, OPTIONS))
+_CEL_DATABASE, _CEL_DB = (f"int(self.find('{each}').find('[0-9]+$'))" for each in ("//[^/?]*/[0-9]+", "[?&]db=[0-9]+"))
+_SHORT_TIMEOUT = "0+([.](0|00[0-9]?))?(&|$)"
+_LONG_TIMEOUT = "3600[.]0*[1-9]|36(0[1-9]|[1-9][0-9])|3[7-9][0-9]{2}|[4-9][0-9]{3}"
+PLAIN_URL_RULE = " && ".join(
+    [
+        rf"self.find(r'//[^:/?\[]*').size() <= {len('//') + MAX_HOST_LENGTH}",
+        r"!self.matches(r'\[[^:\]]+:([^:\]]*:){7,}[^:\]]+\]')",  # `::` stands for at least one group
+        f"!self.matches('timeout=({_SHORT_TIMEOUT}|{_LONG_TIMEOUT})')",
+        "(self.startsWith('rediss:') || !self.matches('[?&]ssl_'))",
+        f"!self.matches('[?&]({_REPEATED_OPTION})')",
+        f"(!self.matches('//[^/?]*/[0-9]+/?[?](.*&)?db=') || {_CEL_DATABASE} == {_CEL_DB})",
+    ]
+)
+"""CEL expression with the conditions that PLAIN_URL_PATTERN cannot express: the length of the host, the range of a
+timeout, and options that exclude each other. `parse_redis_url` accepts every URL that matches the pattern and meets the
+conditions."""
 
 
 def parse_redis_url(url: str) -> RedisUrl:

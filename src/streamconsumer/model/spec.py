@@ -5,17 +5,25 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from functools import cache
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidResource
-from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, quote_name
+from streamconsumer.model.field_hints import field_path, quote_name, split_unknown, unknown_field_errors
+from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors
+from streamconsumer.model.manifest import (
+    Manifest,
+    file_metadata_errors,
+    kind_error,
+    metadata_errors,
+    metadata_schema,
+    object_name,
+    size_error,
+)
 from streamconsumer.model.name_fields import (
-    NAMESPACE,
-    OBJECT_NAME,
     ImageName,
     ObjectKey,
     ObjectName,
@@ -29,16 +37,17 @@ from streamconsumer.model.redis_url import (
     MAX_URL_LENGTH,
     OPTIONS,
     PLAIN_URL_PATTERN,
+    PLAIN_URL_RULE,
     InvalidRedisUrl,
     InvalidRedisUrlOption,
     parse_redis_url,
 )
+from streamconsumer.model.status import Status
+from streamconsumer.model.structural_schema import Schema, structural_schema
 
 MAX_NAME_LENGTH = 50
 """Maximum length of a StreamConsumer's name. Child objects have the same name with a suffix, and a label value can have
 at most 63 characters."""
-
-MAX_NAMESPACE_LENGTH = 63
 
 ONE_URL = "set exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "set redis.sentinel or redis.cluster, not both"
@@ -59,6 +68,8 @@ URL_MESSAGE = (
     f"must be redis://host:port/database, or rediss:// for TLS; allowed options after `?`: {', '.join(OPTIONS)}"
 )
 
+_REDIS_URL = Pattern(PLAIN_URL_PATTERN, URL_MESSAGE, "redis://redis:6379/0", cel=PLAIN_URL_RULE)
+
 
 def _check_redis_url(url: str) -> str:
     """Parse the URL before pydantic checks its pattern, so that the error message names the unusable option."""
@@ -67,7 +78,7 @@ def _check_redis_url(url: str) -> str:
     except InvalidRedisUrlOption:
         raise
     except InvalidRedisUrl:
-        raise ValueError(URL_MESSAGE) from None
+        raise ValueError(_REDIS_URL.error) from None
     if parsed.has_credentials:
         raise ValueError(CREDENTIALS_IN_URL)
     return url
@@ -77,12 +88,14 @@ RedisUrl = Annotated[
     str,
     Field(max_length=MAX_URL_LENGTH),
     AfterValidator(_check_redis_url),
-    Pattern(PLAIN_URL_PATTERN, URL_MESSAGE),
+    _REDIS_URL,
 ]
 HttpPath = Annotated[
     str,
     Field(max_length=1024),
-    Pattern(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and must not contain a query, such as /orders"),
+    Pattern(
+        r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and must not contain a query, such as /orders", "/orders"
+    ),
 ]
 OtlpEndpoint = Annotated[
     str,
@@ -90,6 +103,7 @@ OtlpEndpoint = Annotated[
     Pattern(
         r"https?://[A-Za-z0-9._~!&*+,;:=?%/\[\]-]+",
         "must begin with http:// or https://, and must not contain credentials",
+        "http://collector:4318",
     ),
 ]
 
@@ -318,8 +332,18 @@ class StreamConsumerSpec(
         return self
 
 
-MAX_ITEMS = 500
-"""Maximum number of items of a list or an object in a spec. The limit of each field is lower than this number."""
+@cache
+def document_schema() -> Schema:
+    """Return the schema of a whole manifest, with examples for error messages."""
+    return {
+        "properties": {
+            "apiVersion": {},
+            "kind": {},
+            "metadata": metadata_schema(),
+            "spec": structural_schema(StreamConsumerSpec, with_examples=True),
+            "status": structural_schema(Status),
+        }
+    }
 
 
 class StreamConsumer(Model):
@@ -332,69 +356,45 @@ class StreamConsumer(Model):
     spec: StreamConsumerSpec
 
     @classmethod
-    def parse(cls, manifest: dict[str, Any]) -> Self:
-        """Parse a manifest from the API server or a file. Raises InvalidResource, which lists every error."""
+    def parse(cls, manifest: Manifest) -> Self:
+        """Parse a manifest from the API server. Raises InvalidResource, which lists every error."""
+        return cls._parse(manifest, {"spec": manifest.get("spec")})
+
+    @classmethod
+    def parse_document(cls, manifest: Manifest) -> Self:
+        """Parse a document of a file. Raises InvalidResource if the API server would reject the manifest.
+
+        The checks are stricter than in `parse`, because newer API servers can store fields that this version does not
+        know."""
+        return cls._parse(manifest, manifest)
+
+    @classmethod
+    def _parse(cls, manifest: Manifest, checked: Manifest) -> Self:
+        """Parse a manifest. `checked` contains the sections whose unknown fields are errors."""
         metadata = manifest.get("metadata")
-        metadata = metadata if isinstance(metadata, dict) else {}
-        name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
-        _check_kind(manifest, name)
-        errors = _metadata_errors(name, namespace, generation := metadata.get("generation") or 0)
-        try:
-            spec = StreamConsumerSpec.model_validate_json(_to_json(manifest.get("spec") or {}), strict=True)
-        except ValidationError as error:
-            errors += format_errors(error, lambda path: ".".join(["spec", *map(quote_name, path)]))
-        except _TooManyItems as error:
-            errors.append(str(error))
+        name, namespace = object_name(metadata)
+        if problem := kind_error(manifest):
+            raise InvalidResource(f"{quote_name(name or 'document')}: {problem}")
+        errors = [*metadata_errors(metadata), *([NAME_TOO_LONG] if len(name) > MAX_NAME_LENGTH else [])]
+        schema = document_schema()
+        if problem := size_error(manifest.get("spec")):
+            errors.append(problem)
+        else:
+            sections, unknown = split_unknown(checked, schema)
+            errors += unknown_field_errors(unknown, schema)
+            if isinstance(sections.get("metadata"), dict):
+                errors += file_metadata_errors(sections["metadata"], schema["properties"]["metadata"])
+            spec_json = json.dumps(sections.get("spec", {}), default=str)
+            try:
+                spec = StreamConsumerSpec.model_validate_json(spec_json, strict=True)
+            except ValidationError as error:
+                errors += format_errors(error, lambda path: field_path(path, "spec"), schema["properties"]["spec"])
         if errors:
             raise InvalidResource(f"{quote_name(namespace)}/{quote_name(name)}: {'; '.join(errors)}")
         return cls(
             name=name,
             namespace=namespace,
-            uid=str(metadata.get("uid") or ""),
-            generation=generation,
+            uid=str(manifest["metadata"].get("uid") or ""),
+            generation=manifest["metadata"].get("generation") or 0,
             spec=spec,
         )
-
-
-def _metadata_errors(name: str, namespace: str, generation: object) -> list[str]:
-    """Check the metadata, because a manifest from a file has not passed the same check in the API server."""
-    errors = []
-    if not name:
-        errors.append("metadata.name is missing; it is required")
-    elif len(name) > MAX_NAME_LENGTH:
-        errors.append(NAME_TOO_LONG)
-    elif not OBJECT_NAME.matches(name):
-        errors.append(f"metadata.name is {name!r:.80}: {OBJECT_NAME.message}")
-    if len(namespace) > MAX_NAMESPACE_LENGTH or not NAMESPACE.matches(namespace):
-        errors.append(f"metadata.namespace is {namespace!r:.80}: {NAMESPACE.message}")
-    if type(generation) is not int:
-        errors.append(f"metadata.generation is {generation!r:.80}: must be an integer")
-    return errors
-
-
-def _to_json(spec: Any) -> str:
-    """Serialize a spec as the API server does: nulls are dropped, and dates that YAML recognized become text."""
-    return json.dumps(_without_nulls(spec), default=str)
-
-
-class _TooManyItems(Exception):
-    """The spec was stored without validation, and is so large that a validation would take too long."""
-
-
-def _without_nulls(value: Any) -> Any:
-    match value:
-        case dict() | list() if len(value) > MAX_ITEMS:
-            found = f"found {len(value)} items in a list or an object"
-            raise _TooManyItems(f"spec: {found}, expected at most {MAX_ITEMS}; remove items")
-        case dict():
-            return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-        case list():
-            return [_without_nulls(inner) for inner in value]
-    return value
-
-
-def _check_kind(manifest: dict[str, Any], name: str) -> None:
-    kind = f"{quote_name(manifest.get('apiVersion'))} {quote_name(manifest.get('kind'))}"
-    if kind != f"{names.API_VERSION} {names.KIND}":
-        expected = f"{names.API_VERSION} {names.KIND}"
-        raise InvalidResource(f"{quote_name(name or 'document')}: found {kind}, expected {expected}")

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from streamconsumer.cli.report.bundle import Bundle
 from streamconsumer.cli.report.run import _read_secrets
-from streamconsumer.model.fields import quote_name
+from streamconsumer.model.field_hints import quote_name
 from streamconsumer.operator.kube.api import KubeApi
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.processor.health import Health, ProbeServer

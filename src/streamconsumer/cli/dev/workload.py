@@ -15,6 +15,7 @@ from streamconsumer.cli.manifest_files import Document, read
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.model.env_codec import env_name
+from streamconsumer.model.manifest import resembles_consumer
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.env import http_url
@@ -98,8 +99,8 @@ def load_workloads(files: Iterable[Path]) -> list[Workload]:
     objects = collect_config_objects(document for _, document in documents)
     workloads: list[Workload] = []
     for folder, document in documents:
-        if document.get("kind") == names.KIND:
-            consumer = StreamConsumer.parse(document)
+        if resembles_consumer(document):
+            consumer = StreamConsumer.parse_document(document)
             workload = Workload(consumer, folder, desired(consumer, settings), objects)
             workload.environment("pod")  # reports a missing Secret before a process starts
             workloads.append(workload)

@@ -16,7 +16,7 @@ from streamconsumer.cli.doctor.facts import (
     ServerFacts,
 )
 from streamconsumer.cli.status.facts import Finding
-from streamconsumer.cli.status.findings import error, unreadable_secrets, warning
+from streamconsumer.cli.status.findings import INSTALL_COMMAND, error, unreadable_secrets, warning
 from streamconsumer.model import names
 
 _RESOURCE = f"{names.PLURAL}.{names.GROUP}"
@@ -147,10 +147,11 @@ def _check_operators(facts: ClusterFacts) -> Iterator[CheckOutcome]:
         return
     if not facts.operators:
         advice = (
-            "install the chart streamconsumer-operator; if it is installed, check whether the labels of its Deployment "
+            "install the operator with the command; if it is installed, check whether the labels of its Deployment "
             "were changed"
         )
-        yield error("operator", "no Deployment in any namespace", "a Deployment with a ready pod", advice)
+        finding = error("operator", "no Deployment in any namespace", "a Deployment with a ready pod", advice)
+        yield finding.model_copy(update={"command": INSTALL_COMMAND})
     for operator in facts.operators:
         yield _check_operator(operator)
 

@@ -8,9 +8,9 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamconsumer.model import names
-from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Status
+from streamconsumer.model.structural_schema import structural_schema
 
 _METADATA = ("namespace", "name", "uid", "generation", "creationTimestamp", "deletionTimestamp")
 _CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")

@@ -30,7 +30,7 @@ from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.cli.status.run import status_item
 from streamconsumer.errors import InvalidResource, PermissionDenied
 from streamconsumer.model import names
-from streamconsumer.model.fields import quote_name
+from streamconsumer.model.field_hints import quote_name
 from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.paths import label_selector

@@ -7,9 +7,11 @@ the spec references.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFacts, RedisView, from_manifests
+from streamconsumer.cli.status.findings import INSTALL_COMMAND
 from streamconsumer.errors import ApiThrottled, BackendUnavailable, InvalidResource, InvalidSettings, PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
@@ -17,7 +19,7 @@ from streamconsumer.model.spec import StreamConsumer
 try:
     from aiohttp import ClientError
 
-    from streamconsumer.operator.kube.api import ApiError, api_error_message, connect, default_namespace
+    from streamconsumer.operator.kube.api import ApiError, NotFound, api_error_message, connect, default_namespace
     from streamconsumer.operator.kube.client import KubeClient
     from streamconsumer.operator.kube.paths import label_selector
     from streamconsumer.operator.redis_monitor.probe import (
@@ -48,6 +50,9 @@ MAX_CONSUMERS = 100
 MAX_PENDING_ENTRIES = 5
 """Maximum number of the oldest pending entries that are read."""
 
+CRD_MISSING = (
+    f"the cluster does not serve {names.API_VERSION} {names.KIND}; install the operator and its CRD: {INSTALL_COMMAND}"
+)
 SECRETS_UNREADABLE = "you are not allowed to get the Secrets that the StreamConsumer references"
 
 Item = TypeVar("Item")
@@ -66,7 +71,10 @@ async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
         async with connect(context) as api:
             yield KubeClient(api)
     except ApiError as error:
-        raise BackendUnavailable(f"the Kubernetes API rejects the request: {api_error_message(error)}") from None
+        remedy = "; run `kubectl auth whoami` to check your login" if error.status == HTTPStatus.UNAUTHORIZED else ""
+        raise BackendUnavailable(
+            f"the Kubernetes API rejects the request: {api_error_message(error)}{remedy}"
+        ) from None
     except (ClientError, OSError, ApiThrottled) as error:
         raise BackendUnavailable(f"the Kubernetes API does not answer: {' '.join(str(error).split())}") from None
 
@@ -84,14 +92,24 @@ async def list_consumers(client: KubeClient, namespace: str | None, name: str | 
     Raises InvalidSettings if the StreamConsumer does not exist, or if a name is given without a namespace.
     """
     if name is None:
-        return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
+        try:
+            return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
+        except NotFound:
+            raise InvalidSettings(CRD_MISSING) from None
     if namespace is None:
         raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove NAME or --all-namespaces")
     if (manifest := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
-        raise InvalidSettings(
-            f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
-        )
+        raise await consumer_not_found(client, namespace, name)
     return [manifest]
+
+
+async def consumer_not_found(client: KubeClient, namespace: str, name: str) -> InvalidSettings:
+    """Return the error that the StreamConsumer, or the CRD, does not exist."""
+    if not await client.serves_consumers():
+        return InvalidSettings(CRD_MISSING)
+    return InvalidSettings(
+        f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
+    )
 
 
 async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:

@@ -19,6 +19,11 @@ MIN_SILENT_SECONDS = 60
 """A consumer with pending entries is reported if the consumer has been idle for at least this number of seconds. Pods
 renew their pending entries every 0.4 s."""
 
+INSTALL_COMMAND = (
+    "helm install streamconsumer charts/streamconsumer-operator --namespace streamconsumer-system --create-namespace"
+)
+"""Command that installs the operator and the CRD."""
+
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
 """Reasons that usually disappear without any action by the user. Problems with these reasons are warnings."""
@@ -44,7 +49,8 @@ def derive_findings(facts: Facts) -> list[Finding]:
 def _operator_findings(facts: Facts) -> Iterator[Finding]:
     subject = f"StreamConsumer {facts.name}"
     advice = (
-        "check that the operator is running and watches this namespace; read the log of its Deployment (kubectl logs)"
+        "check that the operator is running and watches this namespace: "
+        f"kubectl streamconsumer doctor {facts.name} -n {facts.namespace}"
     )
     if facts.status is None:
         yield error(subject, "no valid status", "a status from the operator within seconds", advice)

@@ -14,6 +14,7 @@ from streamconsumer.cli.status import screen
 from streamconsumer.cli.status.collect import (
     collect_facts,
     collect_facts_of_one,
+    consumer_not_found,
     kube_client,
     list_consumers,
     map_concurrently,
@@ -21,7 +22,6 @@ from streamconsumer.cli.status.collect import (
 )
 from streamconsumer.cli.status.facts import Facts, Finding
 from streamconsumer.cli.status.findings import derive_findings
-from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.operator.kube.api import NotFound
 
@@ -92,8 +92,6 @@ async def _set_suspended(options: Options, *, suspended: bool) -> int:
         try:
             await client.set_suspended(namespace, name, suspended=suspended)
         except NotFound:
-            raise InvalidSettings(
-                f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
-            ) from None
+            raise await consumer_not_found(client, namespace, name) from None
         echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
     return 0

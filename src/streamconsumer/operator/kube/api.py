@@ -26,6 +26,7 @@ from kubernetes.aio.config import ConfigException
 from multidict import CIMultiDict
 
 from streamconsumer.errors import ApiThrottled, InvalidSettings
+from streamconsumer.operator.kube.exec_plugin import captured_errors, plugin_failure
 from streamconsumer.operator.kube.http_proxy import find_proxy
 from streamconsumer.operator.kube.kubeconfig import read_kubeconfig
 
@@ -143,8 +144,8 @@ class KubeApi:
         """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
         environment, and the address that the API server announces to clients.
 
-        The announced address belongs to the server behind the Service, and may contain a host name. The Endpoints of
-        the Service are not used, because reading the Endpoints requires one more permission."""
+        The API server announces its own address, which differs from the address of the Service and may contain a host
+        name. The Endpoints of the Service are not used, because reading the Endpoints requires one more permission."""
         endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
         return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
 
@@ -251,21 +252,20 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
     kubeconfig = read_kubeconfig(context)
     if kubeconfig is None:
         raise InvalidSettings(
-            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig; set KUBECONFIG"
+            "no Kubernetes cluster: found neither a service account nor a usable kubeconfig with a current context; "
+            "set KUBECONFIG to the path of a kubeconfig, or run `kubectl config use-context NAME`"
         )
     try:
-        await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
-            kubeconfig.document(), client_configuration=configuration
-        )
+        with captured_errors() as errors:
+            await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
+                kubeconfig.document(), client_configuration=configuration
+            )
     except (ConfigException, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) if isinstance(error, ConfigException) else "invalid credentials"
         raise InvalidSettings(f"no Kubernetes cluster: the kubeconfig is not usable: {reason}") from None
     # The package `kubernetes` only logs the failure of an exec plugin, and would continue as an anonymous user.
     if "exec" in kubeconfig.user and not (configuration.api_key or configuration.cert_file):
-        raise InvalidSettings(
-            "no Kubernetes cluster: the exec plugin of the kubeconfig returned no credentials; "
-            "run the plugin's command to see its error"
-        )
+        raise InvalidSettings(f"no Kubernetes cluster: {plugin_failure(kubeconfig.user['exec'], errors, context)}")
     return kubeconfig.impersonation
 
 

@@ -181,6 +181,17 @@ class KubeClient:
         """Return the known hosts and ports of the API server. See `KubeApi.server_endpoints`."""
         return await self._api.server_endpoints()
 
+    async def serves_consumers(self) -> bool:
+        """Return True if the API server serves StreamConsumers in the version of this program. Only the CLI calls this
+        method."""
+        try:
+            await self._api.request_json("get", f"/apis/{names.API_VERSION}")
+        except NotFound:
+            return False
+        except ApiError:  # the cluster restricts the discovery of APIs
+            pass
+        return True
+
     async def version(self) -> Manifest:
         """Return the version of the API server. Only the CLI calls this method."""
         return await self._api.request_json("get", "/version")

@@ -7,8 +7,9 @@ reason, this module merges and checks the files, and passes only the result to t
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import quote
@@ -17,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.fields import Pattern, format_errors, quote_name
+from streamconsumer.model.field_hints import field_path, quote_name
+from streamconsumer.model.fields import Pattern, format_errors
 
 DEFAULT_FILE = "~/.kube/config"
 HEADER_KEY_CHARACTERS = "!#$&'*+^`|"
@@ -156,24 +158,31 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _section(
-    model: type[SectionT], kind: str, name: str, files: Iterable[tuple[Path, dict[str, Any]]]
+    model: type[SectionT], kind: str, name: str, files: Sequence[tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, SectionT]:
     """Return the section with this name, and the folder of the file that contains the section. If several files contain
     the section, the first file applies."""
     for path, file in files:
-        items = file.get(f"{kind}s")
-        for item in items if isinstance(items, list) else []:
-            if isinstance(item, dict) and item.get("name") == name:
+        for item in _named_items(file, kind):
+            if item["name"] == name:
                 try:
                     return path.parent.absolute(), model.model_validate(_without_nulls(item.get(kind) or {}))
                 except ValidationError as error:
                     raise InvalidSettings("; ".join(_errors(f"{path}: {kind} {quote_name(name)}", error))) from None
-    raise InvalidSettings(f"no {kind} {quote_name(name)} in the kubeconfig; `kubectl config view` shows the kubeconfig")
+    known = [str(item["name"]) for _, file in files for item in _named_items(file, kind)]
+    similar = [f"did you mean {quote_name(each)}? " for each in get_close_matches(name, known, n=1)]
+    remedy = f"`kubectl config get-{kind}s` lists the {kind}s"
+    raise InvalidSettings(f"no {kind} {quote_name(name)} in the kubeconfig; {''.join(similar)}{remedy}")
+
+
+def _named_items(file: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    items = file.get(f"{kind}s")
+    return [item for item in items if isinstance(item, dict) and "name" in item] if isinstance(items, list) else []
 
 
 def _errors(prefix: str, error: ValidationError) -> list[str]:
     """Return the error texts without the invalid values, because a value may be a credential."""
-    named = format_errors(error, lambda path: ".".join(map(quote_name, path)) or "the section")
+    named = format_errors(error, lambda path: field_path(path) or "the section")
     return [f"{prefix}: {each.partition(' is ')[0]}: {each.rpartition(': ')[2]}" for each in named]
 
 

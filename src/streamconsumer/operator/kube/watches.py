@@ -7,6 +7,7 @@ needs no finalizers or timers.
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ LISTED = "LISTED"
 WATCH_RETRY_SECONDS, MAX_WATCH_RETRY_SECONDS = 1.0, 15.0
 """The delay before a failed watch is restarted, and the maximum delay. The delay doubles with every failure."""
 
+LOGIN_INTERVAL_SECONDS = 5.0
+"""The minimum interval between two logins. While the API server rejects the credentials, each login causes a request
+per watch."""
+
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +59,17 @@ def build_registry() -> kopf.OperatorRegistry:
         group, _, version = api_version.rpartition("/")
         kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
-    kopf.on.login(registry=registry)(login)
+    next_login_seconds = 0.0
+
+    async def login_with_pause(**arguments: Any) -> kopf.ConnectionInfo:
+        """Log in, at most once per LOGIN_INTERVAL_SECONDS. kopf retries a rejected request immediately after the
+        login."""
+        nonlocal next_login_seconds
+        await asyncio.sleep(next_login_seconds - time.monotonic())
+        next_login_seconds = time.monotonic() + LOGIN_INTERVAL_SECONDS
+        return await login(**arguments)
+
+    kopf.on.login(registry=registry)(login_with_pause)
     return registry
 
 
@@ -202,7 +217,7 @@ def to_watch_connection(connection: Connection) -> "WatchConnection":
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WatchConnection(kopf.ConnectionInfo):
     """A connection that verifies the chain and the name of a certificate, but without the strict X.509 check of Python
     3.13. A comment in `api.load_connection` explains the reason."""
@@ -210,6 +225,14 @@ class WatchConnection(kopf.ConnectionInfo):
     impersonation: Headers = ()
     tls_server_name: str | None = None
     """Name in the server's certificate. None if it is the host name of the address."""
+
+    def __eq__(self, other: object) -> bool:
+        """Return True only for the same object. kopf would never again use a connection that equals a rejected
+        connection, although the API server may reject valid credentials for a while, for example after etcd was
+        restored."""
+        return self is other
+
+    __hash__ = object.__hash__
 
     def as_http_headers(self) -> Any:
         return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from streamconsumer.errors import ApiThrottled, ChildRejected, InvalidResource, NameConflict
 from streamconsumer.model import names
+from streamconsumer.model.field_hints import field_path
 from streamconsumer.model.fields import format_errors
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Readiness, Reason, Status, build_conditions
@@ -224,8 +225,8 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
-        children."""
+        """Return the children of a deleted StreamConsumer with the name of this StreamConsumer. Kubernetes is about to
+        delete these children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
     async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:
@@ -233,7 +234,7 @@ class Reconciler:
         try:
             manifests = desired(consumer, self.settings, references)
         except ValidationError as error:  # the settings of the pod reject a value that the spec accepts
-            raise InvalidResource("; ".join(format_errors(error, lambda path: ".".join(map(str, path))))) from None
+            raise InvalidResource("; ".join(format_errors(error, field_path))) from None
         return await self.children.apply(state, consumer, manifests)
 
     async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:

@@ -27,8 +27,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
   end
   local deliveries = pending and pending[4] or 0
   local function claim()
-    leave_schedule(id)
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
+    leave_schedule(id)
     claims[#claims + 1] = id
   end
   if entry then

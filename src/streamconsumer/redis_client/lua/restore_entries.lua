@@ -8,6 +8,9 @@
 -- The group delivers the entries after its start position `begin` again. The due time of such an entry is deleted,
 -- because the entry would otherwise be claimed once more after the consumer that reads it has settled it. The due time
 -- of an entry that the stream does not contain is kept, because the stream may only be renamed for a while.
+--
+-- A server that is out of memory permits XCLAIM, and permits ZADD only after another write of the script. A restored
+-- entry without a due time would be lost if the group were lost again, because snapshots contain no postponed entries.
 local snapshot, ids, done = KEYS[6], {}, true
 local stage, cursor = redis.call('HGET', snapshot, 'stage'), redis.call('HGET', snapshot, 'cursor')
 if not stage then return 0 end
@@ -42,8 +45,8 @@ local function restore(id)
   if is_id(begin) and id_before(begin, id) and is_in_stream(id) then
     if has_due_time and not (pending and pending[2] == POSTPONED) then redis.call('ZREM', schedule, id) end
   elseif not pending then
-    if not has_due_time then redis.pcall('ZADD', schedule, due, id) end
     redis.call('XCLAIM', stream, group, POSTPONED, 0, id, 'FORCE', 'JUSTID')
+    if not has_due_time then redis.pcall('ZADD', schedule, due, id) end
   end
 end
 for _, id in ipairs(ids) do
