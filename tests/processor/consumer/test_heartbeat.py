@@ -40,6 +40,7 @@ class FakeRegistration:
 
     def __init__(self) -> None:
         self.has_name = self.is_stored = True
+        self.is_taken = False
         self.stored = 0
         self.loses_name_when_stored = False
 
