@@ -131,6 +131,9 @@ def two(data, more): ...
 def generator(data): yield
 async def async_generator(data): yield
 def keyword(*, data): ...
+class Generator:
+    def __call__(self, data): yield
+generator_object = Generator()
 """,
 }
 
@@ -151,6 +154,7 @@ def keyword(*, data): ...
         ("shop:keyword", "takes (*, data); expected one argument"),
         ("shop:generator", "is a generator function: calling it does not run its body"),
         ("shop:async_generator", "is a generator function: calling it does not run its body"),
+        ("shop:generator_object", "is a generator function: calling it does not run its body"),
         ("not a path", "STREAMCONSUMER_HANDLER_PYTHON is 'not a path'"),
     ],
 )
