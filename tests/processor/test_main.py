@@ -171,6 +171,27 @@ async def test_unusable_handler_is_reported_in_one_line(new_pod: NewPod, handler
 
 
 @pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("pod_handlers:cancel_all_tasks", "the processor failed with CancelledError"),
+        ("pod_handlers:stop_event_loop", "the processor failed with RuntimeError"),
+    ],
+)
+async def test_reason_of_an_unexpected_end_is_reported(
+    group: Group, new_pod: NewPod, handler: str, expected: str
+) -> None:
+    """The operator copies the reason from the termination log to the StreamConsumer's condition."""
+    await group.add()
+    pod = new_pod(handler).start(new_interpreter=True)
+    assert await pod.wait_for_exit() == 1
+    [line] = [line for line in pod.log_lines if line.get("level") == "CRITICAL"]
+    assert line["message"] == pod.termination_log.read_text() == expected
+    assert "Traceback" in line["exc_info"], line
+    assert not [line for line in pod.log_lines if "text" in line], "each line is JSON"
+    assert await group.pending() == 1
+
+
+@pytest.mark.parametrize(
     ("environment", "expected"),
     [
         ({"STREAMCONSUMER_STREAM": None}, ["STREAMCONSUMER_STREAM is missing; it is required"]),
