@@ -106,6 +106,12 @@ def check_redis(port: int) -> None:
             raise AssertionError(str(error)) from None
 
 
+def check_cluster() -> None:
+    """Check that the cluster accepts commands. A new cluster rejects commands for a short time."""
+    with Redis(host=ADDRESS, port=CLUSTER_PORT) as client:
+        assert b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+
+
 def add_message(port: int) -> None:
     with Redis(host=ADDRESS, port=port) as client:
         client.xadd("orders", {"n": "1"})
@@ -175,6 +181,7 @@ def test_a_pod_finds_its_node_of_a_cluster(tmp_path: Path) -> None:
         with Redis(host=ADDRESS, port=CLUSTER_PORT) as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             client.execute_command("CONFIG", "SET", "cluster-announce-ip", ADDRESS)
+        eventually(check_cluster, TIMEOUT_SECONDS)
         with running_pod(tmp_path, f"redis://[{ADDRESS}]:{CLUSTER_PORT}/0", redis_cluster="true") as pod:
             check_handled(pod, CLUSTER_PORT)
 

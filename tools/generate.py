@@ -74,9 +74,9 @@ def main() -> int:
 
 def _for_chart(crd: str) -> str:
     name = f"  name: {names.PLURAL}.{names.GROUP}\n"
-    keep = '  {{- if .Values.crds.keep }}\n  annotations:\n    "helm.sh/resource-policy": keep\n  {{- end }}\n'
+    keep = '  {{- if (.Values.crds).keep }}\n  annotations:\n    "helm.sh/resource-policy": keep\n  {{- end }}\n'
     body = crd.replace("{{", "{{ `{{` }}").replace(name, name + keep, 1)
-    return f"{{{{- /* {NOTICE} */}}}}\n{{{{- if .Values.crds.enabled }}}}\n{body}{{{{- end }}}}\n"
+    return f"{{{{- /* {NOTICE} */}}}}\n{{{{- if (.Values.crds).enabled }}}}\n{body}{{{{- end }}}}\n"
 
 
 def _rules(rules: Iterable[PolicyRule]) -> str:
@@ -107,11 +107,11 @@ def _policy_for_chart() -> str:
 
     An installation that is limited to some namespaces is not allowed to create the policy.
     """
-    name = f'{{{{ include "{OPERATOR}.fullname" . }}}}'
+    name = f'{{{{ include "{OPERATOR}.fullname" . | quote }}}}'
     labels = f'{{{{- include "{OPERATOR}.labels" . | nindent 4 }}}}'
     body = to_yaml(policy("NAME")).replace("  name: NAME\n", f"  name: {name}\n  labels:\n    {labels}\n")
     body = body.replace("policyName: NAME", f"policyName: {name}")
-    condition = "and .Values.admissionPolicy.enabled (not .Values.watchNamespaces)"
+    condition = "and (.Values.admissionPolicy).enabled (not .Values.watchNamespaces)"
     return f"{{{{- /* {POLICY_NOTICE} */}}}}\n{{{{- if {condition} }}}}\n{body}{{{{- end }}}}\n"
 
 

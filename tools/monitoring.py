@@ -37,9 +37,10 @@ ALERTS = [
     ),
     Alert(
         "StreamConsumerStuck",
-        "streamconsumer_group_lag > 0 and on (stream, consumer_group) "
-        "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m]) + "
-        "rate(streamconsumer_dead_lettered_total[10m]) + rate(streamconsumer_deferred_total[10m])) == 0",
+        "streamconsumer_group_lag > 0 and on (resource_namespace, stream, consumer_group) "
+        f"label_replace(sum by ({GROUP}) (rate(streamconsumer_acknowledged_total[10m]) + "
+        "rate(streamconsumer_dead_lettered_total[10m]) + rate(streamconsumer_deferred_total[10m])) == 0, "
+        '"resource_namespace", "$1", "namespace", "(.*)")',
         "10m",
         "critical",
         f"{_RESOURCE_TEXT} has a backlog and settles no entries",

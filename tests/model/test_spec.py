@@ -124,7 +124,6 @@ def test_explicit_defaults_equal_omitted_fields() -> None:
     ],
 )
 def test_url_with_an_unusable_host_port_or_database_is_rejected(url: str) -> None:
-    """The CEL rule of the API server accepts these URLs."""
     assert URL_MESSAGE in rejection(manifest(redis={"url": url}))
 
 

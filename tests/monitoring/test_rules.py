@@ -107,6 +107,18 @@ def test_no_alert_fires_in_normal_operation(promtool: Path, tmp_path: Path) -> N
     assert run(promtool, tmp_path, NORMAL, {each.name: [] for each in ALERTS}) == ""
 
 
+def test_a_healthy_namesake_in_another_namespace_does_not_hide_a_stuck_consumer(promtool: Path, tmp_path: Path) -> None:
+    """The stream and the group have the same names in both namespaces."""
+    name = "StreamConsumerStuck"
+    namesake = {
+        series.replace('"shop"', '"bank"'): RISING if "acknowledged" in series else values
+        for series, values in FIRING[name].items()
+    }
+    output = run(promtool, tmp_path, {**FIRING[name], **namesake}, {name: []})
+    assert 'resource_namespace="shop"' in output
+    assert 'resource_namespace="bank"' not in output
+
+
 @pytest.mark.parametrize("settles", ["acknowledged", "dead_lettered", "deferred"])
 def test_stream_whose_messages_are_settled_is_not_stuck(promtool: Path, tmp_path: Path, settles: str) -> None:
     name = "StreamConsumerStuck"

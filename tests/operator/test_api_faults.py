@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamconsumer.operator.kube.list_pages import PAGE_SIZE
+from streamconsumer.operator.manifests import CHILD_KINDS
 from tests.model.examples import Manifest, manifest
 from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
 from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
@@ -230,7 +231,7 @@ def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: P
 def test_watches_continue_after_the_credentials_were_rejected_for_a_while(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    """For example, a restored etcd does not contain the pod to which the token of the operator is bound."""
+    """A restored etcd may lack the pod to which the token of the operator is bound."""
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest("orders", batchCount=20))
         wait_until_converged(api_namespace, "orders")
@@ -240,7 +241,14 @@ def test_watches_continue_after_the_credentials_were_rejected_for_a_while(
         time.sleep(12)
         rejected = len(proxy.requests) - began
         proxy.fault_for = lambda _: None
+        began = len(proxy.requests)
+        eventually(lambda: check_watches(proxy.requests[began:]), TIMEOUT_SECONDS * 2)
         api_namespace.edit("orders", batchCount=30)
-        wait_until_converged(api_namespace, "orders", TIMEOUT_SECONDS * 2)
+        wait_until_converged(api_namespace, "orders")
         assert operator.exit_code is None
         assert 0 < rejected < 100
+
+
+def check_watches(requests: list[Request]) -> None:
+    """Check that the operator has started a watch of every kind."""
+    assert len({request.path.partition("?")[0] for request in requests if request.is_watch}) == len(CHILD_KINDS) + 2

@@ -230,7 +230,7 @@ def check_logged_start(*operators: OperatorProcess) -> None:
 def test_a_namespace_whose_lists_fail_does_not_stop_others(
     api: ApiServer, namespaces: tuple[Namespace, Namespace], tmp_path: Path, fault: str
 ) -> None:
-    """For example, an object of the namespace cannot be converted or decrypted."""
+    """The API server may be unable to convert or decrypt an object of the namespace."""
     broken, other = namespaces
     for namespace in namespaces:
         namespace.create(manifest())

@@ -43,8 +43,10 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Return every document in the files. A folder stands for all YAML and JSON files in the folder, and `-` stands for standard
-    input. A list, such as the output of `kubectl get -o yaml`, stands for its items.
+    """Return every document in the files.
+
+    A folder stands for all YAML and JSON files in the folder, and `-` stands for standard input. A list, such as the
+    output of `kubectl get -o yaml`, stands for its items.
 
     Raises InvalidSettings if a file cannot be read or does not contain manifests.
     """

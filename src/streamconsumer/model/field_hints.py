@@ -5,12 +5,16 @@ All hints are derived from structural schemas. The functions have no side effect
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 Schema = Mapping[str, Any]
 Path = tuple[str | int, ...]
+
+MAX_ERRORS = 100
+"""Maximum number of errors that are listed for one resource."""
 
 MIN_SIMILARITY = 0.75
 """Minimum similarity of a suggested name, as `difflib` computes it."""
@@ -113,8 +117,18 @@ def split_unknown(value: Any, schema: Schema, path: Path = ()) -> tuple[Any, lis
     return result, unknown
 
 
-def unknown_field_error(path: Path, root: Schema) -> str:
-    """Return the error for an unknown field. `root` is the schema of the whole document."""
+def limited(errors: Iterable[str], count: int) -> list[str]:
+    """Return at most MAX_ERRORS of `count` errors, and the number of the others."""
+    more = count - MAX_ERRORS
+    return [*islice(errors, MAX_ERRORS), *([f"{more} more errors"] if more > 0 else [])]
+
+
+def unknown_field_errors(paths: Sequence[Path], root: Schema) -> list[str]:
+    """Return the errors for unknown fields. `root` is the schema of the whole document."""
+    return limited((_unknown_field_error(path, root) for path in paths), len(paths))
+
+
+def _unknown_field_error(path: Path, root: Schema) -> str:
     subject = f"{field_path(path)} is not a known field"
     suggestions = _suggestions(path, root)
     return f"{subject}; did you mean {' or '.join(suggestions)}?" if suggestions else f"{subject}; check its spelling"

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from streamconsumer.model.field_hints import Schema, example, schema_at
+from streamconsumer.model.field_hints import Schema, example, limited, schema_at
 
 
 class Model(BaseModel):
@@ -146,16 +146,6 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
-MAX_ERRORS = 100
-"""Maximum number of errors that are listed for one resource."""
-
-
-def limit_errors(errors: list[str]) -> list[str]:
-    """Return at most MAX_ERRORS errors, and the number of the others."""
-    more = len(errors) - MAX_ERRORS
-    return [*errors[:MAX_ERRORS], f"{more} more errors"] if more > 0 else errors
-
-
 def format_errors(
     error: ValidationError, format_path: Callable[[Sequence[str | int]], str], schema: Schema | None = None
 ) -> list[str]:
@@ -164,8 +154,8 @@ def format_errors(
 
     If `schema` is the schema of the values in YAML, the line also contains an example of a valid value."""
     problems = error.errors(include_url=False, include_context=False)
-    lines = [_format_error(format_path(_without_key_marker(problem["loc"])), problem, schema) for problem in problems]
-    return limit_errors(lines)
+    lines = (_format_error(format_path(_without_key_marker(problem["loc"])), problem, schema) for problem in problems)
+    return limited(lines, len(problems))
 
 
 def _without_key_marker(path: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -57,8 +57,8 @@ def kind_error(document: Manifest) -> str:
     if all(document.get(field) == value for field, value in expected.items()):
         return ""
     found = f"found {quote_name(document.get('apiVersion'))} {quote_name(document.get('kind'))}"
-    remedies = [f"write `{field}: {value}`" for field, value in expected.items() if document.get(field) != value]
-    return f"{found}, expected {names.API_VERSION} {names.KIND}; {' and '.join(remedies)}"
+    remedies = [f"`{field}: {value}`" for field, value in expected.items() if document.get(field) != value]
+    return f"{found}, expected {names.API_VERSION} {names.KIND}; write {' and '.join(remedies)}"
 
 
 # -- size --------------------------------------------------------------------------------------------------------------

@@ -186,8 +186,8 @@ class SharedSettings(Model):
     """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Maximum duration of a blocking read that follows a read with entries. Values above 5s have the same effect as 5s.
-    While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
+    """Maximum duration of a blocking read if the previous read returned entries. Values above 5s have the same effect
+    as 5s. While no entries are received, the duration doubles up to 1m. A new entry or a shutdown ends a blocking read
     immediately, so a long duration adds no latency. If the server ignores the option `BLOCK`, `pollInterval` is the
     pause between two reads."""
 

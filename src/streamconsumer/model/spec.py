@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.field_hints import field_path, quote_name, split_unknown, unknown_field_error
-from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, limit_errors
+from streamconsumer.model.field_hints import field_path, quote_name, split_unknown, unknown_field_errors
+from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors
 from streamconsumer.model.manifest import (
     Manifest,
     file_metadata_errors,
@@ -381,13 +381,12 @@ class StreamConsumer(Model):
             errors.append(problem)
         else:
             sections, unknown = split_unknown(checked, schema)
-            errors += limit_errors([unknown_field_error(path, schema) for path in unknown])
+            errors += unknown_field_errors(unknown, schema)
             if isinstance(sections.get("metadata"), dict):
                 errors += file_metadata_errors(sections["metadata"], schema["properties"]["metadata"])
+            spec_json = json.dumps(sections.get("spec", {}), default=str)
             try:
-                spec = StreamConsumerSpec.model_validate_json(
-                    json.dumps(sections.get("spec", {}), default=str), strict=True
-                )
+                spec = StreamConsumerSpec.model_validate_json(spec_json, strict=True)
             except ValidationError as error:
                 errors += format_errors(error, lambda path: field_path(path, "spec"), schema["properties"]["spec"])
         if errors:

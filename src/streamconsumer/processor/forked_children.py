@@ -65,7 +65,8 @@ def reset_signals_in_children() -> None:
 def end_if_forked(pid: int, error: BaseException | None = None) -> None:
     """End the current process if it is a child of `pid`, the process that called the handler.
 
-    `error` is the error with which the child left the handler. The exit code is that of a Python program."""
+    `error` is the error with which the child left the handler. The child exits with the exit code that Python uses for
+    this exception."""
     if os.getpid() == pid:
         return
     code = 0 if error is None else 1
@@ -108,7 +109,8 @@ def _detach() -> None:
 def _close_sockets() -> None:
     """Replace each inherited socket by /dev/null.
 
-    The number of the file descriptor stays in use, because an object in the child may close it later."""
+    The number of each closed file descriptor stays reserved. An object in the child may close this number later, and
+    must not close another file."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for owner, find_socket in list(_sockets.items()):
         with suppress(Exception):  # closed meanwhile

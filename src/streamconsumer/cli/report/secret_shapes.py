@@ -19,9 +19,9 @@ TOKEN, AUTHORIZATION, ASSIGNMENT, COMMAND, OPAQUE = (
 """Labels of the removed values."""
 
 MIN_OPAQUE_LENGTH, MIN_OPAQUE_CHANGES = 32, 0.4
-"""Minimum length of an opaque token, and minimum share of characters whose kind differs from the kind of the preceding
-character. Upper case, lower case and digits are different kinds. In names and paths, most adjacent characters are of
-the same kind."""
+"""Minimum length of an opaque token, and minimum share of its characters that differ in kind from the character before.
+Upper case, lower case and digits are different kinds. In names and paths, most adjacent characters are of the same
+kind."""
 
 _NAME = (
     r"(?:pass(?:word|wd|phrase|code)|pwd|secret|token|credentials?"

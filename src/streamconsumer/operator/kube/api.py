@@ -144,8 +144,8 @@ class KubeApi:
         """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
         environment, and the address that the API server announces to clients.
 
-        The announced address belongs to the server behind the Service, and may contain a host name. The Endpoints of
-        the Service are not used, because reading the Endpoints requires one more permission."""
+        The API server announces its own address, which differs from the address of the Service and may contain a host
+        name. The Endpoints of the Service are not used, because reading the Endpoints requires one more permission."""
         endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
         return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
 

@@ -135,7 +135,7 @@ class Resync:
 
     async def find_obstacle(self) -> str:
         """Return the reason why the operator could not serve any namespace, or an empty string if it could serve a
-        namespace. Followers call this method, and do not list all objects."""
+        namespace. An operator that is not the leader calls this method instead of listing all objects."""
         problem = ""
         for scope in self._scopes.values():
             try:

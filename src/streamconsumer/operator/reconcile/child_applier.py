@@ -78,9 +78,9 @@ class ChildApplier:
     async def _is_applied(self, state: ConsumerState, live: Manifest, manifest: Manifest) -> bool:
         """Return True if the live object is the outcome of an apply of this manifest.
 
-        An operator that has just started remembers no outcome. If the annotation shows that the operator applied the
-        same manifest last, each field that differs counts as overridden by an admission controller, unless another
-        client owns the field."""
+        After a restart, the operator does not know the outcome of the last apply. If the annotation shows that the
+        operator applied the same manifest last, each field that differs counts as overridden by an admission
+        controller, unless another client owns the field."""
         child, applied_hash = kind_and_name(manifest), _applied_hash(manifest)
         found = differences(live, manifest)
         if not found or state.outcomes.is_outcome(child, applied_hash, found):

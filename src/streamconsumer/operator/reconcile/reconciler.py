@@ -225,8 +225,8 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Return the children of a deleted StreamConsumer that had the same name. Kubernetes is about to delete these
-        children."""
+        """Return the children of a deleted StreamConsumer with the name of this StreamConsumer. Kubernetes is about to
+        delete these children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
     async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:

@@ -62,7 +62,7 @@ class StatusDebounce:
     """True if a Deployment controller has reacted to at least one Deployment."""
 
     def add(self, pending: PendingChanges, changes: list[Change]) -> None:
-        """Add changes that have just been made."""
+        """Add changes to children, which a reconcile has just made, to those that the status does not show yet."""
         if changes:
             now = self.clock()
             if not pending.changes:

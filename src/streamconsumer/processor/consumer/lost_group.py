@@ -66,7 +66,7 @@ class LostGroup:
 
         A lease renewal may have made entries of the new stream pending with this consumer, so this consumer reads its
         pending entries again."""
-        log.warning("stream was deleted and created again; dropping its previous entries")
+        log.warning("stream was deleted and created again; dropping this pod's entries of the deleted stream")
         consumer = self._consumer
         consumer.ack_buffer.clear()
         consumer.on_stream_recreated()

@@ -72,7 +72,8 @@ class PollingConsumer:
         """Do nothing, because this consumer does not renew leases."""
 
     async def interrupt_read(self) -> None:
-        """Wait until the current read has ended. A manager may wait for entries, so the caller limits the time."""
+        """Wait until the current read has ended. The read of the stream manager may wait for entries, so the caller
+        limits the time of this call."""
         if self._read is not None:
             await asyncio.wait([self._read])
 

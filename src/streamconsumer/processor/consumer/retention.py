@@ -3,7 +3,8 @@
 XTRIM ignores consumer groups. The trimmer therefore first determines an id below which every group has acknowledged
 every entry, and then trims below this id. The id stays safe after the trimmer has queried Redis, for three reasons.
 
-First, one script reads the positions and the pending entries of all groups, so no entry is read in between.
+First, one script reads the positions and the pending entries of all groups, so that no consumer can read an entry
+between both steps.
 
 Second, entries are only added (with greater ids) or acknowledged after the query. Entries that were safe to trim
 therefore stay safe.

@@ -35,8 +35,8 @@ class PipelineSettings:
     """Maximum number of entries that one read returns, and of messages in one batch."""
 
     poll_interval: float
-    """Pause in seconds between two reads through a custom stream manager, or from a server that ignores BLOCK. If
-    shorter than `blocking_reads.FIRST_BLOCK`, also the duration of the first blocking reads."""
+    """Pause in seconds between two reads through a custom stream manager, or from a server that ignores BLOCK. If the
+    pause is shorter than `blocking_reads.FIRST_BLOCK`, the first blocking reads take as long as the pause."""
 
     concurrency: int
     """Number of worker slots."""

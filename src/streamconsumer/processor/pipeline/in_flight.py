@@ -388,7 +388,7 @@ class InFlightTable:
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:
-        """Queue an entry whose retry delay has ended. If other entries of its batch are still running, wait again."""
+        """Queue an entry whose retry delay has ended. While its batch is still running, delay the retry again."""
         if entry.message_id in self.tasks:
             timer = asyncio.get_running_loop().call_later(BATCH_RETRY_SECONDS, self._retry_now, entry)
             self._retry_timers[entry.message_id] = timer

@@ -14,7 +14,7 @@ class Prefetch:
     def __init__(self, metrics: Metrics, *, batch_count: int, calls_per_slot: float) -> None:
         self._metrics, self._batch_count = metrics, batch_count
         self._calls_per_slot = calls_per_slot
-        """Number of handler calls per worker slot for the entries of one read."""
+        """A read requests enough entries for this number of handler calls in each worker slot."""
         self._previous_totals = metrics.handler_calls, metrics.duration_sum_seconds
         self._limit = 0
 

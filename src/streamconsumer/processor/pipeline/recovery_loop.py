@@ -37,8 +37,8 @@ MAX_CLAIM_SECONDS = 1.0
 entries are left and there is room, the next check then follows."""
 
 MAX_UNWATCHED_SECONDS = 1.5
-"""If the group was idle and the time until the next check is longer than this time, a pod checks as soon as it gets
-entries."""
+"""Threshold for the time until the next check. If this time is longer when a pod of an idle group gets entries, the pod
+checks for dead consumers immediately."""
 
 
 class RecoveryLoop:

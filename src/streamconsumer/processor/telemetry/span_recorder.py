@@ -39,7 +39,7 @@ FLUSH_BUDGET = timedelta(seconds=3)
 """Time limit for sending the last spans at shutdown. The SDK's own limit is 30 s, a pod's whole grace period."""
 
 MAX_EXPORT_WAIT = timedelta(milliseconds=100)
-"""Maximum duration of each pause in reading. The processor pauses only if the collector accepts spans fast."""
+"""Maximum pause of the reads for the export of spans. The processor pauses only if the collector accepts spans fast."""
 
 MAX_LINKS = 1000
 """Maximum number of messages that a batch span links to, which is also the maximum size of a batch."""
