@@ -1,8 +1,8 @@
 """The process of a pod: reads the settings from environment variables, runs the processor, and drains on a signal.
 
 The exit code is 0 after a drain, 78 (configuration error) if the process cannot start, and 1 after any other error. A
-process that fails writes the reason as one line to the log and to the container's termination log. The operator copies the reason from the
-termination log to the StreamConsumer's condition.
+process that fails writes the reason as one line to the log and to the container's termination log. The operator copies
+the reason from the termination log to the StreamConsumer's condition.
 """
 
 import asyncio
