@@ -110,3 +110,14 @@ async def slow_or_holding(data: dict[str, Any]) -> None:
         ctypes.PyDLL(None).sleep(int(data["holds"]))  # in contrast to CDLL, PyDLL does not release the lock
         return
     await slow(data)
+
+
+async def cancel_all_tasks(data: dict[str, Any]) -> None:
+    """Cancel the tasks of the processor too, as code does that cleans up after itself."""
+    for task in asyncio.all_tasks():
+        task.cancel()
+
+
+async def stop_event_loop(data: dict[str, Any]) -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(3600)

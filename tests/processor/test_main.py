@@ -131,6 +131,9 @@ def two(data, more): ...
 def generator(data): yield
 async def async_generator(data): yield
 def keyword(*, data): ...
+class Generator:
+    def __call__(self, data): yield
+generator_object = Generator()
 """,
 }
 
@@ -151,6 +154,7 @@ def keyword(*, data): ...
         ("shop:keyword", "takes (*, data); expected one argument"),
         ("shop:generator", "is a generator function: calling it does not run its body"),
         ("shop:async_generator", "is a generator function: calling it does not run its body"),
+        ("shop:generator_object", "is a generator function: calling it does not run its body"),
         ("not a path", "STREAMCONSUMER_HANDLER_PYTHON is 'not a path'"),
     ],
 )
@@ -164,6 +168,27 @@ async def test_unusable_handler_is_reported_in_one_line(new_pod: NewPod, handler
     assert line["level"] == "CRITICAL"
     assert pod.termination_log.read_text() == line["message"]
     assert "\n" not in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "expected"),
+    [
+        ("pod_handlers:cancel_all_tasks", "the processor failed with CancelledError"),
+        ("pod_handlers:stop_event_loop", "the processor failed with RuntimeError"),
+    ],
+)
+async def test_reason_of_an_unexpected_end_is_reported(
+    group: Group, new_pod: NewPod, handler: str, expected: str
+) -> None:
+    """The operator copies the reason from the termination log to the StreamConsumer's condition."""
+    await group.add()
+    pod = new_pod(handler).start(new_interpreter=True)
+    assert await pod.wait_for_exit() == 1
+    [line] = [line for line in pod.log_lines if line.get("level") == "CRITICAL"]
+    assert line["message"] == pod.termination_log.read_text() == expected
+    assert "Traceback" in line["exc_info"], line
+    assert not [line for line in pod.log_lines if "text" in line], "each line is JSON"
+    assert await group.pending() == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
@@ -11,11 +13,12 @@ import pytest
 from redis.asyncio import Redis
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Message, RedisStreamProcessor, Retry, StreamManager, current_message
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
-from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.group import GROUP, QUICK_BACKOFF, STREAM, Group
 from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
 from tests.processor.user_manager import UserManager
 
@@ -244,6 +247,70 @@ async def test_coroutine_returned_by_a_plain_function_is_awaited(group: Group) -
     await group.add()
     await handler.wait_until_finished(1)
     await group.wait_settled()
+
+
+async def _fail_later(data: dict[str, Any] | list[dict[str, Any]]) -> None:
+    await asyncio.sleep(0.01)
+    raise RuntimeError("failed after the handler had returned")
+
+
+async def return_coroutine(data: Any) -> Any:
+    return _fail_later(data)  # without `await`
+
+
+async def return_task(data: Any) -> Any:
+    return asyncio.create_task(_fail_later(data))
+
+
+def return_future_of_a_thread_pool(data: Any) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, _fail_later(data))
+
+
+def return_generator(data: Any) -> Any:
+    return (each for each in data)
+
+
+async def return_async_generator(data: Any) -> Any:
+    async def generate() -> AsyncIterator[None]:
+        yield
+
+    return generate()
+
+
+UNFINISHED = [
+    return_coroutine,
+    return_task,
+    return_future_of_a_thread_pool,
+    return_generator,
+    return_async_generator,
+]
+
+
+@pytest.mark.parametrize("handler", UNFINISHED)
+@pytest.mark.parametrize("kind", ["one by one", "with a timeout", "batches"])
+async def test_message_is_not_acknowledged_before_the_returned_work_is_done(
+    group: Group, handler: Any, kind: str
+) -> None:
+    if kind == "with a timeout":
+        group.delivery = Delivery(timeout=timedelta(minutes=1), backoff=QUICK_BACKOFF)
+    await group.add(2)
+    processor = await group.start(handler, settings={"batch": kind == "batches"})
+    await eventually(lambda: processor.metrics.failed >= 2)
+    assert await group.pending() == 2
+    assert not processor.metrics.acknowledged
+
+
+@pytest.mark.parametrize("handler", [return_coroutine, return_generator])
+async def test_message_processed_directly_stays_pending_until_the_returned_work_is_done(
+    group: Group, handler: Any
+) -> None:
+    processor = group.processor(handler)
+    await group.create_group()
+    await group.add()
+    [message_id] = await group.read_as("pod-a")
+    await processor._process_single_message(message_id, {"n": "0"})
+    assert await group.pending() == 1
 
 
 async def test_current_message_is_set_in_each_handler_task_only(group: Group) -> None:

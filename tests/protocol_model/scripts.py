@@ -182,7 +182,8 @@ def on_due(rules: Rules, group: str, entry: Entry, me: int) -> Entry:
         return entry._replace(schedule=KEPT)
     if not entry.parked and group == RESTORING and REMOVED_WHILE_RESTORING not in rules:
         return entry
-    is_free = entry.parked or (entry.schedule == DUE and not entry.unread)
+    is_lost = group == RESTORING or not entry.in_stream
+    is_free = entry.parked or (entry.schedule == DUE and is_lost and not entry.unread)
     if not is_free or not entry.in_stream:
         return entry._replace(schedule="", parked=False)
     return owned_by(entry._replace(schedule=KEPT), me, is_claim=True)

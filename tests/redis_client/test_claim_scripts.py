@@ -330,7 +330,7 @@ KEPT, REMOVED, CLAIMED_NOW = "kept", "removed", "claimed"
     ("state", "score", "trimmed", "expected"),
     [
         (pending_with_peer, 1, 0, CLAIMED_NOW),
-        (orphaned, 1, 0, CLAIMED_NOW),
+        (orphaned, 1, 0, REMOVED),
         (orphaned, 1.5, 0, REMOVED),
         (not_delivered, 1, 0, REMOVED),
         (postponed_and_trimmed, 1, 1, REMOVED),
@@ -345,10 +345,13 @@ def test_due_entries_that_are_not_postponed(
     database.add("4-0", "5-0", "6-0")
     database.deliver(PEER, "4-0")
     state(database)
+    database.client.xgroup_createconsumer(STREAM, GROUP, POSTPONED)
     database.client.zadd(SCHEDULE, {"5-0": score})
     if is_restoring:
         database.client.hset(SNAPSHOT, "stage", "pending")
-        if expected == REMOVED and not trimmed:
+        if (state, score) == (orphaned, 1):
+            expected = CLAIMED_NOW
+        elif expected == REMOVED and not trimmed:
             expected = KEPT
     is_claimed = state is orphaned and expected == CLAIMED_NOW
     entries = [["5-0", 0, fields("5-0")]] if is_claimed else []
@@ -405,13 +408,26 @@ def test_an_orphaned_entry_is_claimed_only_if_the_group_has_delivered_it(
     database.add(message_id)
     database.command("XGROUP", "SETID", STREAM, GROUP, "10-5")
     database.client.zadd(SCHEDULE, {message_id: 1})
+    database.client.hset(SNAPSHOT, "stage", "pending")
     assert len(claim_due(database)[1]) == is_delivered
+
+
+def test_a_postponed_entry_that_a_consumer_reads_again_and_acknowledges_is_not_claimed(database: Database) -> None:
+    database.add("5-0")
+    database.deliver(POSTPONED, "5-0")
+    database.client.zadd(SCHEDULE, {"5-0": 1})
+    database.command("XGROUP", "SETID", STREAM, GROUP, "0")
+    database.command("XREADGROUP", "GROUP", GROUP, PEER, "STREAMS", STREAM, ">")
+    database.command("XACK", STREAM, GROUP, "5-0")
+    assert claim_due(database) == [0, [], 1]
+    assert not database.schedule()
 
 
 def test_ids_are_compared_exactly(database: Database) -> None:
     database.add(f"{LARGE}-0")
     database.command("XGROUP", "SETID", STREAM, GROUP, f"{LARGE - 1}-0")
     database.client.zadd(SCHEDULE, {f"{LARGE}-0": 1})
+    database.client.hset(SNAPSHOT, "stage", "pending")
     assert claim_due(database)[1] == []
 
 

@@ -84,10 +84,18 @@ class Ledger:
         return str(message_id)
 
     def remove(self, client: Redis, script: str, *arguments: str) -> None:
-        """Trim, delete or flush by a Lua script (`TRIM`, `DELETE`, `FLUSH`), and record the removed messages."""
-        removed = client.eval(script, 1, self.stream, *arguments)
+        """Trim, delete or flush by a Lua script (`TRIM`, `DELETE`, `FLUSH`). The script records the removed messages on
+        the server, because a fault can cut the reply."""
+        client.eval(script, 2, self.stream, self._removed_key, *arguments)
+
+    @property
+    def _removed_key(self) -> str:
+        return f"removed-from-{self.stream}"
+
+    def _all_removed(self, client: Redis) -> set[str]:
+        recorded: Any = client.smembers(self._removed_key)
         with self._lock:
-            self.removed.update(removed)
+            return self.removed | {str(number) for number in recorded}
 
     def destroy_group(self, client: Redis) -> None:
         """Destroy the group and its pending entries list. No message may be lost by it."""
@@ -118,7 +126,7 @@ class Ledger:
             fields["n"] for _, fields in stream_entries(client, group_key(self.stream, GROUP, "dead-letters"))
         }
         handled = set(done)
-        trimmed = (self.produced & self.removed) - handled - dead_lettered
+        trimmed = (self.produced & self._all_removed(client)) - handled - dead_lettered
         return Account(
             produced=set(self.produced),
             acknowledged=self.produced & handled,
@@ -141,7 +149,7 @@ class Ledger:
             produced = set(self.produced)
         not_pending = set(client.eval(NOT_PENDING, 1, self.stream, GROUP))
         account = self.account(client)
-        return (produced & not_pending) - account.acknowledged - account.dead_lettered - self.removed
+        return (produced & not_pending) - account.acknowledged - account.dead_lettered - self._all_removed(client)
 
     def wait_settled(self, client: Redis, within: float, diagnostics: Callable[[], str] = str) -> Account:
         """Wait until nothing is pending, unread or missing. Returns the account.
@@ -211,21 +219,22 @@ local function numbers(entries)
   end
   return result
 end
+local function record(numbers)
+  for _, number in ipairs(numbers) do redis.call('SADD', KEYS[2], number) end
+end
 """
 
 TRIM = f"""{_LUA_NUMBERS}
-local removed = numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1]))
+record(numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1])))
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
-return removed
 """
-"""Removes all entries older than an id. Returns their numbers."""
+"""Removes all entries older than an id, and records their numbers."""
 
 DELETE = f"""{_LUA_NUMBERS}
-local removed = numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]))
+record(numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])))
 redis.call('XDEL', KEYS[1], ARGV[1])
-return removed
 """
-"""Deletes one entry. Returns its number."""
+"""Deletes one entry, and records its number."""
 
 NOT_PENDING = f"""{_LUA_NUMBERS}
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
@@ -245,9 +254,8 @@ return numbers(free)
 """Returns the numbers of the entries that the group has read and that are no longer pending."""
 
 FLUSH = f"""{_LUA_NUMBERS}
-local removed = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
+record(numbers(redis.call('XRANGE', KEYS[1], '-', '+')))
 for _, key in ipairs(redis.call('KEYS', '{{' .. KEYS[1] .. '}}:*')) do redis.call('DEL', key) end
 redis.call('DEL', KEYS[1])
-return removed
 """
-"""Deletes the stream and its companion keys, as FLUSHALL does. Returns the numbers of the entries."""
+"""Deletes the stream and its companion keys, as FLUSHALL does, and records the numbers of the entries."""

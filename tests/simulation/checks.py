@@ -102,7 +102,7 @@ def _check_effects(simulation: "Simulation", record: EntryRecord) -> None:
 def _check_delays(simulation: "Simulation", record: EntryRecord) -> None:
     """Report a retry that started before its delay, although Redis or a running processor knew the delay."""
     for run, next_run in zip(record.runs, record.runs[1:], strict=False):
-        if run.ended_at is None or run.loss or (next_run.is_after_stop and not run.was_postponed):
+        if run.ended_at is None or run.loss or run.was_settled or (next_run.is_after_stop and not run.was_postponed):
             continue
         if any(loses_delay(fault, run.ended_at, next_run.started_at) for fault in simulation.plan.faults):
             continue

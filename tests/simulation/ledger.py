@@ -132,14 +132,17 @@ class Ledger:
         self._aware.clear()
 
     def on_replaced(self) -> None:
-        """Record that a fault has replaced the stream, so that entries of a previous stream can be back."""
+        """Record that a fault has replaced the stream, so that entries of a previous stream can be back. A process that
+        handles the entry that had the same id meanwhile can settle the entry that is back."""
         for name, fields in self._inspect("XRANGE", self._stream, "-", "+"):
             entry_id, record = _text(name), self.records.get(int(to_dict(fields)[b"n"]))
             present = self._by_id.get(entry_id)
             if record is not None and record is not present:
                 self._by_id[entry_id] = record
-                if present is not None and present.is_open:
-                    present.state = "gone"
+                if present is not None:
+                    record.previous = present
+                    self._aware.clear()
+                    present.state = "gone" if present.is_open else present.state
         self._lengths = (-1, -1)
 
     def on_restored(self, process: Process, position: str, *, is_new_stream: bool, has_snapshot: bool) -> None:
@@ -221,6 +224,8 @@ class Ledger:
             self.excuses["settlement undone"] += 1
         elif self._cannot_know(run.process, settled_at):
             self.excuses["stale"] += 1
+        elif record.claimed_before == run.consumer:
+            self.excuses["acknowledged by its previous owner"] += 1
         else:
             text = f"{run.process.name} started {run.entry_id}, settled {self.now - settled_at:.1f} s ago"
             self.report("started_after_settlement", text)
@@ -283,7 +288,9 @@ class Ledger:
                 excuse = "acknowledged" if is_acknowledged else self.excuse(record, run, process)
                 self._on_loss(record, run, Loss(self.now, cause, excuse), process)
         if state == "settled":
-            record.settled_at = self.now
+            previous = (run for run in record.runs if run.process is process and run.is_success)
+            is_by_previous_owner = cause == "XACK" and any(run.consumer != record.owner for run in previous)
+            record.settled_at, record.claimed_before = self.now, record.owner if is_by_previous_owner else ""
         if state == "gone" and not (record.foreign or record.previous):
             self.report("vanished", f"{record.entry_id} is no longer in the stream after {cause}")
         if record.foreign and state == "owned" and not self._is_foreign(record):
@@ -294,8 +301,9 @@ class Ledger:
         elif process is not None and state != "owned":
             record.counted_by.discard(process)
         record.is_given_up &= not owner
-        if state == "postponed" and record.runs:
-            record.runs[-1].was_postponed = True
+        if record.runs:
+            record.runs[-1].was_postponed |= state == "postponed"
+            record.runs[-1].was_settled |= state == "settled"
         record.state, record.owner, record.since = state, owner, self.now
 
     def _on_loss(self, record: EntryRecord, run: Run, loss: Loss, process: Process | None) -> None:

@@ -77,6 +77,8 @@ class Run:
     """True if the processor of the previous run had stopped, or was stopping, when this run started."""
     was_postponed: bool = False
     """True if the entry was postponed after this run."""
+    was_settled: bool = False
+    """True if the entry was settled after this run, for example by a dead letter. A later run is then no retry."""
 
     @property
     def has_stopped(self) -> bool:
@@ -115,8 +117,11 @@ class EntryRecord:
     """Last fault that changed the entry, the group or the stream. Empty if there was none."""
     foreign_at: float = 0.0
     settled_at: float | None = None
+    claimed_before: str = ""
+    """Consumer that had claimed the entry when the process of its previous owner acknowledged it. Empty if no consumer
+    had."""
     previous: "EntryRecord | None" = None
-    """Entry with the same id in the previous life of the stream. None if there is none."""
+    """Entry that had the same id before, in another life of the stream. None if there is none."""
     is_unsaved: bool = False
     """True if the entry was delivered after the last snapshot of a group that was lost, until it is settled behind the
     position of the restored group. Before, the restored group can deliver the entry again."""

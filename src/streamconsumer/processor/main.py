@@ -1,8 +1,8 @@
 """The process of a pod: reads the settings from environment variables, runs the processor, and drains on a signal.
 
-The exit code is 0 after a drain, and 78 (configuration error) if the process cannot start. A process that cannot start
-writes the reason as one line to the log and to the container's termination log. The operator copies the reason from the
-termination log to the StreamConsumer's condition.
+The exit code is 0 after a drain, 78 (configuration error) if the process cannot start, and 1 after any other error. A
+process that fails writes the reason as one line to the log and to the container's termination log. The operator copies
+the reason from the termination log to the StreamConsumer's condition.
 """
 
 import asyncio
@@ -55,8 +55,17 @@ def run() -> int:
         logs.protect_loggers()  # also those of modules that were imported meanwhile
         _run_until_signalled(settings, handler)
     except InvalidSettings as error:
-        return _exit_with_configuration_error(error)
-    return 0
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()), 4096)
+        log.critical(reason)
+        exit_code = EXIT_CONFIGURATION
+    except (Exception, asyncio.CancelledError) as error:  # for example, a handler stopped the event loop
+        reason = f"the processor failed with {type(error).__name__}"  # the text may contain a secret
+        log.critical(reason, exc_info=error)
+        exit_code = 1
+    else:
+        return 0
+    _write_termination_log(reason)
+    return exit_code
 
 
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
@@ -116,14 +125,10 @@ def _has_live_threads() -> bool:
     return any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate())
 
 
-def _exit_with_configuration_error(error: InvalidSettings) -> int:
-    """Write the error to the log and to the termination log. Returns the exit code."""
-    line = printable(" ".join(f"{type(error).__name__}: {error}".split()), 4096)
-    log.critical(line)
+def _write_termination_log(reason: str) -> None:
     path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
     with suppress(OSError):  # outside a pod, the path does not exist
-        Path(path).write_text(line)
-    return EXIT_CONFIGURATION
+        Path(path).write_text(reason)
 
 
 async def _serve(

@@ -40,6 +40,7 @@ class FakeRegistration:
 
     def __init__(self) -> None:
         self.has_name = self.is_stored = True
+        self.is_taken = False
         self.stored = 0
         self.loses_name_when_stored = False
 
@@ -276,6 +277,7 @@ async def test_process_without_a_name_renews_no_lease(heart: Heart) -> None:
 
 
 async def test_loss_of_the_name_is_reported_once(heart: Heart) -> None:
+    heart.registration.is_taken = True
     await heart.beat(["1-0"])
     heart.registration.is_stored, heart.registration.loses_name_when_stored = False, True
     await heart.beat()
@@ -283,7 +285,7 @@ async def test_loss_of_the_name_is_reported_once(heart: Heart) -> None:
     assert (heart.names_lost, heart.lost, heart.valid) == (1, [["1-0"]], [0.0])
     assert not heart.connection.renewed
     assert heart.thread._failing_since is None
-    heart.registration.has_name = heart.registration.is_stored = True
+    heart.registration.has_name = heart.registration.is_stored = heart.registration.is_taken = True
     await heart.beat()
     heart.registration.has_name = False
     await heart.beat()

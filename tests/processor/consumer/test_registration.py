@@ -220,3 +220,26 @@ def test_registration_of_an_ended_process_is_replaced_until_the_own_one_is_store
     assert own.has_name, "the server was out of memory"
     own.on_found(str(Registration("run", "third", (3, 4))))
     assert not own.has_name
+
+
+@ON_ONE_SERVER
+@pytest.mark.parametrize("has_previous", [False, True], ids=["no-registration", "ended-process"])
+async def test_name_in_use_is_not_taken_over_while_the_server_rejects_registrations(
+    any_group: Group, *, has_previous: bool
+) -> None:
+    await any_group.create_group()
+    await any_group.add()
+    await any_group.read_as("pod-a")  # by a process whose registration the server rejected
+    ended = f"1 {(await any_group.client.info('server'))['run_id']} ended 999999 -"
+    if has_previous:
+        await any_group.client.hset(REGISTRATIONS, "pod-a", ended)
+    await any_group.client.config_set("maxmemory", 1)
+    handler = Recorder()
+    processor = any_group.processor(handler)
+    try:
+        await processor.start_listening()
+        await eventually(lambda: "may be using this name" in processor.health.readiness()[1])
+        assert not handler.received
+    finally:
+        await any_group.client.config_set("maxmemory", 0)
+    await handler.wait_until_finished(1, within=15)

@@ -24,7 +24,7 @@ from streamconsumer.operator.kube.api import (
     as_yaml,
 )
 from streamconsumer.operator.kube.list_pages import ListPage, PageQuery
-from streamconsumer.operator.kube.paths import collection_path, object_path
+from streamconsumer.operator.kube.paths import collection_path, group_version_path, object_path
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
 from streamconsumer.operator.reconcile_trace import current
@@ -185,7 +185,7 @@ class KubeClient:
         """Return True if the API server serves StreamConsumers in the version of this program. Only the CLI calls this
         method."""
         try:
-            await self._api.request_json("get", f"/apis/{names.API_VERSION}")
+            await self._api.request_json("get", group_version_path(names.API_VERSION))
         except NotFound:
             return False
         except ApiError:  # the cluster restricts the discovery of APIs

@@ -32,12 +32,16 @@ _PLURALS = {
 }
 
 
+def group_version_path(api_version: str) -> str:
+    """Return the path of the list of all kinds that the API server serves in this version of an API group."""
+    return f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+
+
 def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
     """Return the path of all objects of a kind. `namespace` is None for all namespaces, and for a kind without
     namespaces. Raises InvalidResource if the namespace is not a valid name."""
-    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
     scope = "" if namespace is None else f"/namespaces/{_segment('namespace', namespace, NAMESPACE, MAX_LABEL_LENGTH)}"
-    return f"{root}{scope}/{_PLURALS[kind]}"
+    return f"{group_version_path(api_version)}{scope}/{_PLURALS[kind]}"
 
 
 def object_path(api_version: str, kind: str, namespace: str | None, name: str, subresource: str = "") -> str:

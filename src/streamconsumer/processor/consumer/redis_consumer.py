@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GROUP_LOST = ("NOGROUP", "UNBLOCKED", "The XGROUP subcommand requires the key to exist")
+"""Beginnings of the errors with which a server reports that the group or the stream is missing."""
+
 
 class RedisConsumer:
     """Consumer of a group whose manager is a StreamManager."""
@@ -177,7 +180,7 @@ class RedisConsumer:
                 return entries
             return await self._read_new(connection, count)
         except ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+            if not str(error).removeprefix("ERR ").startswith(GROUP_LOST):
                 if classify_error(error, "").is_command_unavailable:
                     self.manager.command_refused.set()
                 raise

@@ -284,8 +284,15 @@ class OwnRegistration:
                     f"consumer {self.consumer_id.consumer!r}: found another process with this name, expected a "
                     "different name for each process; waiting until the other process has ended"
                 )
-        self.has_name, self.judged = True, found.registration
+        may_be_in_use = not self.has_name and self._may_be_in_use(found, min_idle)
+        self.has_name, self.judged, self.registered = True, found.registration, ""
         await self.store(execute)
+        if self.has_name and not self.registered and may_be_in_use:
+            self.has_name = False
+            raise ConsumerNameInUse(
+                f"consumer {self.consumer_id.consumer!r}: the server is out of memory and rejects the registration, "
+                "and another process may be using this name; waiting until the messages of this name are idle"
+            )
         self.is_taken = self.has_name
         if not self.has_name:
             raise ConsumerNameInUse(f"consumer {self.consumer_id.consumer!r}: another process has taken over this name")
@@ -299,15 +306,22 @@ class OwnRegistration:
         )
 
     def _is_free(self, found: "_Found") -> bool:
-        """Return True if no other process can be using the name.
+        """Return True if no other registered process can be using the name."""
+        return not found.registration or self._is_own(found)
+
+    def _is_own(self, found: "_Found") -> bool:
+        """Return True if this process, or the previous container of its pod, has registered the name.
 
         The kubelet starts a container of a pod only after the previous container has ended."""
-        if not found.registration:
-            return True
         other = Registration.parse(found.registration)
         return other is not None and (
             other.token == self.token or (other.pod_uid == self.pod_uid and self.pod_uid != NO_POD)
         )
+
+    def _may_be_in_use(self, found: "_Found", min_idle: timedelta) -> bool:
+        """Return True if a process whose registration was rejected may be handling entries under the name."""
+        is_active = found.pending and found.idle < replies.to_milliseconds(min_idle)
+        return bool(is_active and not self._is_own(found))
 
     async def _is_abandoned(self, execute: Execute, found: "_Found", min_idle: timedelta) -> bool:
         """Return True if the process that has registered the name seems to have ended."""

@@ -185,7 +185,8 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
         raise HandlerUnusable(
             f"handler {path!r} is {type(handler).__name__}; expected a function that takes {argument}"
         )
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+    call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have a generator as its __call__
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in (handler, call_method)):
         raise HandlerUnusable(
             f"handler {path!r} is a generator function: calling it does not run its body; remove `yield`"
         )
@@ -213,10 +214,25 @@ def as_coroutine(
         return handler
 
     async def in_thread(data: Any) -> Any:
-        result = await thread_pool.call(handler, data)
-        return await result if inspect.isawaitable(result) else result
+        return await thread_pool.call(handler, data)
 
     return in_thread
+
+
+async def finish_result(result: Any) -> Any:
+    """Wait until the work that a handler has returned is finished, and return its result.
+
+    Such work is a coroutine, task or future, for example because the handler lacks an `await`. Raises TypeError if the
+    handler returned a generator, because its body has not run."""
+    while inspect.isawaitable(result) or isinstance(result, Future):
+        result = await (asyncio.wrap_future(result) if isinstance(result, Future) else result)
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        kind = type(result).__name__.replace("_", " ")
+        raise TypeError(
+            f"result of the handler: found {kind}, whose body has not run, expected None or Effects; "
+            "remove `yield` from the function, or iterate over the generator in the handler"
+        )
+    return result
 
 
 def _call_in_thread(handler: Callable[[Any], Any], data: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.handler.loader import AsyncHandler, finish_result
 from streamconsumer.processor.message import Entry, MessageContext
 from streamconsumer.processor.pipeline.retry_policy import ToDeadLetter, process_exit
 from streamconsumer.processor.pipeline.settlement import Settler
@@ -84,10 +84,10 @@ class AttemptRunner:
         """Call the handler, and cancel it after `delivery.timeout`."""
         task = asyncio.current_task()
         if self._timeouts.timeout is None or entry.is_standalone or task is None:
-            return await self._handler()(data)
+            return await finish_result(await self._handler()(data))
         self._timeouts.start(entry, task)
         try:
-            return await self._handler()(data)
+            return await finish_result(await self._handler()(data))
         finally:
             self._timeouts.finish(entry)
 

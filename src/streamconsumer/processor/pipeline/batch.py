@@ -20,7 +20,7 @@ from streamconsumer.processor.entry_state import LOST, RUNNING, SETTLING
 from streamconsumer.processor.error_logging import leaves
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool, finish_result
 from streamconsumer.processor.handler.outcomes import BatchFailed
 from streamconsumer.processor.message import NEW, ConsumerId, Entry, Message, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
@@ -172,7 +172,7 @@ class BatchRunner:
         failure: BaseException | None = None
         pid = os.getpid()
         try:
-            _reject_effects(await self._handler()(batch))
+            _reject_effects(await finish_result(await self._handler()(batch)))
         except BaseException as error:  # noqa: BLE001 - the caller decides
             end_if_forked(pid, error)
             failure = _batch_failure(error, len(batch))

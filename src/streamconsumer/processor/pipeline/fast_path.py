@@ -18,7 +18,7 @@ from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, 
 from streamconsumer.processor.entry_state import RUNNING, SETTLING
 from streamconsumer.processor.forked_children import end_if_forked
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool
+from streamconsumer.processor.handler.loader import AsyncHandler, HandlerThreadPool, finish_result
 from streamconsumer.processor.message import AsciiEntry, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
@@ -80,6 +80,7 @@ class FastPath:
                 try:
                     try:
                         result = await (call_with_timeout(entry, data) if has_timeout else self.handler(data))
+                        result = None if result is None else await finish_result(result)
                     except BaseException as raised:  # noqa: BLE001 - decided in `_settle_slow`
                         error = raised
                     seconds, started = (now := clock()) - started, now
@@ -89,10 +90,9 @@ class FastPath:
                     else:
                         metrics.record_duration(seconds)
                     is_plain = error is None and entry.state is running and not isinstance(result, Effects)
-                    if is_plain and breaker.has_no_recent_failure:
+                    if is_plain := is_plain and breaker.has_no_recent_failure:
                         ack(message_id)
                     else:
-                        is_plain = False
                         await self._settle_slow(entry, result, error, pid)
                         started = clock()
                 except BaseException as raised:

@@ -1,11 +1,13 @@
--- uses: entry_keys, bounded_entries, record_claims, leave_schedule, is_delivered, is_id, now_milliseconds
+-- uses: entry_keys, bounded_entries, record_claims, leave_schedule, create_postponed, is_delivered, is_id, now_milliseconds
 -- Claims postponed entries that are due. ARGV[3…]: the maximum numbers of entries to examine and to claim, `page_bytes`
 -- and `entry_bytes`. Returns the number of trimmed entries, the claimed entries, and the number of entries that
 -- are no longer due.
 --
 -- Claimed entries stay in the schedule with a score below zero until a snapshot is saved. If the reply to the claim is
 -- lost and the group is lost afterwards, only the schedule still contains the claimed entries. KEYS[6] is the snapshot.
--- Until all entries of a lost group are restored, an entry that is not pending may still have to be restored.
+-- Until all entries of a lost group are restored, an entry that is not pending may still have to be restored. Later, an
+-- entry that is not pending was acknowledged: by another program, or by a consumer that read it because the group was
+-- moved to an earlier position.
 local limit, page_bytes, entry_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local now, trimmed, done, claims = now_milliseconds(), 0, 0, {}
 local is_restoring = redis.call('HGET', KEYS[6], 'stage')
@@ -19,6 +21,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, now, 'LIMIT', 0, AR
     is_free = not is_restored and is_delivered(id) and not redis.call('ZSCORE', committed, id)
   end
   local entry = is_free and redis.call('XRANGE', stream, id, id)[1]
+  if entry and not pending then
+    is_restoring = is_restoring or create_postponed(KEYS[6]) ~= 0
+    is_free, entry = is_restoring, is_restoring and entry
+  end
   local deliveries = pending and pending[4] or 0
   local function claim()
     redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
