@@ -62,8 +62,9 @@ def evaluate(promtool: Path, folder: Path, expression: str, series: dict[str, st
     query = {"expr": expression, "eval_time": "30m", "exp_samples": wrong}
     test = {"tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": [query]}]}
     (folder / "test.yaml").write_text(yaml.safe_dump(test))
-    command = [promtool, "test", "rules", "test.yaml"]
-    output = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stderr
+    output = subprocess.run(
+        [promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True, check=False
+    ).stderr
     match = re.search(r"got:(.*)", output, re.DOTALL)
     assert match, output
     return re.findall(r"\{[^{}]*\} [^\s,]+", match[1])

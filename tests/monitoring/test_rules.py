@@ -130,7 +130,7 @@ def firing(promtool: Path, folder: Path, series: Series, *names: str) -> str:
         ],
     }
     (folder / "test.yaml").write_text(yaml.safe_dump(test))
-    command = [promtool, "test", "rules", "test.yaml"]
+    command = [str(promtool), "test", "rules", "test.yaml"]
     completed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     output = completed.stdout + completed.stderr
     assert ("FAILED" in output) == (completed.returncode == 1), output
@@ -182,7 +182,7 @@ def test_new_leader_neither_resolves_nor_repeats_an_alert(alert: Alert, promtool
     before, after = {}, {}
     for name, values in FIRING[alert.name].items():
         if LEADER in name:
-            first = re.match(r"\d+", values)[0]
+            first = re.split(r"\D", values)[0]
             before[name] = f"{first}x28"
             after[name.replace("operator-1", "operator-2")] = f"_x27 {values}"
     series = {**FIRING[alert.name], **before, **after}
