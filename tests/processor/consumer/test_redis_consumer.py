@@ -110,5 +110,5 @@ async def test_all_messages_are_handled_in_order_with_every_batch_size(group: Gr
 async def test_error_for_a_stream_that_was_deleted_during_the_restoration_is_a_lost_group(any_group: Group) -> None:
     """A script of the restoration creates a consumer, which fails if the stream has been deleted meanwhile."""
     with pytest.raises(ResponseError) as raised:
-        await any_group.client.execute_command("XGROUP", "CREATECONSUMER", "missing-stream", "billing", "pod-a")
+        await any_group.client.xgroup_createconsumer("missing-stream", "billing", "pod-a")
     assert str(raised.value).removeprefix("ERR ").startswith(GROUP_LOST)
