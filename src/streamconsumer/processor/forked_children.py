@@ -48,8 +48,8 @@ def fork_count() -> int:
 
 
 def start_nothing_in_children(table: Any) -> None:
-    """Close an in-flight table in each child. A child that has left its handler then starts no other message before it
-    ends."""
+    """Register an in-flight table. Each child closes its copy of the table, so that a child that has left its handler
+    starts no other message before it ends."""
     _tables.add(table)
 
 

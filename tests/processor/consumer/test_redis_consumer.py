@@ -7,8 +7,10 @@ import asyncio
 import time
 
 import pytest
+from redis.exceptions import ResponseError
 
 from streamconsumer.processor import current_message
+from streamconsumer.processor.consumer.redis_consumer import GROUP_LOST
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder
@@ -103,3 +105,10 @@ async def test_all_messages_are_handled_in_order_with_every_batch_size(group: Gr
     await handler.wait_until_finished(2500)
     await group.wait_settled()
     assert handler.ids == ids
+
+
+async def test_error_for_a_stream_that_was_deleted_during_the_restoration_is_a_lost_group(any_group: Group) -> None:
+    """A script of the restoration creates a consumer, which fails if the stream has been deleted meanwhile."""
+    with pytest.raises(ResponseError) as raised:
+        await any_group.client.xgroup_createconsumer("missing-stream", "billing", "pod-a")
+    assert str(raised.value).removeprefix("ERR ").startswith(GROUP_LOST)

@@ -12,8 +12,8 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 Step = str | tuple[str, Any]
-"""A step from an object to one of its fields: the name of the field, or the key and the value that identify an item of
-a named list, for example `("name", "processor")`."""
+"""A step of a path into an object. For a field, the step is the name of the field. For an item of a named list, the
+step is the key and the value that identify the item, for example `("name", "processor")`."""
 
 Path = tuple[Step, ...]
 

@@ -34,10 +34,10 @@ RENEWALS_PER_MIN_IDLE = 4
 """Minimum number of renewals of each lease within `min_idle`. A lease that is not renewed for `min_idle` expires."""
 
 VALID_SECONDS = 1.2
-"""While the connection is open, the leases are valid for this time after each tick of the heartbeat."""
+"""Time after each tick of the heartbeat in which the leases are valid, while the connection is open."""
 
 DISCONNECTED_VALID_SECONDS = 1.0
-"""While the connection is lost, the leases are valid for this time after the last successful renewal."""
+"""Time after the last successful renewal in which the leases are valid, while the connection is lost."""
 
 MAX_QUICK_RETRIES = 2
 """Number of consecutive failures after which a lost connection no longer causes an immediate heartbeat. A replica that

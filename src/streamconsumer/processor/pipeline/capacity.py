@@ -54,7 +54,8 @@ def read_count(load: Load, batch_count: int, *, has_due: bool = False) -> int:
     """Return the number of new entries that the next read may return.
 
     `has_due` is True if two conditions hold: due entries can be claimed, and slots become free regularly. In this case,
-    one new entry may wait while all slots are busy. Otherwise, due entries would take every slot that becomes free."""
+    a read may return one new entry although all slots are busy, so that the entry gets a slot that becomes free.
+    Otherwise, due entries would take every slot that becomes free."""
     if load.is_suspect_next:
         return 0
     if load.has_free_slot or load.new <= load.prefetch_limit > 0:

@@ -229,7 +229,7 @@ class SpanRecorder:
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """Name of the trace context field, as text and as bytes. None if any message can get a span.
+        """Name of the trace context field, as text and as bytes. None if messages without this field can get a span.
 
         A message without the trace context field gets no span and no context.
         """
