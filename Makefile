@@ -61,7 +61,6 @@ e2e: .venv/development
 	$(PYTEST) -m e2e -s tests
 
 chaos: .venv/development
-	$(BIN)/python -m tests.cluster build --for $@
 	$(PYTEST) -m chaos -s tests/reliability tests/hostile tests/operator
 	$(BIN)/python -m tests.reliability.chaos --faults $(or $(FAULTS),10000) --seconds $(or $(SECONDS),1800) \
 	  --server $(or $(SERVER),all) $(if $(SEED),--seed $(SEED))

@@ -147,7 +147,6 @@ TARGETS = {
     "test-cluster": (*CONTROL_PLANE, "helm", "helm3", "otelcol", "actionlint"),
     "e2e": (*NODE, *FOR_ANY_CLUSTER),
     "bench": CONTROL_PLANE,
-    "chaos": (*CONTROL_PLANE, "helm"),
 }
 """The programs that each make target needs."""
 

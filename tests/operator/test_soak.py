@@ -140,11 +140,11 @@ class Soak:
 
     def new_requests(self) -> list[Manifest]:
         """Return the operator's writes since the last call, from the audit log of the API server."""
-        with self.cluster.audit_log.open() as log:
+        with self.cluster.audit_log.open("rb") as log:
             log.seek(self._audit_position)
             text = log.read()
-        complete = text[: text.rfind("\n") + 1]
-        self._audit_position += len(complete.encode())
+        complete = text[: text.rfind(b"\n") + 1]
+        self._audit_position += len(complete)
         user = f"system:serviceaccount:{HOME}:{ACCOUNT}"
         lines = (json.loads(line) for line in complete.splitlines())
         return [each for each in lines if each["user"]["username"] == user and is_write(each)]
@@ -358,6 +358,7 @@ def rest_until_the_end(soak: Soak) -> None:
     assert {severity for severity, _ in lines} == {"warn"}
 
 
+@pytest.mark.cluster
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_streamconsumers_are_reconciled_after_each_fault_and_cause_no_writes_at_rest(
