@@ -47,6 +47,7 @@ OVERRIDDEN_IMAGE = "mirror.example/"
 """The start of the images that the mutating policy sets."""
 
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+MAX_MEBIBYTES = 250
 WRITES = ("create", "update", "patch", "delete")
 
 QUIET_SECONDS = 8.0
@@ -83,6 +84,7 @@ class Soak:
     """The last value of spec.batchCount of each StreamConsumer, by namespace and name."""
     began_seconds: float = field(default_factory=time.monotonic)
     _audit_position: int = 0
+    _reconciles: Counter[str] = field(default_factory=Counter)
 
     def namespace(self, name: str) -> Namespace:
         return Namespace(self.cluster, name)
@@ -162,14 +164,15 @@ class Soak:
         assert self.versions() == before
         assert self.operator.exit_code is None
         done = [each for each in requests if each["responseStatus"]["code"] < 400]
-        objects = Counter(map(target, done))
+        objects, total = Counter(map(target, done)), reconciles(self.operator)
         print(
             f"{self.seconds:5.0f} s  {phase}: all Ready after {seconds:.1f} s; {len(done)} writes to {len(objects)} "
             f"objects ({max(objects.values(), default=0)} at most), {len(requests) - len(done)} refused; "
-            f"reconciles {reconciles(self.operator)}; {self.operator.resident_mebibytes():.0f} MiB; "
+            f"reconciles {dict(total - self._reconciles)}; {self.operator.resident_mebibytes():.0f} MiB; "
             f"at rest 0 writes in {self.size.rest_seconds:.0f} s{note}",
             flush=True,
         )
+        self._reconciles = total
 
     def _requests_within(self, seconds: float) -> list[Manifest]:
         time.sleep(seconds)
@@ -204,9 +207,16 @@ def target(request: Manifest) -> tuple[str, str, str]:
     return ref["namespace"], ref["resource"], ref.get("name", request["auditID"])
 
 
-def reconciles(operator: OperatorProcess) -> dict[str, int]:
+def reconciles(operator: OperatorProcess) -> Counter[str]:
+    """Return the number of reconciles by outcome."""
     found = re.findall(r'reconciles_total\{outcome="(\w+)"\} (\S+)', operator.metrics())
-    return {outcome: round(float(count)) for outcome, count in found}
+    return Counter({outcome: round(float(count)) for outcome, count in found})
+
+
+def peak_mebibytes(operator: OperatorProcess) -> float:
+    """Return the largest resident memory of the operator since its start."""
+    (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{operator.pid}/status").read_text())
+    return int(kibibytes) / 1024
 
 
 @pytest.fixture(params=[pytest.param(size, id=name) for name, size in SIZES.items()])
@@ -352,10 +362,11 @@ def rest_until_the_end(soak: Soak) -> None:
         (container,) = each["spec"]["template"]["spec"]["containers"]
         assert container["image"].startswith(OVERRIDDEN_IMAGE)
     lines = Counter((each.get("severity"), each["message"]) for each in soak.operator.unexpected_lines())
-    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{soak.operator.pid}/status").read_text())[0]) / 1024
+    peak = peak_mebibytes(soak.operator)
     print(f"{soak.seconds:5.0f} s  0 writes in the last {seconds:.0f} s; peak {peak:.0f} MiB; log: {dict(lines)}")
     assert soak.operator.exit_code is None
     assert {severity for severity, _ in lines} == {"warn"}
+    assert peak < MAX_MEBIBYTES
 
 
 @pytest.mark.cluster
