@@ -515,6 +515,7 @@ VALID_MANIFESTS = {
         podLabels={"team": "shop", "example.com/Part": "", "x": "a.b_C-1"},
         podAnnotations={"sidecar.istio.io/inject": "true", "note": "any text, 1 $(x)\n"},
     ),
+    "an IPv6 address that ends with an IPv4 address": manifest(redis={"url": "redis://[64:ff9b::10.0.0.7]:6379/0"}),
     "cloud identities": manifest(
         serviceAccountAnnotations={
             "eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/orders",

@@ -46,7 +46,7 @@ def test_helm_stops_waiting_for_a_stalled_streamconsumer_and_prints_the_message(
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "taken-consumer"}, "spec": spec}
     )
     begin = time.monotonic()
-    with pytest.raises(BenchError, match="delete the Deployment, or give the StreamConsumer another name"):
+    with pytest.raises(BenchError, match="Otherwise, give the StreamConsumer another name"):
         install(served_namespace, tmp_path, manifest("taken"), "--timeout=60s")
     assert time.monotonic() - begin < 50
 

@@ -347,7 +347,7 @@ def test_a_deployment_of_another_owner_is_never_adopted(operator_namespace: Name
         "Suspended": "False",
     }
     assert "Deployment" in conditions["Stalled"]["message"]
-    assert "or give the StreamConsumer another name" in conditions["Stalled"]["message"]
+    assert "give the StreamConsumer another name" in conditions["Stalled"]["message"]
     live = operator_namespace.get("Deployment", "taken-consumer")
     assert container(live)["image"] == "web:1"
     assert "ownerReferences" not in live["metadata"]

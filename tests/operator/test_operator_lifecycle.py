@@ -354,7 +354,7 @@ def test_an_invalid_resource_stalls_without_affecting_others(own_api: ApiServer,
             "Stalled": "True",
             "Suspended": "False",
         }
-        assert "spec.batchCount is 'many': must be a valid integer" in conditions["Stalled"]["message"]
+        assert "spec.batchCount is 'many': must be an integer" in conditions["Stalled"]["message"]
         assert (
             "hunter2" not in json.dumps(namespace.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
         )

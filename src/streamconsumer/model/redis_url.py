@@ -125,8 +125,13 @@ _FORM = re.compile(
 )
 _UNIX_FORM = re.compile(r"(?P<scheme>unix)://((?P<userinfo>[^/?#\s]*)@)?(?P<path>/[^?#\s]+)(\?(?P<query>[^#\s]*))?")
 
-_GROUPS = "([0-9A-Fa-f]{1,4}:){0,6}[0-9A-Fa-f]{1,4}"
-_IPV6_PATTERN = rf"\[(([0-9A-Fa-f]{{1,4}}:){{7}}[0-9A-Fa-f]{{1,4}}|({_GROUPS})?::({_GROUPS})?)\]"
+_GROUP = "[0-9A-Fa-f]{1,4}"
+_GROUPS = f"({_GROUP}:){{0,6}}{_GROUP}"
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_WITH_IPV4 = rf"(({_GROUP}:){{6}}|({_GROUP}(:{_GROUP})?)?::({_GROUP}:){{0,3}}){_OCTET}(\.{_OCTET}){{3}}"
+"""IPv6 address that ends with an IPv4 address, for example `64:ff9b::10.0.0.7`."""
+
+_IPV6_PATTERN = rf"\[(({_GROUP}:){{7}}{_GROUP}|({_GROUPS})?::({_GROUPS})?|{_WITH_IPV4})\]"
 _SPEC_OPTIONS = "|".join(
     f"({'|'.join(name for name, option in OPTIONS.items() if option.pattern == pattern)})=({pattern})"
     for pattern in dict.fromkeys(option.pattern for option in OPTIONS.values())
