@@ -1,6 +1,7 @@
 """YAML and JSON have the values that kubectl sends to the API server."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
@@ -59,6 +60,7 @@ def test_scalars_have_the_values_of_kubectl() -> None:
 @given(scalars=st.lists(st.text("01789abefxoyn_.+-eE:~", min_size=1, max_size=7), min_size=100, max_size=100))
 @settings(deadline=None, max_examples=10)
 def test_random_scalars_have_the_values_of_kubectl(scalars: list[str]) -> None:
+    scalars = [each for each in scalars if not re.fullmatch("[+-]?[.](inf|nan)", each, re.IGNORECASE)]  # refused
     plain = [each for each in scalars if each[-1] != ":" and each != "-" and not each.startswith(("-:", "- ", ":"))]
     assert dict(zip(plain, typed(own_values(plain)), strict=True)) == dict(
         zip(plain, typed(kubectl_values(plain)), strict=True)
