@@ -87,18 +87,26 @@ class KubeApi:
         self._large_response = asyncio.Lock()
 
     async def request_json(
-        self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        content_type: str = JSON,
+        query: Mapping[str, str] = {},
+        with_field_owners: bool = False,
     ) -> dict[str, Any]:
-        """Send a request and return the JSON object of the response, without `metadata.managedFields`.
+        """Send a request and return the JSON object of the response. `metadata.managedFields` is removed unless
+        `with_field_owners` is set.
 
         Large responses are parsed one after another, because a response of 1.5 MB can take 30 MB after parsing. Parsing
         takes up to 70 ms, so the caller continues in a later callback of the event loop."""
         headers = {"Content-Type": content_type, "Accept": JSON}
         data = await self._request(method, path, body, headers, query)
         if len(data) < LARGE_BYTES:
-            return _parse(data)
+            return _parse(data, with_field_owners)
         async with self._large_response:
-            document = _parse(data)
+            document = _parse(data, with_field_owners)
             await asyncio.sleep(0)
             return document
 
@@ -206,9 +214,9 @@ def _host_and_port(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes, with_field_owners: bool) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(data)
-    if "metadata" in document:
+    if "metadata" in document and not with_field_owners:
         document["metadata"].pop("managedFields", None)
     return document
 

@@ -4,7 +4,6 @@ Arguments and results are manifests, not model classes. `paths.py` contains the 
 needs no API discovery.
 """
 
-import json
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -55,8 +54,7 @@ class KubeClient:
     async def get_with_field_owners(self, manifest: Manifest) -> Manifest | None:
         """Return the live object with `metadata.managedFields`, or None if the object does not exist."""
         with suppress(NotFound):
-            live: Manifest = json.loads(await self._api.request_text("get", _path_of(manifest)))
-            return live
+            return await self._request("get", _path_of(manifest), with_field_owners=True)
         return None
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
