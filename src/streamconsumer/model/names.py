@@ -35,6 +35,10 @@ ANNOTATION_REFERENCES = f"{GROUP}/references"
 A new hash in the pod template starts a rollout.
 """
 
+ENDED_POD_PHASES = ("Failed", "Succeeded")
+"""Phases of pods that never run again, for example after an eviction or the shutdown of their node. Kubernetes has
+already replaced these pods."""
+
 ANNOTATION_SERVICE_ACCOUNT = f"{GROUP}/service-account"
 """Annotation of the pod template that contains a hash of `serviceAccountAnnotations`. A change of these annotations
 replaces the pods, because cloud webhooks read the annotations only when a pod is created."""

@@ -7,6 +7,7 @@ adds problems that follow from the pods, the consumers and the pending entries.
 from collections.abc import Iterator
 
 from streamconsumer.cli.status.facts import ConsumerFacts, Facts, Finding, PendingEntryFacts
+from streamconsumer.model import names
 from streamconsumer.model.reasons import action_for
 from streamconsumer.model.status import Condition, Reason, ScalingReason, StreamReason
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
@@ -27,10 +28,6 @@ INSTALL_COMMAND = (
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
 """Reasons that usually disappear without any action by the user. Problems with these reasons are warnings."""
-
-
-ENDED_PHASES = ("Failed", "Succeeded")
-"""Phases of pods that never run again, for example after an eviction. Kubernetes has already replaced these pods."""
 
 
 def derive_findings(facts: Facts) -> list[Finding]:
@@ -106,7 +103,7 @@ def _secrets_findings(facts: Facts) -> Iterator[Finding]:
 
 def _pod_findings(facts: Facts) -> Iterator[Finding]:
     ready = facts.conditions.get("Ready")
-    for pod in (pod for pod in facts.pods if pod.phase not in ENDED_PHASES):
+    for pod in (pod for pod in facts.pods if pod.phase not in names.ENDED_POD_PHASES):
         is_in_condition = ready is not None and pod.name in ready.message
         advice = f"read the log: kubectl logs {pod.name} -n {facts.namespace} --previous"
         if not is_in_condition and not pod.ready and pod.exit_message:

@@ -209,11 +209,10 @@ class ObjectCache:
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Return the pods of the StreamConsumer that have not ended. A pod whose phase is Failed or Succeeded, for
-        example after an eviction or the shutdown of its node, never runs again. Kubernetes has already replaced this
-        pod, and may keep the object for a long time."""
+        """Return the pods of the StreamConsumer that have not ended. Kubernetes may keep the object of an ended pod for
+        a long time."""
         pods = (manifest for (kind, _), manifest in self._items(key) if kind == "Pod")
-        return [pod for pod in pods if as_mapping(pod.get("status")).get("phase") not in ("Failed", "Succeeded")]
+        return [pod for pod in pods if as_mapping(pod.get("status")).get("phase") not in names.ENDED_POD_PHASES]
 
     def _items(self, key: Key) -> Iterable[tuple[ObjectId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []

@@ -225,11 +225,8 @@ def _pod_problem(pod: Manifest) -> PodProblem | None:
     for container in _container_statuses(pod):
         if problem := _container_problem(container):
             reason, message = problem
-            is_own = container.get("name") == names.CONTAINER
-            return (
-                reason,
-                f"Pod {name}: {message}" if is_own else f"Pod {name}, container {container['name']}: {message}",
-            )
+            place = name if _is_processor(container) else f"{name}, container {container.get('name')}"
+            return reason, f"Pod {place}: {message}"
     return None
 
 
@@ -240,14 +237,19 @@ def _container_problem(container: dict[str, Any]) -> PodProblem | None:
     terminated = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     if waiting.get("reason") in _IMAGE_REASONS:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
-    is_own = container.get("name") == names.CONTAINER
-    if is_own and (match := _TERMINATION_MESSAGE.match(terminated.get("message") or "")):
+    if _is_processor(container) and (match := _TERMINATION_MESSAGE.match(terminated.get("message") or "")):
         return Reason(match[1]), match[2].strip()
     if waiting.get("reason") in _CONFIG_REASONS:  # not started: for example, a Secret or a key is missing
         return Reason.POD_INVALID, _config_message(waiting)
     if terminated.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
-        return Reason.POD_CRASHING, _exit_message(terminated, waiting, "" if is_own else f" -c {container.get('name')}")
+        option = "" if _is_processor(container) else f" -c {container.get('name')}"
+        return Reason.POD_CRASHING, _exit_message(terminated, waiting, option)
     return None
+
+
+def _is_processor(container: dict[str, Any]) -> bool:
+    """Return False for the container of a sidecar, and for an init container."""
+    return bool(container.get("name") == names.CONTAINER)
 
 
 def _config_message(waiting: dict[str, Any]) -> str:
