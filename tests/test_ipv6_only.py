@@ -48,7 +48,7 @@ def test_the_product_works_in_a_network_without_ipv4() -> None:
 class IPv6ApiServer(ApiServer):
     """An API server whose only address is ADDRESS."""
 
-    address = ADDRESS
+    address, etcd_host = ADDRESS, f"[{ADDRESS}]"
 
     @property
     def url(self) -> str:
@@ -57,24 +57,10 @@ class IPv6ApiServer(ApiServer):
     def _ports(self) -> tuple[int, int, int]:
         return 12379, 12380, 16443
 
-    def _start_etcd(self, binary: Path, port: int, peer_port: int) -> None:
-        client, peer = f"http://[{ADDRESS}]:{port}", f"http://[{ADDRESS}]:{peer_port}"
-        flags: Flags = {
-            "data-dir": self.directory / "etcd",
-            "listen-client-urls": client,
-            "advertise-client-urls": client,
-            "listen-peer-urls": peer,
-            "initial-advertise-peer-urls": peer,
-            "initial-cluster": f"default={peer}",
-            "unsafe-no-fsync": "true",
-        }
-        self._launch(binary, flags)
-
     def _serving_flags(self) -> Flags:
         return {
             **super()._serving_flags(),
             "bind-address": ADDRESS,
-            "etcd-servers": f"http://[{ADDRESS}]:12379",
             "service-cluster-ip-range": "fd00:96::/112",
         }
 

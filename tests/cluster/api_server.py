@@ -49,6 +49,7 @@ class ApiServer(Cluster):
     # No controller creates the default service account, so this admission plugin would reject all pods.
     disabled_admission = "ServiceAccount"
     address = "127.0.0.1"
+    etcd_host = "127.0.0.1"
     token = ADMIN.token
 
     def __init__(self, keep: bool = False) -> None:
@@ -134,7 +135,7 @@ class ApiServer(Cluster):
         return self.credentials.write_kubeconfig(self.directory / "kubeconfig", self.url, ADMIN)
 
     def _start_etcd(self, binary: Path, port: int, peer_port: int) -> None:
-        client, peer = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{peer_port}"
+        client, peer = f"http://{self.etcd_host}:{port}", f"http://{self.etcd_host}:{peer_port}"
         flags: Flags = {
             "data-dir": self.directory / "etcd",
             "log-level": "warn",
@@ -155,7 +156,7 @@ class ApiServer(Cluster):
         flags: Flags = {
             "audit-policy-file": policy,
             "audit-log-path": self.audit_log,
-            "etcd-servers": f"http://127.0.0.1:{etcd_port}",
+            "etcd-servers": f"http://{self.etcd_host}:{etcd_port}",
             "secure-port": str(self.port),
             "advertise-address": self.address,
             "service-cluster-ip-range": SERVICE_NETWORK,

@@ -125,6 +125,21 @@ def eventually(check: Callable[[], T], timeout: float = TIMEOUT_SECONDS, pause: 
         time.sleep(pause)
 
 
+def wait_until_reconciled(
+    namespace: Namespace, name: str = "orders", within: float = TIMEOUT_SECONDS, **expected: Any
+) -> Manifest:
+    """Wait until the status has the current generation. Returns the Deployment."""
+
+    def is_current() -> Manifest:
+        resource = namespace.get("StreamConsumer", name)
+        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
+        live = namespace.get("Deployment", f"{name}-consumer")
+        assert {key: live["spec"][key] for key in expected} == expected
+        return live
+
+    return eventually(is_current, within)
+
+
 def wait_until_settled(namespace: Namespace, seconds: float = 1.5) -> dict[str, str]:
     """Wait until every status has the current generation and no object has changed for a quiet period.
 

@@ -10,7 +10,7 @@ import pytest
 
 from streamconsumer.model import names
 from tests.model.examples import manifest
-from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_reconciled, wait_until_settled
 from tests.operator.operator_process import OperatorProcess, running_operator
 
 CONTAINER = "/spec/template/spec/containers/0"
@@ -113,24 +113,14 @@ def check_is_active(namespace: Namespace) -> None:
     stored = namespace.cluster.request("POST", namespace.path("Deployment") + "?dryRun=All", body)
     changed = stored["metadata"]["labels"] != labels or stored["spec"]["replicas"] != 1
     pod = stored["spec"]["template"]["spec"]
-    found = {**pod["containers"][0]}
-    expected = {key: found.get(key) for key in container}
-    assert changed or expected != container or "runAsNonRoot" not in pod.get("securityContext", {})
+    found = {key: pod["containers"][0].get(key) for key in container}
+    assert changed or found != container or "runAsNonRoot" not in pod.get("securityContext", {})
 
 
 @contextmanager
 def operator_for(namespace: Namespace, folder: Path) -> Iterator[OperatorProcess]:
     with running_operator(namespace.cluster.kubeconfig, folder, watch_namespaces=namespace.name) as operator:
         yield operator
-
-
-def wait_until_reconciled(namespace: Namespace, name: str) -> dict[str, Any]:
-    def is_current() -> dict[str, Any]:
-        resource = namespace.get("StreamConsumer", name)
-        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
-        return namespace.get("Deployment", f"{name}-consumer")
-
-    return eventually(is_current)
 
 
 @pytest.mark.parametrize(("patch", "paths"), OVERRIDES.values(), ids=OVERRIDES)

@@ -13,7 +13,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
 from tests.operator.faulty_api_proxy import FaultyApiProxy
-from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_reconciled, wait_until_settled
 from tests.operator.operator_process import OperatorProcess, running_operator
 
 USER = "limited-operator"
@@ -66,16 +66,6 @@ def namespaces(api: ApiServer) -> Iterator[tuple[Namespace, Namespace]]:
 def watching(kubeconfig: Path, folder: Path, *names: str) -> Iterator[OperatorProcess]:
     with running_operator(kubeconfig, folder, watch_namespaces=",".join(names)) as operator:
         yield operator
-
-
-def is_reconciled(namespace: Namespace, name: str = "orders") -> None:
-    resource = namespace.get("StreamConsumer", name)
-    assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
-    assert namespace.find("Deployment", f"{name}-consumer")
-
-
-def wait_until_reconciled(namespace: Namespace, name: str = "orders") -> None:
-    eventually(lambda: is_reconciled(namespace, name), TIMEOUT_SECONDS)
 
 
 def served(operator: OperatorProcess) -> dict[str, bool]:

@@ -21,26 +21,11 @@ from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.processes import free_port
 from tests.model.examples import Manifest, manifest
 from tests.operator.conftest import install_crd
-from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_reconciled, wait_until_settled
 from tests.operator.operator_process import OperatorProcess, running_operator
 
 STOP_SECONDS = 20.0
 """A time limit, in seconds, that is shorter than the grace period of any pod."""
-
-
-def wait_until_reconciled(
-    namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any
-) -> Manifest:
-    """Wait until the status has the current generation. Returns the Deployment."""
-
-    def is_current() -> Manifest:
-        resource = namespace.get("StreamConsumer", name)
-        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
-        live = namespace.get("Deployment", f"{name}-consumer")
-        assert {key: live["spec"][key] for key in expected} == expected
-        return live
-
-    return eventually(is_current, within)
 
 
 def test_sigterm_stops_the_operator_quickly(api_namespace: Namespace, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ _, SCHEDULE, CLAIMED, CLAIMED_BEFORE, COMMITTED = KEYS
 SNAPSHOT, REGISTRATIONS, MEMBERS, DEAD_LETTERS = (
     group_key(STREAM, GROUP, suffix) for suffix in ("last-known", "registrations", "consumers", "dead-letters")
 )
+SNAPSHOT_KEYS = [*KEYS, SNAPSHOT]
+"""Keys of the scripts that also read or change the snapshot."""
+
 POSTPONED = POSTPONED_CONSUMER
+FUTURE = 2 * 10**13
+"""Time in milliseconds that no test reaches."""
+
 MINUTE = 60_000
 """Idle time in milliseconds that is longer than any test."""
 

@@ -12,6 +12,7 @@ from tests.redis_client.script_database import (
     CLAIMED,
     CLAIMED_BEFORE,
     COMMITTED,
+    FUTURE,
     GROUP,
     KEYS,
     ME,
@@ -20,15 +21,13 @@ from tests.redis_client.script_database import (
     REGISTRATIONS,
     SCHEDULE,
     SNAPSHOT,
+    SNAPSHOT_KEYS,
     STREAM,
     Database,
 )
 
 MANY = 10**9
 """Limit that no test reaches."""
-
-DUE_KEYS = [*KEYS, SNAPSHOT]
-FUTURE = 2 * 10**13
 
 
 def claim(
@@ -49,7 +48,7 @@ def claim(
 def claim_due(
     database: Database, examined: int = 100, limit: int = MANY, page_bytes: int = MANY, entry_bytes: int = MANY
 ) -> Any:
-    return database.run(pending_entries.CLAIM_DUE, examined, limit, page_bytes, entry_bytes, keys=DUE_KEYS)
+    return database.run(pending_entries.CLAIM_DUE, examined, limit, page_bytes, entry_bytes, keys=SNAPSHOT_KEYS)
 
 
 def fields(message_id: str) -> list[str]:

@@ -21,6 +21,7 @@ from tests.redis_client.script_database import (
     POSTPONED,
     SCHEDULE,
     SNAPSHOT,
+    SNAPSHOT_KEYS,
     STREAM,
     Database,
 )
@@ -129,7 +130,7 @@ def set_count(database: Database) -> Any:
 
 
 def postpone(database: Database) -> Any:
-    [outcome] = database.run(leases.POSTPONE, ID, 8, 60_000, keys=[*KEYS, SNAPSHOT])
+    [outcome] = database.run(leases.POSTPONE, ID, 8, 60_000, keys=SNAPSHOT_KEYS)
     return outcome
 
 
@@ -257,7 +258,7 @@ def test_several_entries_are_changed_by_one_call(database: Database) -> None:
     assert database.pending() == {"1-0": (ME, 5), "2-0": (ME, 6), "3-0": (ME, 1), "4-0": (PEER, 1)}
     before = database.now()
     postponements = ("2-0", 7, 60_000, "4-0", 8, 1000, "3-0", 9, 120_000)
-    replies = database.run(leases.POSTPONE, *postponements, keys=[*KEYS, SNAPSHOT])
+    replies = database.run(leases.POSTPONE, *postponements, keys=SNAPSHOT_KEYS)
     assert replies == ["done", "lost", "done"]
     assert database.pending() == {"1-0": (ME, 5), "2-0": (POSTPONED, 7), "3-0": (POSTPONED, 9), "4-0": (PEER, 1)}
     due = {message_id: score - before for message_id, score in database.schedule().items()}
@@ -274,11 +275,11 @@ def redeliver_first(database: Database) -> None:
 
 
 def save(database: Database) -> None:
-    assert database.run(group_snapshot.SAVE, keys=[*KEYS, SNAPSHOT]) == "restoring"
+    assert database.run(group_snapshot.SAVE, keys=SNAPSHOT_KEYS) == "restoring"
 
 
 def restore(database: Database) -> None:
-    assert database.run(group_snapshot.RESTORE_ENTRIES, keys=[*KEYS, SNAPSHOT]) == 1
+    assert database.run(group_snapshot.RESTORE_ENTRIES, keys=SNAPSHOT_KEYS) == 1
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_several_entries_are_postponed_with_few_commands(database: Database) -> 
     database.deliver(ME, *ids(1, 2))
     per_entry, once = ("XPENDING", "ZADD", "XCLAIM"), ("TIME", "XGROUP")
     arguments = ("1-0", 1, 1000, "2-0", 1, 1000)
-    assert database.calls(leases.POSTPONE, *arguments, keys=[*KEYS, SNAPSHOT]) == 2 * len(per_entry) + len(once)
+    assert database.calls(leases.POSTPONE, *arguments, keys=SNAPSHOT_KEYS) == 2 * len(per_entry) + len(once)
 
 
 # -- repair of the schedule --------------------------------------------------------------------------------------------

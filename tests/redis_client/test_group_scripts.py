@@ -13,6 +13,7 @@ from tests.redis_client.script_database import (
     CLAIMED,
     CLAIMED_BEFORE,
     COMMITTED,
+    FUTURE,
     GROUP,
     KEYS,
     ME,
@@ -22,12 +23,11 @@ from tests.redis_client.script_database import (
     REGISTRATIONS,
     SCHEDULE,
     SNAPSHOT,
+    SNAPSHOT_KEYS,
     STREAM,
     Database,
 )
 
-SNAPSHOT_KEYS = [*KEYS, SNAPSHOT]
-FUTURE = 2 * 10**13
 PAGE = 100
 """Number of entries that one call of the script RESTORE_ENTRIES restores."""
 
